@@ -1,0 +1,108 @@
+"""Exponential moving average of the weights, with torch_ema's names and state, so that published files load."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+
+class ExponentialMovingAverage:
+    """shadow <- shadow + (1 - d) (param - shadow), with d = min(decay, (1 + k) / (10 + k)) at update k.
+
+    The shadow is a positional list in the order of `parameters()`: that order is part of the file format.
+
+    Args:
+        parameters: the parameters to follow, e.g. `net.parameters()`; kept as the default of every method.
+        decay: in [0, 1].
+
+    Raises:
+        ValueError: decay is outside [0, 1].
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], decay: float):
+        if not 0.0 <= decay <= 1.0:
+            raise ValueError(f"EMA decay must lie in 0..1, got {decay}")
+        self.decay = decay
+        self.num_updates = 0
+        self._params = list(parameters)
+        self.shadow_params = [p.detach().clone() for p in self._params]
+        self.collected_params: list[Tensor] | None = None
+
+    def _targets(self, parameters: Iterable[Parameter] | None) -> list[Tensor]:
+        params = self._params if parameters is None else list(parameters)
+        if len(params) != len(self.shadow_params):
+            raise ValueError(f"the EMA follows {len(self.shadow_params)} parameters, got {len(params)}")
+        return [p.data for p in params]
+
+    @torch.no_grad()
+    def update(self, parameters: Iterable[Parameter] | None = None) -> None:
+        """Take one step of the average towards the current parameters."""
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        torch._foreach_lerp_(self.shadow_params, self._targets(parameters), 1.0 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, parameters: Iterable[Parameter] | None = None) -> None:
+        """Overwrite the parameters with the average."""
+        for target, shadow in zip(self._targets(parameters), self.shadow_params):
+            target.copy_(shadow)
+
+    def store(self, parameters: Iterable[Parameter] | None = None) -> None:
+        """Remember the current parameters, for `restore`."""
+        self.collected_params = [p.clone() for p in self._targets(parameters)]
+
+    @torch.no_grad()
+    def restore(self, parameters: Iterable[Parameter] | None = None) -> None:
+        """Put back what `store` remembered.
+
+        Raises:
+            RuntimeError: nothing is stored.
+        """
+        if self.collected_params is None:
+            raise RuntimeError("EMA.restore() needs a store() before it")
+        for target, kept in zip(self._targets(parameters), self.collected_params):
+            target.copy_(kept)
+        self.collected_params = None
+
+    @contextlib.contextmanager
+    def average_parameters(self, parameters: Iterable[Parameter] | None = None) -> Iterator[None]:
+        """The average in place of the parameters inside a `with` block."""
+        params = None if parameters is None else list(parameters)
+        self.store(params)
+        self.copy_to(params)
+        try:
+            yield
+        finally:
+            self.restore(params)
+
+    def state_dict(self) -> dict:
+        """torch_ema's four fields; the tensors are the live ones, not copies."""
+        return {
+            "decay": self.decay,
+            "num_updates": self.num_updates,
+            "shadow_params": self.shadow_params,
+            "collected_params": self.collected_params,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        """Take over a state of `state_dict` (or torch_ema's), on the devices of the present shadow.
+
+        Raises:
+            ValueError: a field is missing, or number or shapes of the tensors differ.
+        """
+        missing = {"decay", "num_updates", "shadow_params"} - set(state)
+        if missing:
+            raise ValueError(f"EMA state lacks {', '.join(sorted(missing))}")
+        loaded = state["shadow_params"]
+        if len(loaded) != len(self.shadow_params):
+            raise ValueError(f"EMA state holds {len(loaded)} tensors, the network has {len(self.shadow_params)}")
+        for i, (mine, theirs) in enumerate(zip(self.shadow_params, loaded)):
+            if mine.shape != theirs.shape:
+                raise ValueError(f"EMA tensor {i} has shape {tuple(theirs.shape)}, the network's {tuple(mine.shape)}")
+        for mine, theirs in zip(self.shadow_params, loaded):
+            mine.copy_(theirs)
+        self.decay, self.num_updates = state["decay"], state["num_updates"] or 0
+        self.collected_params = None

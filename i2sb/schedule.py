@@ -1,0 +1,83 @@
+"""The noise schedule of the bridge: how fast noise enters and leaves, and at which steps the sampler stops.
+
+Everything is computed once in float64 on the CPU; users of the tables cast them to float32.
+Source: arXiv 2302.05872, section 3 and appendix; the numbers are those of the public release.
+"""
+
+import numpy as np
+
+BETA_MIN = 1e-4  # r_0^2: the schedule starts at this beta whatever the interval
+
+
+def make_betas(interval: int, beta_max: float) -> np.ndarray:
+    """Symmetric beta table: a quadratic ramp over the first half, then the same half mirrored.
+
+    Args:
+        interval: number of steps N; even, at least 2.
+        beta_max: N times the value that the ramp would reach at its own end; above 0.
+
+    Returns:
+        float64 [N], the noise added at each step.
+
+    Raises:
+        ValueError: interval is odd or below 2, or beta_max is not above 0.
+    """
+    if interval < 2 or interval % 2:
+        raise ValueError(f"interval must be an even number of at least 2 (the schedule is symmetric), got {interval}")
+    if not beta_max > 0:
+        raise ValueError(f"beta_max must be above 0, got {beta_max}")
+    roots = np.linspace(BETA_MIN**0.5, (beta_max / interval) ** 0.5, interval, dtype=np.float64)
+    half = roots[: interval // 2] ** 2
+    return np.concatenate([half, half[::-1]])
+
+
+def accumulated_stds(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviation gathered from either end, (std_fwd, std_bwd), float64 [N] each.
+
+    std_fwd[n]^2 = sum of beta_j over j <= n, std_bwd[n]^2 = sum over j >= n: beta_n counts in both.
+    """
+    std_fwd = np.sqrt(np.cumsum(betas))
+    std_bwd = np.sqrt(np.cumsum(betas[::-1])[::-1])
+    return std_fwd, std_bwd
+
+
+def noise_levels(t0: float, T: float, interval: int) -> np.ndarray:
+    """What the network's time embedding is given at step n: linspace(t0, T, N) * N, float64 [N]."""
+    return np.linspace(t0, T, interval, dtype=np.float64) * interval
+
+
+def space_indices(num_steps: int, count: int) -> list[int]:
+    """`count` indices spread evenly over 0 .. num_steps-1, both ends included.
+
+    The stride is accumulated in floating point and each position rounded half to even, as the published
+    samplers did; a rounded linspace gives other indices for many counts.
+
+    Raises:
+        ValueError: count is below 1 or above num_steps.
+    """
+    if not 1 <= count <= num_steps:
+        raise ValueError(f"count must lie in 1..{num_steps} (num_steps), got {count}")
+    stride = (num_steps - 1) / (count - 1) if count > 1 else 1.0
+    indices, position = [], 0.0
+    for _ in range(count):
+        indices.append(round(position))
+        position += stride
+    return indices
+
+
+def sampling_steps(interval: int, nfe: int, log_count: int = 10) -> tuple[list[int], list[int]]:
+    """Steps that a run with `nfe` network calls visits, ascending, and those whose state is recorded.
+
+    Returns:
+        (steps, log_steps): nfe + 1 steps from 0 to interval - 1, and at most `log_count` of them, step 0 first.
+
+    Raises:
+        ValueError: nfe is not in 1 .. interval - 1, or log_count is below 1.
+    """
+    if not 0 < nfe < interval:
+        raise ValueError(f"nfe must lie in 1..{interval - 1} (interval - 1), got {nfe}")
+    if log_count < 1:
+        raise ValueError(f"log_count must be at least 1, got {log_count}")
+    steps = space_indices(interval, nfe + 1)
+    recorded = space_indices(len(steps) - 1, min(len(steps) - 1, log_count))
+    return steps, [steps[i] for i in recorded]
