@@ -1,0 +1,111 @@
+"""What every degradation shares: checks, device and dtype that follow the input, tables as buffers.
+
+Convention of all families: images are [B,3,S,S] in [-1,1], S divisible by 16; the output has the input's
+shape, device and dtype and is not clamped (the published operators do not clamp either).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+SIZE_MULTIPLE = 16
+
+
+class Corruption(nn.Module):
+    """One degradation for images of one size.  Families override `degrade`, those with masks `forward`.
+
+    Args:
+        image_size: S, side of the square images in pixels, a multiple of 16.
+
+    Raises ValueError if `image_size` is no positive multiple of 16.
+
+    Tables are float32 buffers that no state dict holds. They move with `.to()`; if they were left elsewhere
+    than the input, each call brings them over, so a forgotten `.to()` costs time but no correctness.
+    Matrix products keep float32 whatever autocast says. They do follow torch's global float32 precision
+    setting: TF32 (off by default) puts about 1e-3 on blur and may flip roundings of jpeg.
+    """
+
+    name: ClassVar[str] = "corruption"
+    """Set by the registry."""
+    has_mask: ClassVar[bool] = False
+    """True: `forward` returns (image, mask)."""
+    uses_mask_bank: ClassVar[bool] = False
+    """True: the constructor takes `mask_bank` besides `image_size`."""
+    channels: ClassVar[int] = 3
+
+    def __init__(self, image_size: int):
+        super().__init__()
+        if image_size < SIZE_MULTIPLE or image_size % SIZE_MULTIPLE:
+            raise ValueError(f"image size {image_size}: must be a positive multiple of {SIZE_MULTIPLE}")
+        self.image_size = image_size
+
+    def forward(
+        self, x: Tensor, index: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Degrade a batch.
+
+        Args:
+            x: [B,3,S,S] floating point in [-1,1].
+            index: LongTensor [B], the images' positions in the evaluation order; None in training.
+            generator: source of this call's random draws; None: torch's global one.
+
+        Returns [B,3,S,S]; with `has_mask` also the mask [B,1,S,S] of x's dtype, 1 = hole.
+        Raises ValueError if x has another shape than the operator was built for, or is not floating point.
+        """
+        self.check(x)
+        with _without_autocast(x.device):
+            return self.degrade(_working_precision(x)).to(x.dtype)
+
+    def degrade(self, x: Tensor) -> Tensor:
+        """The operator itself.  [B,3,S,S] float32 (or float64) -> same."""
+        raise NotImplementedError(f"{type(self).__name__} must define degrade or forward")
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError unless x is floating point of shape [B,3,S,S]."""
+        expected = (self.channels, self.image_size, self.image_size)
+        if tuple(x.shape[1:]) != expected:
+            sizes = ", ".join(map(str, expected))
+            raise ValueError(f"{self.name}: expected images [B, {sizes}], got {list(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{self.name}: expected floating-point images in [-1,1], got {x.dtype}")
+
+    def add_table(self, name: str, values: np.ndarray) -> None:
+        """Keep a float64 table as float32 buffer `name` (not every device has float64)."""
+        self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"{self.image_size} px"
+
+
+def draw_integers(high: int, count: int, generator: torch.Generator | None) -> Tensor:
+    """[count] integers uniform in 0..high-1, on the CPU, from `generator` (on any device) or globally."""
+    device = generator.device if generator is not None else "cpu"
+    return torch.randint(high, (count,), generator=generator, device=device).cpu()
+
+
+def check_index(index: Tensor, batch: int) -> Tensor:
+    """`index` as int64 [B] on the CPU.  Raises ValueError unless it holds `batch` whole numbers from 0 up."""
+    index = torch.as_tensor(index).cpu()
+    if index.is_floating_point() or index.shape != (batch,):
+        raise ValueError(
+            f"index: expected {batch} whole numbers, got {index.dtype} of shape {list(index.shape)}"
+        )
+    if batch and int(index.min()) < 0:
+        raise ValueError(f"index: positions count from 0, got {int(index.min())}")
+    return index.long()
+
+
+def _working_precision(x: Tensor) -> Tensor:
+    """float16 and bfloat16 are computed in float32: their few digits would change what jpeg rounds to."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

@@ -1,0 +1,52 @@
+"""From a task's name to its operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .base import Corruption
+from .mask_bank import MaskBank
+from .registry import lookup
+
+
+def create_corruption(
+    name: str,
+    image_size: int,
+    device: torch.device | str = "cpu",
+    mask_bank: MaskBank | None = None,
+    log: Any = None,
+) -> Corruption:
+    """The operator `name` for images [B,3,S,S], its tables on `device`.
+
+    Args:
+        name: a registered name (`corruption.TASKS`).
+        image_size: S, a multiple of 16.
+        device: where the tables lie; calls with images elsewhere work too, but slower.
+        mask_bank: free-form masks [n,S,S], or a function from kind ("freeform1020", "freeform2030") to such
+            an array or None. None: brush strokes. Operators without free-form holes do not look at it.
+        log: anything with `info`; gets one line.
+
+    Raises ValueError for an unknown name, an image size that is no multiple of 16, or a wrong bank.
+    """
+    cls = lookup(name)
+    operator = cls(image_size, mask_bank=mask_bank) if cls.uses_mask_bank else cls(image_size)
+    if log is not None:
+        log.info(f"[Corrupt] {name}: {operator.extra_repr()}")
+    return operator.to(device)
+
+
+def build_corruption(opt: Any, log: Any, corrupt_type: str | None = None) -> Corruption:
+    """The operator that the options name.
+
+    Reads opt.corrupt (unless `corrupt_type` is given), opt.image_size, opt.device and, where present,
+    opt.freeform_bank: a function from kind to a bank of masks [n,S,S] or None.
+    """
+    return create_corruption(
+        corrupt_type or opt.corrupt,
+        opt.image_size,
+        device=opt.device,
+        mask_bank=getattr(opt, "freeform_bank", None),
+        log=log,
+    )

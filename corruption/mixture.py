@@ -1,0 +1,83 @@
+"""All nine published degradations in one: one restoration network for images damaged in an unknown way.
+
+As in the release: training draws one of the nine per image, evaluation takes kind = position mod 9; holes are
+filled with noise, and no mask reaches the loss or the sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .base import Corruption, check_index, draw_integers
+from .build import create_corruption
+from .mask_bank import MaskBank
+from .names import PUBLISHED
+from .registry import corruption
+
+KINDS = tuple(name for name in PUBLISHED if name != "mixture")
+
+
+@corruption("mixture")
+class Mixture(Corruption):
+    """One of the nine per image.  [B,3,S,S] in [-1,1] -> same, no mask.
+
+    Args:
+        image_size: S.
+        mask_bank: a function from kind ("freeform1020", "freeform2030") to masks [n,S,S] or None; None:
+            brush.
+
+    Raises ValueError if `mask_bank` is an array (there are two kinds), or a bank that FreeformHoles refuses.
+    """
+
+    uses_mask_bank = True
+
+    def __init__(self, image_size: int, mask_bank: MaskBank | None = None):
+        super().__init__(image_size)
+        if mask_bank is not None and not callable(mask_bank):
+            raise ValueError(
+                "mixture: mask_bank must be a function from kind to masks, for it takes two kinds"
+            )
+        self.operators = nn.ModuleList(
+            create_corruption(kind, image_size, mask_bank=mask_bank) for kind in KINDS
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        randn: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """x [B,3,S,S] in [-1,1] -> [B,3,S,S].
+
+        `randn(x)` gives the noise for the holes; None: `torch.randn_like`, from `generator` if one is given.
+        It is called once for the whole batch, whatever kinds are in it: the draws of an image that has a
+        generator of its own then do not depend on its neighbours.
+        """
+        self.check(x)
+        if index is None:
+            kinds = draw_integers(len(KINDS), len(x), generator)
+        else:
+            index = check_index(index, len(x))
+            kinds = index % len(KINDS)
+        noise = _randn_like(x, generator) if randn is None else randn(x)
+        out = torch.empty_like(x)
+        for kind in kinds.unique().tolist():
+            rows = (kinds == kind).nonzero().squeeze(1)
+            own_index = None if index is None else index[rows]
+            operator = self.operators[kind]
+            if operator.has_mask:
+                shown, mask = operator(x[rows], own_index, generator)
+                out[rows] = shown * (1 - mask) + noise[rows] * mask
+            else:
+                out[rows] = operator(x[rows], own_index, generator)
+        return out
+
+
+def _randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        return torch.randn_like(x)
+    return torch.randn(x.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)

@@ -1,0 +1,72 @@
+"""The table of degradations: one decorator per class, one file per family.
+
+A new degradation is one new file in this package; nothing else is edited:
+
+    from .base import Corruption
+    from .registry import corruption
+
+    @corruption("negative")
+    class Negative(Corruption):
+        def degrade(self, x):
+            return -x
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from .names import PUBLISHED
+
+if TYPE_CHECKING:
+    from .base import Corruption
+
+CORRUPTIONS: dict[str, type[Corruption]] = {}
+"""Name -> class.  Complete after `load_all` or `names`, or as `corruption.CORRUPTIONS`."""
+
+C = TypeVar("C", bound="type[Corruption]")
+
+
+def corruption(name: str) -> Callable[[C], C]:
+    """Class decorator that registers a `Corruption` under `name`.
+
+    Raises ValueError if another class already has the name.
+    """
+
+    def register(cls: C) -> C:
+        taken = CORRUPTIONS.get(name)
+        # The same class again is a module reloaded, not a clash.
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(
+                f"corruption '{name}' is registered twice: {taken.__module__}.{taken.__qualname__} and "
+                f"{cls.__module__}.{cls.__qualname__}; choose another name"
+            )
+        cls.name = name
+        CORRUPTIONS[name] = cls
+        return cls
+
+    return register
+
+
+def load_all() -> None:
+    """Import every module of this package, so that its decorators run."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{__package__}.{module.name}")
+
+
+def names() -> list[str]:
+    """All registered names: the published ones in their order, then the others by alphabet."""
+    load_all()
+    return [*PUBLISHED, *sorted(CORRUPTIONS.keys() - set(PUBLISHED))]
+
+
+def lookup(name: str) -> type[Corruption]:
+    """The class registered as `name`.  Raises ValueError, listing the legal names, if there is none."""
+    if name not in CORRUPTIONS:
+        load_all()
+    if name not in CORRUPTIONS:
+        raise ValueError(f"unknown corruption '{name}'; choose one of: {', '.join(names())}")
+    return CORRUPTIONS[name]

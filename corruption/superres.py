@@ -1,0 +1,65 @@
+"""4x super-resolution: the image is made four times smaller, then shown at full size by repeating pixels.
+
+Sources: sr4x-pool is a 4x4 mean; sr4x-bicubic is the cubic convolution of Keys (1981, a = -0.5) stretched by
+4 against aliasing, applied to rows and columns as one matrix, as in DDRM (Kawar et al. 2022).
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Corruption
+from .registry import corruption
+
+FACTOR = 4
+TAPS = 4 * FACTOR
+
+
+def cubic(t: np.ndarray, a: float = -0.5) -> np.ndarray:
+    """Keys' cubic convolution kernel, support [-2,2], 1 at 0."""
+    t = np.abs(t)
+    inner = (a + 2) * t**3 - (a + 3) * t**2 + 1
+    outer = a * (t**3 - 5 * t**2 + 8 * t - 4)
+    return np.where(t <= 1, inner, np.where(t < 2, outer, 0.0))
+
+
+@lru_cache
+def bicubic_matrix(size: int) -> np.ndarray:
+    """A [S/4,S], float64, rows summing to 1: row r weights pixels 4r-6 .. 4r+9, mirrored at the borders."""
+    kernel = cubic((np.arange(TAPS) - (TAPS - 1) / 2) / FACTOR)
+    kernel /= kernel.sum()
+    matrix = np.zeros((size // FACTOR, size))
+    for row in range(size // FACTOR):
+        j = FACTOR * row + FACTOR // 2 - TAPS // 2 + np.arange(TAPS)
+        j = np.where(j < 0, -j - 1, j)
+        j = np.where(j >= size, 2 * size - 1 - j, j)
+        np.add.at(matrix[row], j, kernel)  # a mirrored tap meets another on its pixel: they add up
+    return matrix
+
+
+def show_at_full_size(small: Tensor) -> Tensor:
+    """Nearest-neighbour x4.  [B,C,s,s] -> [B,C,4s,4s]."""
+    return F.interpolate(small, scale_factor=FACTOR, mode="nearest")
+
+
+@corruption("sr4x-pool")
+class PoolSR(Corruption):
+    """4x4 mean, shown at full size.  [B,3,S,S] in [-1,1] -> same."""
+
+    def degrade(self, x: Tensor) -> Tensor:
+        return show_at_full_size(F.avg_pool2d(x, FACTOR))
+
+
+@corruption("sr4x-bicubic")
+class BicubicSR(Corruption):
+    """A X A^T, shown at full size.  [B,3,S,S] in [-1,1] -> same, overshooting at sharp edges."""
+
+    def __init__(self, image_size: int):
+        super().__init__(image_size)
+        self.add_table("matrix", bicubic_matrix(image_size))
+
+    def degrade(self, x: Tensor) -> Tensor:
+        a = self.matrix.to(x)
+        return show_at_full_size(a @ (x @ a.T))

@@ -1,0 +1,160 @@
+"""A small data set from photographs that come with scikit-image and scikit-learn: nothing is fetched.
+
+Whole photographs are held out for validation.  From every photograph square crops are cut at several scales
+and reduced (Lanczos) to one size, so that a small network sees sharp pictures of small things and of large.
+
+Sources and licences, as their packages state them:
+    scikit-image  astronaut (NASA), hubble_deep_field (NASA): public domain
+                  rocket (SpaceX), camera (L. Varshney), chelsea (S. van der Walt), coffee (R. Michetti),
+                  retina, brick, grass, gravel: CC0
+                  ihc (CMMI), coins (Brooklyn Museum): no known copyright restrictions
+    scikit-learn  china (danielbuechele), flower (vultilion): CC BY 2.0; name the photographer
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from i2sb.errors import UserError
+from i2sb.runtime.files import lock
+
+SKIMAGE, SKLEARN = ("skimage", "data"), ("sklearn", "datasets/images")
+# photograph -> (package, file, share of the crops); grey textures and smooth pictures count less
+TRAIN = {
+    "astronaut": (SKIMAGE, "astronaut.png", 4),
+    "flower": (SKLEARN, "flower.jpg", 3),
+    "ihc": (SKIMAGE, "ihc.png", 2),
+    "hubble": (SKIMAGE, "hubble_deep_field.jpg", 1),
+    "retina": (SKIMAGE, "retina.jpg", 1),
+    "camera": (SKIMAGE, "camera.png", 2),
+    "coins": (SKIMAGE, "coins.png", 1),
+    "brick": (SKIMAGE, "brick.png", 1),
+    "grass": (SKIMAGE, "grass.png", 1),
+    "gravel": (SKIMAGE, "gravel.png", 1),
+}
+VAL = {
+    "coffee": (SKIMAGE, "coffee.png", 1),
+    "china": (SKLEARN, "china.jpg", 1),
+    "chelsea": (SKIMAGE, "chelsea.png", 1),
+    "rocket": (SKIMAGE, "rocket.jpg", 1),
+}
+SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)  # side of the cut square over side of the crop
+MANIFEST = "bundled.json"
+_VERSION = 1
+
+
+def build_bundled_photos(
+    out: str | os.PathLike, log: Any, *, size: int = 64, num_train: int = 3000, num_val: int = 12
+) -> Path:
+    """Write crops to `out`/{train,val}/PHOTOGRAPH/*.png, unless they are there already.
+
+    The same arguments give the same pixels on every machine.  The folder appears whole or not at all.
+
+    Args:
+        size: side of a crop in pixels.
+        num_train: number of training crops in all.
+        num_val: number of validation crops per photograph.
+
+    Raises:
+        UserError: a size or number that makes no sense; missing packages; `out` holds something else; a full
+            disk.
+    """
+    out = Path(out)
+    settings = {"version": _VERSION, "size": size, "num_train": num_train, "num_val": num_val}
+    _check_settings(size, num_train, num_val)
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with lock(out.absolute().with_name(f".{out.absolute().name}.lock")):
+            if _is_there(out, settings):
+                log.info(f"[Photographs] {out}: there already")
+                return out
+            draft = out.absolute().with_name(f".{out.absolute().name}.partial")
+            shutil.rmtree(draft, ignore_errors=True)  # left by a build that was interrupted
+            try:
+                train = _write_split(TRAIN, draft / "train", size, _shares(num_train))
+                val = _write_split(VAL, draft / "val", size, dict.fromkeys(VAL, num_val))
+                (draft / MANIFEST).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+                draft.rename(out)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{out}: the photographs cannot be written: {error.strerror or error}") from error
+    log.info(f"[Photographs] {out}: {train} training and {val} validation crops of {size} x {size} pixels")
+    return out
+
+
+def _check_settings(size: int, num_train: int, num_val: int) -> None:
+    if not 16 <= size <= 256:
+        raise UserError(f"size {size}: crops of the bundled photographs can have 16 to 256 pixels a side")
+    if num_train < len(TRAIN) or num_val < 1:
+        raise UserError(
+            f"{num_train} and {num_val} crops: at least {len(TRAIN)} for training and 1 for validation"
+        )
+
+
+def _is_there(out: Path, settings: dict[str, int]) -> bool:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{out}: exists and is not a folder of bundled photographs; choose another") from None
+    if found != settings:
+        raise UserError(f"{out}: was cut with other settings ({found}); delete it or choose another folder")
+    return True
+
+
+def _shares(num_train: int) -> dict[str, int]:
+    """Distribute the training crops over the photographs by their shares; the first takes the remainder."""
+    total = sum(share for _, _, share in TRAIN.values())
+    counts = {name: max(1, num_train * share // total) for name, (_, _, share) in TRAIN.items()}
+    counts[next(iter(counts))] += num_train - sum(counts.values())
+    return counts
+
+
+def _write_split(photographs: dict, folder: Path, size: int, counts: dict[str, int]) -> int:
+    for name, (package, file, _) in photographs.items():
+        (folder / name).mkdir(parents=True)
+        with Image.open(_locate(package, file)) as opened:
+            photograph = opened.convert("RGB")
+        for number, crop in enumerate(_crops(photograph, name, size, counts[name])):
+            crop.save(folder / name / f"{name}_{number:04d}.png", compress_level=1)
+    return sum(counts.values())
+
+
+def _crops(photograph: Image.Image, name: str, size: int, count: int) -> list[Image.Image]:
+    """`count` squares at random places, the scales taking turns; a photograph's own name is the seed."""
+    generator = random.Random(f"{name} {size}")
+    width, height = photograph.size
+    sides = [round(size * scale) for scale in SCALES if size * scale <= min(width, height)]
+    crops = []
+    for side in itertools.islice(itertools.cycle(sides), count):
+        left, top = generator.randint(0, width - side), generator.randint(0, height - side)
+        box = (left, top, left + side, top + side)
+        crops.append(photograph.resize((size, size), Image.Resampling.LANCZOS, box=box))
+    return crops
+
+
+def _locate(package: tuple[str, str], file: str) -> Path:
+    """A file inside an installed package, found without importing it (its functions might fetch)."""
+    spec = importlib.util.find_spec(package[0])
+    distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package[0]]
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"the bundled photographs need the package {distribution}: pip install {distribution}"
+        )
+    path = Path(spec.submodule_search_locations[0]) / package[1] / file
+    if not path.is_file():
+        raise UserError(
+            f"{path}: the installed {distribution} lacks this photograph; install another version"
+        )
+    return path

@@ -1,0 +1,116 @@
+"""Images of an LMDB as tensors: the transforms, and the data set that training and sampling iterate over."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
+from torchvision import transforms
+
+from dataset.imagefolder_index import ImageIndex
+from dataset.lmdb_store import LmdbImages
+from i2sb.errors import UserError
+
+
+class UnreadableImage(UserError):
+    """An image file that cannot be decoded; the text names its key and its data set.
+
+    A DataLoader re-raises an error of its worker as `type(error)(traceback as text)`.  The line that matters
+    is the last one; keeping only that, the text is one line there as well.
+    """
+
+    def __init__(self, text: str) -> None:
+        last_line = text.rstrip().rpartition("\n")[2]
+        super().__init__(last_line.rpartition(f"{type(self).__name__}: ")[2])
+
+
+def to_signed(image: torch.Tensor) -> torch.Tensor:
+    """[0,1] -> [-1,1]."""
+    return image * 2 - 1
+
+
+def build_train_transform(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
+    """PIL image -> [3,S,S] in [-1,1]: shorter side to S, centre, flipped at random (by torch's seed)."""
+    return _transform(image_size, [transforms.RandomHorizontalFlip()])
+
+
+def build_test_transform(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
+    """PIL image -> [3,S,S] in [-1,1]: shorter side to S (bilinear, by Pillow), centre."""
+    return _transform(image_size, [])
+
+
+def _transform(image_size: int, between: list) -> Callable[[Image.Image], torch.Tensor]:
+    steps = [
+        transforms.Resize(image_size),
+        transforms.CenterCrop(image_size),
+        *between,
+        transforms.ToTensor(),
+        transforms.Lambda(to_signed),
+    ]
+    return transforms.Compose(steps)
+
+
+def decode(content: bytes) -> Image.Image:
+    """Image file -> RGB image; grey, palette and CMYK images are converted as Pillow does.
+
+    Raises:
+        OSError, ValueError, SyntaxError, ...: whatever Pillow raises for what is no whole image.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"its {len(content)} bytes are no image file that Pillow knows") from None
+
+
+class LmdbDataset(Dataset):
+    """Items (image, class index), in the order of `samples`.
+
+    Attributes:
+        samples: list of (path when the LMDB was built, class index); `imgs` is the same list.
+        targets: list of class indices.
+        classes, class_to_idx: names of all classes and their numbers.
+    """
+
+    def __init__(
+        self,
+        store: LmdbImages,
+        index: ImageIndex,
+        transform: Callable[[Image.Image], Any] | None,
+        samples: Sequence[tuple[str, int]] | None = None,
+    ) -> None:
+        self.store = store
+        self.transform = transform
+        self.root = index.root
+        self.classes = index.classes
+        self.class_to_idx = index.class_to_idx
+        self.samples = self.imgs = index.samples if samples is None else list(samples)
+
+    @property
+    def targets(self) -> list[int]:
+        return [label for _, label in self.samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Raises: UserError, where the image is missing or cannot be decoded."""
+        path, label = self.samples[index]
+        try:
+            content = self.store.get(path)
+            image = decode(content)
+        except UserError as error:
+            raise UnreadableImage(str(error)) from error
+        except Exception as error:  # Pillow's plug-ins raise errors of many types
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UnreadableImage(f"{self._name}: cannot decode the image {path}: {reason}") from error
+        return (image if self.transform is None else self.transform(image)), label
+
+    @property
+    def _name(self) -> str:
+        return os.fspath(self.store.path)

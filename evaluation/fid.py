@@ -1,0 +1,127 @@
+"""FID: statistics of a stream of images, and the reference statistics on disk.
+
+features = build_inception("legacy_pytorch", device)
+restored = feature_statistics(batches_of_restored_images, features)
+reference = cached_statistics(path, lambda: feature_statistics(batches_of_clean_images, features))
+fid = distance(restored, reference)
+"""
+
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from evaluation.frechet import RunningStatistics, Statistics, frechet_distance
+from evaluation.weights import fetch
+from i2sb.errors import UserError
+from i2sb.runtime.files import atomic_write
+
+TRAINING_STATISTICS_URL = (
+    "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/"
+    "VIRTUAL_imagenet256_labeled.npz"
+)
+
+
+def feature_statistics(
+    batches: Iterable[Tensor],
+    features: Callable[[Tensor], Tensor],
+    on_batch: Callable[[int], None] | None = None,
+) -> Statistics:
+    """Mean and covariance of the features of all images; memory does not grow with their number.
+
+    batches: uint8 [B, 3, H, W] (see evaluation.pixels).  features: a batch -> [B, D].
+    on_batch: called with the number of images in each batch when it is done, for a progress bar.
+    Raises ValueError below two images.
+    """
+    running = RunningStatistics()
+    for images in batches:
+        running.update(features(images))
+        if on_batch is not None:
+            on_batch(len(images))
+    return running.finish()
+
+
+def distance(restored: Statistics, reference: Statistics) -> float:
+    """The Frechet inception distance of two sets of images."""
+    return frechet_distance(restored.mu, restored.sigma, reference.mu, reference.sigma)
+
+
+def save_statistics(path: Path, statistics: Statistics, **notes: str) -> None:
+    """Writes mu, sigma and num_images, and `notes` as strings, in NumPy's npz format, atomically."""
+    arrays = {"mu": statistics.mu, "sigma": statistics.sigma}
+    if statistics.num_images is not None:
+        arrays["num_images"] = np.int64(statistics.num_images)
+    with atomic_write(path) as file:
+        np.savez(file, **arrays, **{name: np.str_(text) for name, text in notes.items()})
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Reads mu and sigma (and num_images, if any) without unpickling anything; other arrays are not read.
+
+    Raises UserError for a file that holds no such statistics.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mu, sigma = (np.asarray(arrays[key], dtype=np.float64) for key in ("mu", "sigma"))
+            num_images = int(arrays["num_images"]) if "num_images" in arrays else None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} holds no FID statistics (arrays mu [D] and sigma [D, D]): {reason}"
+        ) from error
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+        raise UserError(f"{path}: mu is {mu.shape} and sigma {sigma.shape}, expected [D] and [D, D]")
+    return Statistics(mu, sigma, num_images)
+
+
+def cached_statistics(path: Path, compute: Callable[[], Statistics], source: str = "") -> Statistics:
+    """The statistics in `path`; where there are none yet, what `compute` gives, kept there for the next time.
+
+    source: identifies the images (say, a hash of their names and their number).  It is stored in the file,
+    and a file of another source is not taken for this one.  Files without it (the original release's, or
+    others put there by hand) are trusted.
+
+    Raises UserError where the file is of another source or unreadable.
+    """
+    path = Path(path)
+    if path.is_file():
+        statistics = load_statistics(path)
+        stored = _source(path)
+        if source and stored and stored != source:
+            raise UserError(
+                f"{path} comes from other images ({stored}, now {source}): move it away or remove it"
+            )
+        return statistics
+    statistics = compute()
+    save_statistics(path, statistics, **({"source": source} if source else {}))
+    return statistics
+
+
+def _source(path: Path) -> str:
+    with np.load(path, allow_pickle=False) as arrays:
+        return str(arrays["source"]) if "source" in arrays else ""
+
+
+def validation_statistics_path(
+    image_size: int, mode: str = "legacy_pytorch", folder: Path = Path("data")
+) -> Path:
+    """data/fid_imagenet_256_val.npz, the published name; other modes have other features, so other files."""
+    suffix = "" if mode == "legacy_pytorch" else f"_{mode}"
+    return Path(folder) / f"fid_imagenet_{image_size}_val{suffix}.npz"
+
+
+def uses_training_statistics(task: str) -> bool:
+    """Whether results of this task are published against the training set (4x super-resolution) or, as all
+    others, against the validation set."""
+    return task.startswith("sr4x-")
+
+
+def training_statistics(folder: Path = Path("data")) -> Statistics:
+    """ADM's statistics of the ImageNet 256x256 training set, fetched at the first call.
+
+    Raises WeightsUnavailable where the file is not here and cannot be fetched.
+    """
+    name = TRAINING_STATISTICS_URL.rsplit("/", 1)[-1]
+    return load_statistics(fetch(TRAINING_STATISTICS_URL, Path(folder) / name, "FID training statistics"))

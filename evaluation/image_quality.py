@@ -1,0 +1,53 @@
+"""PSNR and SSIM of images against the clean ones, per image.
+
+Both are measured on 8-bit pixels (rounded to nearest, as an image file would hold them) mapped to [0, 1],
+with a data range of 1, over all pixels and the three RGB channels together.
+"""
+
+import torch
+from torch import Tensor
+
+from evaluation.pixels import nearest_uint8
+
+SSIM_WINDOW = 11  # pixels: a Gaussian of sigma 1.5 cut at 3.5 sigma (Wang et al. 2004)
+
+
+def psnr(images: Tensor, clean: Tensor) -> Tensor:
+    """10 log10(1 / mean squared error) in dB, [B] float32; inf where an image equals the clean one.
+
+    images, clean: [B, 3, H, W], float in about [-1, 1] (clamped) or uint8.  Raises ValueError where they
+    differ in shape or hold values that are not finite.
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    images, clean = _as_seen(images, clean)
+    return peak_signal_noise_ratio(images, clean, data_range=1.0, reduction="none", dim=(1, 2, 3))
+
+
+def ssim(images: Tensor, clean: Tensor) -> Tensor:
+    """Structural similarity, at most 1, [B] float32; Gaussian window of 11 pixels, sigma 1.5.
+
+    The mean is taken where the window lies inside the image, as its authors and scikit-image do.
+    Inputs and errors as `psnr`; also ValueError for images smaller than the window.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    if min(images.shape[-2:]) < SSIM_WINDOW:
+        size = "x".join(map(str, images.shape[-2:]))
+        raise ValueError(f"images are {size} pixels, SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW}")
+    images, clean = _as_seen(images, clean)
+    _, similarity = structural_similarity_index_measure(
+        images, clean, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+    )
+    # torchmetrics reflects the images at their borders and would average over what it made up there
+    border = SSIM_WINDOW // 2
+    return similarity[..., border:-border, border:-border].mean(dim=(1, 2, 3))
+
+
+def _as_seen(images: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    if images.ndim != 4 or images.shape != clean.shape:
+        raise ValueError(
+            f"images {list(images.shape)} and clean {list(clean.shape)} must be the same [B, 3, H, W]"
+        )
+    images, clean = nearest_uint8(images), nearest_uint8(clean.to(images.device))
+    return images.to(torch.float32) / 255, clean.to(torch.float32) / 255

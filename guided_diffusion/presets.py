@@ -1,0 +1,184 @@
+"""The named networks, as keyword arguments of `create_model`.  Imports no torch.
+
+All networks are fully convolutional: a preset takes images of any size that its levels divide.  Its own
+`image_size` only says which levels `attention_resolutions` means: attention sits where the image is
+downsampled by image_size // resolution.  The middle block, at the lowest resolution, always has attention.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+DEFAULT = "adm-256"
+
+# What create_model takes when a preset says nothing else.
+DEFAULTS: dict[str, Any] = {
+    "channel_mult": "",
+    "learn_sigma": False,
+    "class_cond": False,
+    "use_checkpoint": False,
+    "attention_resolutions": "16",
+    "num_heads": 1,
+    "num_head_channels": -1,
+    "num_heads_upsample": -1,
+    "use_scale_shift_norm": False,
+    "dropout": 0,
+    "resblock_updown": False,
+    "use_fp16": False,
+    "use_new_attention_order": False,
+    "in_channels": 3,
+}
+
+# ADM's multipliers, one per level, for the image sizes it was published for.
+CHANNEL_MULT = {512: "0.5,1,1,2,2,4,4", 256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}
+
+
+class Preset(NamedTuple):
+    """A network: one line about it for --help, and its keyword arguments of `create_model`."""
+
+    about: str
+    kwargs: dict[str, Any]
+
+
+def _adm(image_size: int, num_channels: int = 256, num_res_blocks: int = 2, **others: Any) -> dict[str, Any]:
+    """The shape of ADM's published network for `image_size`, without its class labels and its variances."""
+    return {
+        **DEFAULTS,
+        "image_size": image_size,
+        "num_channels": num_channels,
+        "num_res_blocks": num_res_blocks,
+        "channel_mult": CHANNEL_MULT[image_size],
+        "attention_resolutions": "32,16,8",
+        "num_heads": 4,
+        "use_scale_shift_norm": True,
+        "resblock_updown": True,
+        **others,
+    }
+
+
+def _small(image_size: int, num_res_blocks: int, channel_mult: str, **others: Any) -> dict[str, Any]:
+    """ADM's blocks in a narrow network; plain convolutions change the size, which costs a CPU less."""
+    return {
+        **DEFAULTS,
+        "image_size": image_size,
+        "num_channels": 32,
+        "num_res_blocks": num_res_blocks,
+        "channel_mult": channel_mult,
+        "num_head_channels": 32,
+        "use_scale_shift_norm": True,
+        **others,
+    }
+
+
+TABLE: dict[str, Preset] = {
+    "adm-256": Preset(
+        "553M parameters, ADM for 256 px: the network of the published weights",
+        _adm(256, num_head_channels=64),
+    ),
+    "adm-64": Preset(
+        "295M parameters, ADM for 64 px (with its dropout of 0.1)",
+        _adm(64, 192, 3, num_head_channels=64, dropout=0.1, use_new_attention_order=True),
+    ),
+    "adm-128": Preset("420M parameters, ADM for 128 px", _adm(128)),
+    "adm-512": Preset("558M parameters, ADM for 512 px", _adm(512, num_head_channels=64)),
+    "tiny": Preset(
+        "0.4M parameters, for crops of 32-64 px; trains in minutes on two CPU cores",
+        _small(64, 1, "1,1,1", attention_resolutions=""),
+    ),
+    "small": Preset(
+        "1.9M parameters, for crops of 64-128 px; trains in hours on a CPU, faster on any GPU",
+        _small(64, 2, "1,1,2,2", attention_resolutions="8"),
+    ),
+    "medium": Preset(
+        "26M parameters, for images of 64-256 px; trains on a GPU with 8 GB",
+        _small(256, 2, "1,1,2,3,4", num_channels=64, attention_resolutions="32,16", resblock_updown=True),
+    ),
+}
+
+PRESETS: dict[str, dict[str, Any]] = {name: preset.kwargs for name, preset in TABLE.items()}
+ABOUT: dict[str, str] = {name: preset.about for name, preset in TABLE.items()}
+
+
+def resolve(name: str, *, in_channels: int = 3, **overrides: Any) -> dict[str, Any]:
+    """All keyword arguments of `create_model` for the preset `name`, in plain values that can be saved.
+
+    Args:
+        name: a key of PRESETS.
+        in_channels: 3, or 6 for a network that also sees the degraded image.
+        overrides: arguments to replace (num_channels, channel_mult, dropout, ...); None keeps the preset's.
+            Not image_size, which only gives attention_resolutions its meaning.  num_heads counts only where
+            num_head_channels is -1.
+
+    Returns:
+        A new dict; channel_mult and attention_resolutions are strings such as "1,2,2".
+
+    Raises:
+        ValueError: an unknown name or argument, or numbers that make no network.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no network named {name!r}; known: {', '.join(PRESETS)}")
+    kwargs = {**PRESETS[name], "in_channels": in_channels}
+    known = [key for key in kwargs if key != "image_size"]
+    for key, value in overrides.items():
+        if key not in known:
+            raise ValueError(f"{key!r} cannot be changed in a named network; what can: {', '.join(known)}")
+        if value is not None:
+            kwargs[key] = value
+    mult = parse_channel_mult(kwargs["channel_mult"], kwargs["image_size"])
+    resolutions = parse_attention_resolutions(kwargs["attention_resolutions"])
+    _check_reachable(name, kwargs["image_size"], len(mult), resolutions)
+    kwargs["channel_mult"] = ",".join(f"{m:g}" for m in mult)
+    kwargs["attention_resolutions"] = ",".join(map(str, resolutions))
+    return kwargs
+
+
+def parse_channel_mult(value: str | Iterable[float], image_size: int) -> tuple[float, ...]:
+    """ "1,2,2" (or the numbers themselves) -> (1, 2, 2); "" -> ADM's choice for `image_size`.
+
+    Raises:
+        ValueError: not positive numbers, or "" at a size for which ADM has no choice.
+    """
+    if isinstance(value, str) and not value.strip():
+        if image_size not in CHANNEL_MULT:
+            sizes = ", ".join(map(str, sorted(CHANNEL_MULT)))
+            raise ValueError(
+                f"channel_mult has a default for the image sizes {sizes}; "
+                f'for {image_size} name it, such as "1,2,2"'
+            )
+        value = CHANNEL_MULT[image_size]
+    mult = tuple(_numbers("channel_mult", value, float))
+    if not mult:
+        raise ValueError("channel_mult needs at least one number")
+    return tuple(int(m) if m.is_integer() else m for m in mult)
+
+
+def parse_attention_resolutions(value: str | int | Iterable[int]) -> tuple[int, ...]:
+    """ "32,16,8" (or the numbers themselves) -> (32, 16, 8); "" -> ().
+
+    Raises:
+        ValueError: not positive whole numbers.
+    """
+    return tuple(_numbers("attention_resolutions", [value] if isinstance(value, int) else value, int))
+
+
+def _numbers(name: str, value: str | Iterable[Any], kind: type) -> list[Any]:
+    items = value.split(",") if isinstance(value, str) and value.strip() else value or ()
+    try:
+        numbers = [kind(item) for item in items]
+    except ValueError:
+        numbers = [0]
+    if not all(0 < n < float("inf") for n in numbers):
+        what = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"{name} is positive {what} with commas between them; got {value!r}")
+    return numbers
+
+
+def _check_reachable(name: str, image_size: int, num_levels: int, resolutions: tuple[int, ...]) -> None:
+    """A resolution that no level has would be left out in silence."""
+    factors = [2**level for level in range(num_levels)]
+    unreachable = [str(r) for r in resolutions if image_size // r not in factors]
+    if unreachable:
+        levels = ", ".join(str(image_size // factor) for factor in factors)
+        raise ValueError(
+            f"attention_resolutions {','.join(unreachable)}: the levels of {name} are {levels}; "
+            f'name some of these, or "" for none'
+        )

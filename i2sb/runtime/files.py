@@ -1,0 +1,180 @@
+"""Files that are whole or not there: atomic writing and locks between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from i2sb.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process at a time is all we can offer there
+    fcntl = None
+
+_NO_LOCKS_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+class _Draft(io.FileIO):
+    """An unbuffered file that writes all it is given and remembers the first error of the disk.
+
+    Libraries such as torch wrap an error of `write` into one of their own; remembering it lets us report the
+    cause.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while done < len(view):
+                done += super().write(view[done:])
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        return done
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[io.FileIO]:
+    """Open a binary file that takes the place of `path` when the block ends well, and never before.
+
+    The data lie in a hidden file of the same folder (made when missing) until they are on the disk. When the
+    block fails, that file goes and `path` stays as it was; what a killed process left, the next one sweeps.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    path = Path(os.path.realpath(path))  # a link stays a link: what it points to is replaced
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        draft = _open_draft(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield draft
+        _finish(draft, path)
+    except BaseException as error:
+        _discard(draft)
+        if draft.error is not None and isinstance(error, Exception):
+            raise _unwritable(path, draft.error) from error
+        raise
+
+
+def _finish(draft: _Draft, path: Path) -> None:
+    try:
+        os.fsync(draft.fileno())
+        Path(draft.name).replace(path)
+        draft.close()
+        sync_folder(path.parent)
+    except OSError as error:
+        draft.error = error
+        raise
+
+
+def _discard(draft: _Draft) -> None:
+    with contextlib.suppress(OSError):
+        Path(draft.name).unlink()
+    with contextlib.suppress(OSError):
+        draft.close()
+
+
+def _open_draft(path: Path) -> _Draft:
+    while True:
+        draft = _Draft(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), "x")
+        try:
+            _flock(draft.fileno())  # tells a sweeper that the writer is alive
+        except BaseException:
+            _discard(draft)
+            raise
+        if os.fstat(draft.fileno()).st_nlink:
+            return draft
+        draft.close()  # swept between its making and its locking
+
+
+def _sweep(path: Path) -> None:
+    """Remove drafts of `path` whose writers are gone: whoever lives holds the lock of its own."""
+    for leftover in path.parent.glob(f".{_literal(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), leftover.open("r+b") as file:
+            if _flock(file.fileno(), wait=False):
+                leftover.unlink()
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    kept = " (the file there is as it was)" if path.exists() else ""
+    return UserError(f"{path}: cannot be written: {error.strerror or error}{kept}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on the disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the file `path` as a lock between processes (and threads); it goes when the block ends.
+
+    `on_wait` is called once when another holder makes us wait. A holder that dies frees the lock.
+
+    Raises:
+        OSError: the lock's file cannot be made (its folder is missing or cannot be written to).
+    """
+    path = Path(path)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if _flock(handle, wait=False) is False:
+                if on_wait is not None:
+                    on_wait()
+                    on_wait = None
+                _flock(handle)
+            if _is_at(handle, path):
+                break
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # the former holder removed this one: take the file that is there now
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _flock(handle: int, wait: bool = True) -> bool | None:
+    """Lock an open file; False when another holds it and we do not wait, None where locks are not known."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise
+        return None
+    return True

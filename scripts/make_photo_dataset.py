@@ -1,0 +1,41 @@
+"""Make a small data set of photographs that come with scikit-image and scikit-learn; nothing is fetched."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the new data set")
+    parser.add_argument("--size", type=int, default=64, help="side of the crops [pixels]")
+    parser.add_argument("--num-train", type=int, default=3000, help="training crops in all")
+    parser.add_argument("--num-val", type=int, default=12, help="validation crops per held-out photograph")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    from dataset.bundled import build_bundled_photos
+    from i2sb.errors import UserError
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        build_bundled_photos(
+            args.out, logging.getLogger(), size=args.size, num_train=args.num_train, num_val=args.num_val
+        )
+    except UserError as error:
+        print(f"make_photo_dataset.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

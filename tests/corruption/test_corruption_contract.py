@@ -1,0 +1,278 @@
+"""One suite for every registered degradation, and the package's registry and error messages."""
+
+import logging
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+import corruption
+from corruption import CORRUPTIONS, TASKS, Corruption, build_corruption, create_corruption
+from corruption.registry import corruption as register
+from corruption.registry import names
+
+SIZE = 32
+ROOT = Path(corruption.__file__).resolve().parents[1]
+PUBLISHED = [
+    "jpeg-5",
+    "jpeg-10",
+    "blur-uni",
+    "blur-gauss",
+    "sr4x-pool",
+    "sr4x-bicubic",
+    "inpaint-center",
+    "inpaint-freeform1020",
+    "inpaint-freeform2030",
+    "mixture",
+]
+
+
+def pictures(batch: int = 9, size: int = SIZE, seed: int = 1) -> torch.Tensor:
+    """Smooth random images [B,3,S,S] in [-1,1]."""
+    coarse = torch.rand(batch, 3, 5, 5, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True)
+
+
+def degrade(operator: Corruption, x: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(image, mask or None) of any operator."""
+    out = operator(x, **kwargs)
+    return out if operator.has_mask else (out, None)
+
+
+@pytest.fixture(params=TASKS)
+def operator(request) -> Corruption:
+    return create_corruption(request.param, SIZE)
+
+
+# --- every registered operator ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 9])
+@pytest.mark.parametrize("index", [None, "positions"])
+def test_shape_and_input_left_alone(operator, batch, index):
+    x = pictures(batch)
+    before = x.clone()
+    y, _ = degrade(operator, x, index=None if index is None else torch.arange(batch))
+    assert y.shape == x.shape
+    assert y.isfinite().all()
+    assert torch.equal(x, before)
+    assert not torch.equal(y, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtype_follows_the_input(operator, dtype):
+    x = pictures().to(dtype)
+    index = torch.arange(9)  # holes of the mixture hold noise, which differs among dtypes: compare the rest
+    y, mask = degrade(operator, x, index=index)
+    reference, _ = degrade(operator, x.float(), index=index)
+    assert y.dtype == dtype
+    assert mask is None or mask.dtype == dtype
+    rows = slice(0, 6) if operator.name == "mixture" else slice(None)
+    step = {torch.float16: 2**-10, torch.bfloat16: 2**-7, torch.float64: 1e-5}[dtype]
+    torch.testing.assert_close(y[rows].double(), reference[rows].double(), rtol=step, atol=step)
+
+
+def test_autocast_does_not_lower_the_precision(operator):
+    x, index = pictures(), torch.arange(9)
+    torch.manual_seed(3)
+    expected, _ = degrade(operator, x, index=index)
+    torch.manual_seed(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _ = degrade(operator, x, index=index)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, expected)
+
+
+def test_device_follows_the_input(operator):
+    """The meta device stands in for a GPU: a matrix product that mixes it with the CPU fails as well."""
+    x = pictures().to("meta")
+    for ready in (operator, operator.to("meta")):  # tables still on the CPU; tables moved
+        y, mask = degrade(ready, x)
+        assert y.device.type == "meta"
+        assert mask is None or mask.device.type == "meta"
+
+
+def test_tables_are_buffers_that_move_and_are_not_saved(operator):
+    assert operator.state_dict() == {}
+    assert not list(operator.parameters())
+    assert all(buffer.dtype == torch.float32 for buffer in operator.buffers())
+    assert all(buffer.device.type == "meta" for buffer in operator.to("meta").buffers())
+
+
+def test_two_operators_of_a_name_are_the_same(operator):
+    again = create_corruption(operator.name, SIZE)
+    y, _ = degrade(operator, pictures(), generator=torch.Generator().manual_seed(0))
+    z, _ = degrade(again, pictures(), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(y, z)
+
+
+def test_same_seed_same_result(operator):
+    x = pictures()
+
+    def draw(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return degrade(operator, x)[0]
+
+    def draw_from_generator(seed: int) -> torch.Tensor:
+        return degrade(operator, x, generator=torch.Generator().manual_seed(seed))[0]
+
+    assert torch.equal(draw(5), draw(5))
+    assert torch.equal(draw_from_generator(5), draw_from_generator(5))
+    random = operator.name == "mixture" or "freeform" in operator.name
+    assert torch.equal(draw(5), draw(6)) != random
+    assert torch.equal(draw_from_generator(5), draw_from_generator(6)) != random
+
+
+def test_generator_leaves_the_global_one_alone(operator):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    operator(pictures(), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_image_does_not_depend_on_its_batch(operator):
+    x, index = pictures(), torch.arange(9)
+    noise = torch.randn(x.shape)
+    extra = {"randn": lambda x: noise} if operator.name == "mixture" else {}
+    whole, _ = degrade(operator, x, index=index, **extra)
+    for i in range(9):
+        extra = {"randn": lambda x, i=i: noise[i : i + 1]} if operator.name == "mixture" else {}
+        alone, _ = degrade(operator, x[i : i + 1], index=index[i : i + 1], **extra)
+        torch.testing.assert_close(alone[0], whole[i], rtol=0, atol=1e-5)
+
+
+def test_range(operator):
+    """Nothing is clamped, but nothing runs away either (noise in the mixture's holes aside)."""
+    y, _ = degrade(operator, pictures(), index=torch.arange(9))
+    rows = y[:6] if operator.name == "mixture" else y
+    assert rows.abs().max() < 2
+
+
+def test_mask_contract(operator):
+    x = pictures()
+    out = operator(x)
+    if not operator.has_mask:
+        assert isinstance(out, torch.Tensor)
+        return
+    y, mask = out
+    assert mask.shape == (9, 1, SIZE, SIZE)
+    assert mask.dtype == x.dtype
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    hole = mask.bool().expand_as(x)
+    assert torch.equal(y[hole], torch.ones_like(y[hole]))
+    assert torch.equal(y[~hole], x[~hole])
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(3, SIZE, SIZE),
+        torch.zeros(2, 1, SIZE, SIZE),
+        torch.zeros(2, 3, SIZE, 48),
+        torch.zeros(2, 3, 48, 48),
+    ],
+    ids=["no batch", "grey", "oblong", "other size"],
+)
+def test_wrong_shape_is_one_line(operator, x):
+    with pytest.raises(
+        ValueError, match=rf"{operator.name}: expected images \[B, 3, {SIZE}, {SIZE}\], got"
+    ) as e:
+        operator(x)
+    assert str(list(x.shape)) in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_whole_numbers_are_no_image(operator):
+    with pytest.raises(ValueError, match=r"floating-point images in \[-1,1\], got torch.uint8"):
+        operator(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("size", [0, -16, 8, 40, 250])
+def test_size_must_be_a_multiple_of_16(task, size):
+    with pytest.raises(ValueError, match=f"image size {size}: must be a positive multiple of 16"):
+        create_corruption(task, size)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_smallest_size(task):
+    y, _ = degrade(create_corruption(task, 16), pictures(size=16))
+    assert y.shape == (9, 3, 16, 16)
+
+
+# --- registry and package --------------------------------------------------------------------------------
+
+
+def test_published_order():
+    assert list(TASKS[:10]) == PUBLISHED
+    assert names() == list(TASKS)
+    assert set(CORRUPTIONS) == set(TASKS)
+    assert all(cls.name == name for name, cls in CORRUPTIONS.items())
+
+
+def test_unknown_task_names_the_legal_ones():
+    with pytest.raises(
+        ValueError, match=r"unknown corruption 'jpeg-7'; choose one of: jpeg-5, jpeg-10, .*mixture"
+    ):
+        create_corruption("jpeg-7", SIZE)
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="'jpeg-5' is registered twice"):
+        register("jpeg-5")(type("Other", (Corruption,), {}))
+
+
+def test_package_has_no_other_names():
+    with pytest.raises(AttributeError, match="jpeg5"):
+        _ = corruption.jpeg5
+
+
+def test_an_operator_without_degrade_says_so():
+    with pytest.raises(NotImplementedError, match="Empty must define degrade or forward"):
+        type("Empty", (Corruption,), {})(SIZE)(pictures())
+
+
+def test_one_new_file_is_a_new_corruption(tmp_path):
+    """The whole recipe of registry.py, in a copy of the package; --help sees the name without torch."""
+    shutil.copytree(
+        ROOT / "corruption", tmp_path / "corruption", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (tmp_path / "corruption" / "negative.py").write_text(
+        "from .base import Corruption\n"
+        "from .registry import corruption\n\n"
+        "# @corruption('not-this-one')\n"
+        "@corruption('negative')\n"
+        "class Negative(Corruption):\n"
+        "    def degrade(self, x):\n"
+        "        return -x\n"
+    )
+    program = (
+        "import sys\n"
+        "from corruption import TASKS\n"
+        "from corruption.registry import names\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "assert TASKS[10:] == ('negative',), TASKS\n"
+        "assert TASKS == tuple(names())\n"
+        "import torch, corruption\n"
+        "x = torch.rand(2, 3, 16, 16)\n"
+        "assert torch.equal(corruption.create_corruption('negative', 16)(x), -x)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_build_corruption_reads_the_options(caplog):
+    opt = Namespace(corrupt="jpeg-5", image_size=SIZE, device=torch.device("meta"))
+    with caplog.at_level(logging.INFO):
+        operator = build_corruption(opt, logging.getLogger("t"))
+    assert operator.name == "jpeg-5"
+    assert operator.dct.device.type == "meta"
+    assert "[Corrupt] jpeg-5: 32 px, quality 5" in caplog.text
+    assert build_corruption(opt, None, corrupt_type="sr4x-pool").name == "sr4x-pool"

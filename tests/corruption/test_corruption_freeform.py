@@ -1,0 +1,194 @@
+"""Free-form holes: the brush, stored banks, and which mask an image gets."""
+
+import logging
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+
+from corruption import create_corruption
+from corruption.brush import draw_mask
+from corruption.mask_bank import BrushMasks
+
+KINDS = [("inpaint-freeform1020", 0.10, 0.20), ("inpaint-freeform2030", 0.20, 0.30)]
+RANGES = [(low, high) for _, low, high in KINDS]
+SIZE = 32
+
+
+def bank(low: float, high: float, count: int = 12, size: int = SIZE) -> np.ndarray:
+    """Masks that differ in their size: mask k has k hole pixels less than the middle of the range."""
+    masks = np.zeros((count, size * size), dtype=np.uint8)
+    for k in range(count):
+        masks[k, : round((low + high) / 2 * size * size) - k] = 1
+    return masks.reshape(count, size, size)
+
+
+# --- the brush -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize(("low", "high"), RANGES)
+def test_hole_ratio_is_inside_for_every_seed(size, low, high):
+    seeds = range(800 if size <= 64 else 60)
+    ratios = np.array([draw_mask(size, low, high, seed).mean() for seed in seeds])
+    assert ratios.min() >= low
+    assert ratios.max() <= high
+    assert np.ptp(ratios) > 0.6 * (high - low)  # and it uses the range
+
+
+@pytest.mark.parametrize(("low", "high"), RANGES)
+def test_masks_are_binary_and_reproducible(low, high):
+    mask = draw_mask(64, low, high, seed=3)
+    assert mask.shape == (64, 64)
+    assert mask.dtype == np.uint8
+    assert set(np.unique(mask)) == {0, 1}
+    assert np.array_equal(mask, draw_mask(64, low, high, seed=3))
+    assert len({draw_mask(64, low, high, seed).tobytes() for seed in range(200)}) == 200
+
+
+@pytest.mark.parametrize(("low", "high"), RANGES)
+def test_holes_are_thick_connected_strokes(low, high):
+    """Few pieces, no speckle: an opening with a small disc leaves nearly everything."""
+    for seed in range(30):
+        mask = draw_mask(128, low, high, seed).astype(bool)
+        assert scipy.ndimage.label(mask)[1] <= 8
+        opened = scipy.ndimage.binary_opening(np.pad(mask, 4, mode="edge"), iterations=2)[4:-4, 4:-4]
+        assert opened.sum() > 0.9 * mask.sum()
+
+
+def test_strokes_reach_everywhere():
+    """No corner or border is spared or preferred beyond measure."""
+    mean = np.mean([draw_mask(32, 0.1, 0.2, seed) for seed in range(800)], axis=0)
+    quarters = mean.reshape(4, 8, 4, 8).mean(axis=(1, 3))
+    assert quarters.min() > 0.05
+    assert quarters.max() < 0.30
+
+
+def test_too_narrow_a_range_is_refused():
+    with pytest.raises(ValueError, match=r"hole ratio 0\.1 \.\. 0\.101: too narrow"):
+        draw_mask(64, 0.1, 0.101, seed=0)
+
+
+# --- without a bank --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("task", "low", "high"), KINDS)
+def test_evaluation_mask_belongs_to_the_image(task, low, high):
+    """Image i has the same mask in any batch, order and run."""
+    x = torch.zeros(4, 3, SIZE, SIZE)
+    _, mask = create_corruption(task, SIZE)(x, index=torch.tensor([7, 3, 20000, 7]))
+    for row, seed in enumerate([7, 3, 20000, 7]):
+        assert np.array_equal(mask[row, 0].numpy(), draw_mask(SIZE, low, high, seed))
+    _, alone = create_corruption(task, SIZE)(x[:1], index=torch.tensor([3]))
+    assert torch.equal(alone[0], mask[1])
+
+
+@pytest.mark.parametrize(("task", "low", "high"), KINDS)
+def test_training_masks_vary_and_keep_the_range(task, low, high):
+    _, mask = create_corruption(task, SIZE)(torch.zeros(64, 3, SIZE, SIZE))
+    ratios = mask.mean(dim=(1, 2, 3))
+    assert ratios.min() >= low
+    assert ratios.max() <= high
+    assert len(mask.unique(dim=0)) > 60
+
+
+def test_brush_masks_are_drawn_once(monkeypatch):
+    masks = BrushMasks(SIZE, 0.1, 0.2)
+    first = masks.take(np.array([5, 6, 5]))
+    monkeypatch.setattr("corruption.mask_bank.draw_mask", None)
+    assert np.array_equal(masks.take(np.array([5, 6, 5])), first)
+
+
+def test_brush_masks_keep_no_more_than_their_room(monkeypatch):
+    monkeypatch.setattr("corruption.mask_bank.KEPT_BYTES", 2 * SIZE * SIZE // 8)
+    masks = BrushMasks(SIZE, 0.1, 0.2)
+    first = masks.take(np.arange(5))
+    assert len(masks._drawn) == 2
+    assert np.array_equal(masks.take(np.arange(5)), first)
+
+
+def test_empty_batch():
+    y, mask = create_corruption("inpaint-freeform1020", SIZE)(torch.zeros(0, 3, SIZE, SIZE))
+    assert y.shape == (0, 3, SIZE, SIZE)
+    assert mask.shape == (0, 1, SIZE, SIZE)
+
+
+# --- with a bank -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+@pytest.mark.parametrize(("task", "low", "high"), KINDS)
+def test_evaluation_takes_mask_number_i(task, low, high, as_function):
+    stored = bank(low, high)
+    asked = []
+    source = (lambda kind: asked.append(kind) or stored) if as_function else stored
+    operator = create_corruption(task, SIZE, mask_bank=source)
+    _, mask = operator(torch.zeros(3, 3, SIZE, SIZE), index=torch.tensor([11, 0, 4]))
+    assert np.array_equal(mask[:, 0].numpy(), stored[[11, 0, 4]])
+    assert asked == ([task.removeprefix("inpaint-")] if as_function else [])
+
+
+def test_training_draws_from_the_bank():
+    stored = bank(0.1, 0.2, count=5)
+    _, mask = create_corruption("inpaint-freeform1020", SIZE, mask_bank=stored)(
+        torch.zeros(80, 3, SIZE, SIZE)
+    )
+    holes = mask.sum(dim=(1, 2, 3)).long().tolist()
+    assert set(holes) == set(stored.sum(axis=(1, 2)).tolist())
+
+
+def test_memory_mapped_bank(tmp_path):
+    np.save(tmp_path / "bank.npy", bank(0.2, 0.3))
+    stored = np.load(tmp_path / "bank.npy", mmap_mode="r")
+    operator = create_corruption("inpaint-freeform2030", SIZE, mask_bank=stored)
+    _, mask = operator(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.float16), index=torch.tensor([2]))
+    assert np.array_equal(mask[0, 0].numpy(), stored[2])
+    assert np.shares_memory(operator.source.masks, stored)
+
+
+def test_function_without_a_bank_means_the_brush():
+    operator = create_corruption("inpaint-freeform1020", SIZE, mask_bank=lambda kind: None)
+    assert isinstance(operator.source, BrushMasks)
+
+
+@pytest.mark.parametrize(
+    ("mask_bank", "text"), [(None, "brush strokes"), (bank(0.1, 0.2), "12 stored masks")]
+)
+def test_the_log_says_where_masks_come_from(mask_bank, text, caplog):
+    with caplog.at_level(logging.INFO):
+        create_corruption("inpaint-freeform1020", SIZE, mask_bank=mask_bank, log=logging.getLogger("t"))
+    assert text in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (bank(0.1, 0.2, size=64), r"expected shape \[n, 32, 32\], got \[12, 64, 64\]"),
+        (bank(0.1, 0.2)[0], r"expected shape \[n, 32, 32\], got \[32, 32\]"),
+        (bank(0.1, 0.2)[:0], r"expected shape \[n, 32, 32\], got \[0, 32, 32\]"),
+        (bank(0.2, 0.3), r"mask 0 has a hole ratio of 0\.25\d, not within 0\.1 \.\. 0\.2"),
+        (1 - bank(0.1, 0.2), r"hole ratio of 0\.8\d\d"),
+        (255 * bank(0.1, 0.2), r"mask 0 holds other values than 0 \(keep\) and 1 \(hole\)"),
+    ],
+    ids=["size", "one mask", "empty", "other kind", "inverted", "0 and 255"],
+)
+def test_wrong_bank_is_refused_in_one_line(stored, message):
+    with pytest.raises(ValueError, match=message) as e:
+        create_corruption("inpaint-freeform1020", SIZE, mask_bank=stored)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ([0, 12], r"12 masks, none for image 12 \(counted from 0\)"),
+        ([0, -1], "positions count from 0, got -1"),
+        ([0], r"index: expected 2 whole numbers, got torch.int64 of shape \[1\]"),
+        ([0.0, 1.0], "index: expected 2 whole numbers, got torch.float32"),
+    ],
+)
+def test_wrong_index_is_refused(index, message):
+    operator = create_corruption("inpaint-freeform1020", SIZE, mask_bank=bank(0.1, 0.2))
+    with pytest.raises(ValueError, match=message):
+        operator(torch.zeros(2, 3, SIZE, SIZE), index=torch.tensor(index))

@@ -1,0 +1,128 @@
+"""The mixture is its nine parts, chosen per image."""
+
+import numpy as np
+import pytest
+import torch
+
+from corruption import create_corruption
+
+SIZE = 32
+NINE = [
+    "jpeg-5",
+    "jpeg-10",
+    "blur-uni",
+    "blur-gauss",
+    "sr4x-pool",
+    "sr4x-bicubic",
+    "inpaint-center",
+    "inpaint-freeform1020",
+    "inpaint-freeform2030",
+]
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return create_corruption("mixture", SIZE)
+
+
+def noisy(batch: int) -> torch.Tensor:
+    return torch.rand(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+def expected_image(task: str, x: torch.Tensor, number: int, noise: torch.Tensor) -> torch.Tensor:
+    """One image [3,S,S] through one task alone, its hole filled with `noise`."""
+    operator = create_corruption(task, SIZE)
+    out = operator(x[None], index=torch.tensor([number]))
+    if not operator.has_mask:
+        return out[0]
+    image, mask = out
+    return torch.where(mask.bool(), noise, image)[0]
+
+
+def test_evaluation_goes_round_the_nine_in_the_published_order(mixture):
+    numbers = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 17, 9, 10006])
+    x, noise = noisy(len(numbers)), torch.randn(len(numbers), 3, SIZE, SIZE)
+    y = mixture(x, index=numbers, randn=lambda like: noise)
+    for row, number in enumerate(numbers.tolist()):
+        expected = expected_image(NINE[number % 9], x[row], number, noise[row])
+        torch.testing.assert_close(y[row], expected, rtol=0, atol=1e-5)
+
+
+def test_training_draws_all_nine_about_equally(mixture, monkeypatch):
+    counts = dict.fromkeys(NINE, 0)
+    for operator in mixture.operators:
+
+        def count(x, *_, operator=operator):
+            counts[operator.name] += len(x)
+            return (x, torch.zeros_like(x[:, :1])) if operator.has_mask else x
+
+        monkeypatch.setattr(operator, "forward", count)
+    for _ in range(10):
+        mixture(noisy(90))
+    assert sum(counts.values()) == 900
+    assert min(counts.values()) > 60
+    assert max(counts.values()) < 150
+
+
+def test_each_operator_runs_once_per_batch(mixture, monkeypatch):
+    calls = []
+    for operator in mixture.operators:
+        forward = operator.forward
+        monkeypatch.setattr(
+            operator, "forward", lambda x, *a, f=forward, n=operator.name: calls.append(n) or f(x, *a)
+        )
+    mixture(noisy(27), index=torch.arange(27))
+    assert calls == NINE
+
+
+def test_holes_hold_noise_not_white(mixture):
+    x = noisy(1)
+    noise = torch.full_like(x, 5.0)
+    y = mixture(x, index=torch.tensor([6]), randn=lambda like: noise)  # 6: the centre hole
+    inner = slice(SIZE // 4, 3 * SIZE // 4)
+    assert (y[..., inner, inner] == 5).all()
+    assert torch.equal(y[..., 0, :], x[..., 0, :])
+
+
+def test_default_noise_is_standard_normal(mixture):
+    y = mixture(noisy(200), index=torch.full((200,), 6))
+    hole = y[..., SIZE // 4 : 3 * SIZE // 4, SIZE // 4 : 3 * SIZE // 4]
+    assert abs(hole.mean()) < 0.02
+    assert abs(hole.std() - 1) < 0.02
+
+
+@pytest.mark.parametrize("numbers", [[0], [6], [0, 6, 7]])
+def test_noise_is_asked_for_once_for_the_whole_batch(mixture, numbers):
+    """So that a source with one generator per image does not depend on the neighbours' kinds."""
+    asked = []
+    x = noisy(len(numbers))
+    mixture(
+        x, index=torch.tensor(numbers), randn=lambda like: asked.append(like.shape) or torch.randn_like(like)
+    )
+    assert asked == [x.shape]
+
+
+def test_returns_no_mask_and_never_white_holes(mixture):
+    assert not mixture.has_mask
+    assert isinstance(mixture(noisy(4)), torch.Tensor)
+
+
+def test_banks_are_asked_for_by_kind():
+    ratio = {"freeform1020": 0.15, "freeform2030": 0.25}
+
+    def bank(kind: str) -> np.ndarray:
+        flat = np.zeros((20, SIZE * SIZE), dtype=np.uint8)
+        flat[:, : round(ratio[kind] * SIZE * SIZE)] = 1
+        return flat.reshape(20, SIZE, SIZE)
+
+    mixture = create_corruption("mixture", SIZE, mask_bank=bank)
+    x = torch.zeros(2, 3, SIZE, SIZE)
+    y = mixture(x, index=torch.tensor([7, 8]), randn=torch.ones_like)
+    assert [round(v.item(), 2) for v in y.mean(dim=(1, 2, 3))] == [0.15, 0.25]
+    with pytest.raises(ValueError, match="20 masks, none for image 25"):
+        mixture(x[:1], index=torch.tensor([25]))
+
+
+def test_one_array_cannot_serve_two_kinds():
+    with pytest.raises(ValueError, match="mask_bank must be a function from kind to masks"):
+        create_corruption("mixture", SIZE, mask_bank=np.zeros((5, SIZE, SIZE), dtype=np.uint8))

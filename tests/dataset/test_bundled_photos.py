@@ -1,0 +1,154 @@
+"""Crops of the photographs that come with scikit-image and scikit-learn."""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset import bundled
+from dataset.bundled import TRAIN, VAL, build_bundled_photos
+from dataset.imagenet import build_lmdb_dataset, build_lmdb_dataset_val10k
+from i2sb.errors import UserError
+
+LOG = logging.getLogger("dataset")
+SMALL = {"size": 32, "num_train": 60, "num_val": 5}
+
+
+def digest(folder):
+    files = sorted(path for path in folder.rglob("*.png"))
+    pixels = [np.asarray(Image.open(path)).tobytes() for path in files]
+    names = [path.relative_to(folder).as_posix().encode() for path in files]
+    return hashlib.sha256(b"".join(names + pixels)).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return build_bundled_photos(tmp_path_factory.mktemp("photos") / "out", LOG, **SMALL)
+
+
+def test_layout(photos):
+    assert sorted(path.name for path in photos.iterdir()) == ["bundled.json", "train", "val"]
+    assert {path.name for path in (photos / "train").iterdir()} == set(TRAIN)
+    assert {path.name for path in (photos / "val").iterdir()} == set(VAL)
+    assert len(list(photos.glob("train/*/*.png"))) == 60
+    assert all(len(list(folder.glob("*.png"))) == 5 for folder in (photos / "val").iterdir())
+    for path in photos.glob("*/*/*.png"):
+        with Image.open(path) as image:
+            assert image.size == (32, 32)
+            assert image.mode == "RGB"
+
+
+def test_whole_photographs_are_held_out():
+    assert {"coffee", "china"} <= set(VAL)
+    assert len(VAL) >= 4
+    assert not {source[:2] for source in TRAIN.values()} & {source[:2] for source in VAL.values()}
+
+
+def test_shares_add_up():
+    for number in (len(TRAIN), 60, 3000, 3333):
+        counts = bundled._shares(number)
+        assert sum(counts.values()) == number
+        assert min(counts.values()) >= 1
+
+
+def test_the_same_pixels_every_time(photos, tmp_path):
+    assert digest(build_bundled_photos(tmp_path / "again", LOG, **SMALL)) == digest(photos)
+    other = build_bundled_photos(tmp_path / "other", LOG, **{**SMALL, "size": 48})
+    assert digest(other) != digest(photos)
+
+
+def test_crops_lie_in_their_photograph_and_differ(photos):
+    with Image.open(bundled._locate(*VAL["coffee"][:2])) as image:
+        whole = np.asarray(image)
+    crops = [np.asarray(Image.open(path)) for path in sorted((photos / "val" / "coffee").iterdir())]
+    assert len({crop.tobytes() for crop in crops}) == len(crops)
+    first = crops[0]  # scale 1: its pixels are the photograph's
+    windows = np.lib.stride_tricks.sliding_window_view(whole[:, :, 0], (32, 32))
+    places = np.argwhere((windows[:, :, 0] == first[0, :, 0]).all(-1))
+    assert any(np.array_equal(whole[y : y + 32, x : x + 32], first) for y, x in places)
+
+
+def test_a_finished_folder_is_reused(photos, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
+    build_bundled_photos(photos, LOG, **SMALL)
+    assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
+
+
+def test_other_folders_are_left_alone(photos, tmp_path):
+    with pytest.raises(UserError, match="was cut with other settings"):
+        build_bundled_photos(photos, LOG, **{**SMALL, "num_val": 6})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is not a folder of bundled photographs"):
+        build_bundled_photos(tmp_path / "mine", LOG, **SMALL)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file"):
+        build_bundled_photos(tmp_path / "file", LOG, **SMALL)
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
+    save, calls = Image.Image.save, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_bundled_photos(tmp_path / "out", LOG, **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_build_is_begun_anew(photos, tmp_path):
+    (tmp_path / ".out.partial" / "train" / "astronaut").mkdir(parents=True)
+    (tmp_path / ".out.partial" / "train" / "astronaut" / "stray.png").touch()
+    assert digest(build_bundled_photos(tmp_path / "out", LOG, **SMALL)) == digest(photos)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("wrong", [{"size": 8}, {"size": 1000}, {"num_train": 3}, {"num_val": 0}])
+def test_senseless_settings(tmp_path, wrong):
+    with pytest.raises(UserError, match=f"{next(iter(wrong.values()))}"):
+        build_bundled_photos(tmp_path / "out", LOG, **{**SMALL, **wrong})
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundled.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="need the package scikit-image: pip install scikit-image"):
+        build_bundled_photos(tmp_path / "out", LOG, **SMALL)
+
+
+def test_it_is_an_ordinary_data_set(photos):
+    opt = argparse.Namespace(dataset_dir=photos, image_size=32)
+    train, val = build_lmdb_dataset(opt, LOG, train=True), build_lmdb_dataset_val10k(opt, LOG)
+    assert (len(train), len(val)) == (60, 5 * len(VAL))
+    assert train.classes == sorted(TRAIN)
+    assert val.classes == sorted(VAL)
+    assert val[0][0].shape == (3, 32, 32)
+    build_bundled_photos(photos, LOG, **SMALL)  # the LMDBs in it do not make it another folder
+
+
+def test_the_script(tmp_path):
+    script = Path(__file__).parents[2] / "scripts" / "make_photo_dataset.py"
+    command = [sys.executable, str(script), "--out", "here/photos", "--size", "32", "--num-train", "30"]
+    environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "here/photos/bundled.json").read_text())["num_train"] == 30
+    done = subprocess.run(
+        [*command, "--size", "3"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "size 3: crops of the bundled photographs can have 16 to 256 pixels" in done.stderr

@@ -1,0 +1,136 @@
+"""Reading image files out of LMDBs, ours and the original's."""
+
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from dataset.lmdb_store import LmdbImages
+from i2sb.errors import UserError
+
+INTEROP = Path(__file__).parents[1] / "interop"
+VAL = INTEROP / "dataset" / "val_faster_imagefolder.lmdb"
+NAMES = ["n01440764/img_003.png", "n01443537/ILSVRC_00000004.JPEG"]
+
+
+def make_lmdb(path, content):
+    environment = lmdb.open(str(path))
+    with environment.begin(write=True) as transaction:
+        for key, value in content.items():
+            transaction.put(key.encode(), value)
+    environment.close()
+    return path
+
+
+def _get(store, path, answers):
+    answers.put(store.get(path))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_are_the_files_bytes(name):
+    store = LmdbImages(VAL)
+    assert len(store) == 24
+    assert store.get(f"/dataset/val/{name}") == (INTEROP / "images" / "val" / name).read_bytes()
+
+
+@pytest.mark.parametrize("prefix", ["/somewhere/else/", "", "D:\\imagenet\\", "/" + 600 * "long/"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_foreign_prefix_does_not_matter(prefix, name):
+    expected = (INTEROP / "images" / "val" / name).read_bytes()
+    name = name.replace("/", "\\") if "\\" in prefix else name
+    assert LmdbImages(VAL).get(prefix + name) == expected
+
+
+def test_a_missing_image_is_named():
+    with pytest.raises(UserError, match=r"val_faster_imagefolder\.lmdb: holds no image /x/y/z\.png"):
+        LmdbImages(VAL).get("/x/y/z.png")
+
+
+def test_two_images_of_one_name_are_never_mixed_up(tmp_path):
+    content = {"/a/c/1.png": b"first", "/b/c/1.png": b"second"}
+    store = LmdbImages(make_lmdb(tmp_path / "x.lmdb", content))
+    assert store.get("/a/c/1.png") == b"first"
+    assert store.find("/other/c/1.png") is None
+
+
+def test_two_stores_of_one_lmdb_in_one_process():
+    first, second = LmdbImages(VAL), LmdbImages(VAL)
+    assert len(first) == len(second) == 24
+    del first
+    assert second.find("/dataset/val/n01440764/img_003.png")
+
+
+def test_nothing_is_opened_before_the_first_access_nor_pickled(tmp_path):
+    store = LmdbImages(tmp_path / "later.lmdb")
+    copy = pickle.loads(pickle.dumps(store))
+    make_lmdb(tmp_path / "later.lmdb", {"a/b": b"c"})
+    assert store.get("a/b") == copy.get("a/b") == b"c"
+    assert pickle.loads(pickle.dumps(store)).get("a/b") == b"c"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_other_processes(method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {method}")
+    store = LmdbImages(VAL)
+    path = f"/dataset/val/{NAMES[0]}"
+    expected = store.get(path)  # the LMDB is open when the process is forked
+    context = multiprocessing.get_context(method)
+    answers = context.Queue()
+    process = context.Process(target=_get, args=(store, path, answers))
+    process.start()
+    try:
+        assert answers.get(timeout=60) == expected
+    finally:
+        process.join()
+    assert process.exitcode == 0
+    assert store.get(path) == expected
+
+
+def test_the_lmdb_is_left_as_it_was(tmp_path):
+    copy = tmp_path / "x.lmdb"
+    shutil.copytree(VAL, copy)
+    (copy / "lock.mdb").unlink()
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in copy.iterdir()}
+    LmdbImages(copy).get(f"/dataset/val/{NAMES[0]}")
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in copy.iterdir()} == before
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000, 8192, 100_000])
+def test_an_lmdb_cut_short_is_refused(tmp_path, size):
+    copy = tmp_path / "x.lmdb"
+    shutil.copytree(VAL, copy)
+    os.truncate(copy / "data.mdb", size)
+    with pytest.raises(UserError, match=r"x\.lmdb: ") as caught:
+        len(LmdbImages(copy))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_lmdb_gives_one_line(tmp_path):
+    copy = tmp_path / "x.lmdb"
+    shutil.copytree(VAL, copy)
+    content = (copy / "data.mdb").read_bytes()
+    (copy / "data.mdb").write_bytes(content[:8192] + bytes(len(content) - 8192))
+    store = LmdbImages(copy)
+    for access in (list, lambda store: store.get("/dataset/val/n01440764/img_003.png")):
+        with pytest.raises(UserError, match=r"x\.lmdb: the LMDB is damaged") as caught:
+            access(store)
+        assert "\n" not in str(caught.value)
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        len(LmdbImages(tmp_path / "none.lmdb"))
+    (tmp_path / "empty.lmdb").mkdir()
+    with pytest.raises(UserError, match="No such file"):
+        len(LmdbImages(tmp_path / "empty.lmdb"))
+    (tmp_path / "noise.lmdb").mkdir()
+    (tmp_path / "noise.lmdb" / "data.mdb").write_bytes(random.Random(0).randbytes(40_000))
+    with pytest.raises(UserError, match="cannot be opened as an LMDB"):
+        len(LmdbImages(tmp_path / "noise.lmdb"))

@@ -1,0 +1,151 @@
+"""clean-fid's features: its resizing for batches, its networks, its modes."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden.formulas import image
+
+from evaluation import WeightsUnavailable, inception
+from evaluation.inception import MODES, PYTORCH_URL, build_inception, resize
+from evaluation.pixels import to_uint8
+
+GOLDEN_FOLDER = Path(__file__).parents[1] / "golden"
+GOLDEN = np.load(GOLDEN_FOLDER / "metrics.npz")
+MEANS = json.loads((GOLDEN_FOLDER / "metrics.json").read_text())
+
+
+@pytest.fixture
+def pixels():
+    return to_uint8(torch.from_numpy(image(64, 2, "open")))
+
+
+# Golden values were computed in float32 by other kernels (PIL's, for "clean"), on values up to 255.
+@pytest.mark.parametrize("mode", ["legacy_pytorch", "clean"])
+def test_resize_as_cleanfid(mode):
+    out = resize(to_uint8(torch.from_numpy(image(256, 1, "open"))), mode)
+    assert out.shape == (1, 3, 299, 299)
+    assert out.dtype == torch.float32
+    golden = f"cleanfid_resize_{mode}"
+    hwc = out[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(hwc.reshape(-1)[::97], GOLDEN[f"{golden}_every97"], rtol=0, atol=2e-3)
+    assert hwc.mean() == pytest.approx(MEANS[golden]["mean"], abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [64, 299, 512])
+@pytest.mark.parametrize("mode", MODES)
+def test_resize_of_other_sizes_and_batches(mode, size):
+    with warnings.catch_warnings():
+        from cleanfid.resize import build_resizer
+
+        theirs = build_resizer(mode)
+    images = torch.randint(256, (2, 3, size, size), dtype=torch.uint8)
+    expected = np.stack([theirs(x.permute(1, 2, 0).numpy()) for x in images]).astype(np.float32)
+    np.testing.assert_allclose(resize(images, mode).permute(0, 2, 3, 1).numpy(), expected, rtol=0, atol=5e-3)
+
+
+@pytest.fixture(scope="module")
+def pytorch_weights(tmp_path_factory):
+    """A file as published, with weights drawn at random (the true ones lie on the network)."""
+    from cleanfid import inception_pytorch
+
+    home = tmp_path_factory.mktemp("torch_home")
+    path = home / "hub" / "checkpoints" / PYTORCH_URL.rsplit("/", 1)[-1]
+    path.parent.mkdir(parents=True)
+
+    captured = {}
+
+    def keep(network, state):
+        captured.update(network.state_dict())
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(inception_pytorch, "load_state_dict_from_url", lambda url, progress: {})
+    patch.setattr(torch.nn.Module, "load_state_dict", keep)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inception_pytorch.fid_inception_v3()
+    patch.undo()
+    torch.save(captured, path, _use_new_zipfile_serialization=False)  # as old as the published file
+    return home, path
+
+
+def test_legacy_pytorch_features_are_cleanfids(pytorch_weights, monkeypatch, pixels):
+    monkeypatch.setenv("TORCH_HOME", str(pytorch_weights[0]))
+    from cleanfid.features import build_feature_extractor
+    from cleanfid.resize import build_resizer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = build_feature_extractor("legacy_pytorch", torch.device("cpu"), use_dataparallel=False)
+        resized = np.stack([build_resizer("legacy_pytorch")(x.permute(1, 2, 0).numpy()) for x in pixels])
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(resized).permute(0, 3, 1, 2))
+    features = build_inception("legacy_pytorch")(pixels)
+    assert features.shape == (2, inception.NUM_FEATURES)
+    assert not features.requires_grad
+    assert features.std() > 0
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+
+
+class Scripted(torch.nn.Module):
+    """The interface of the published TorchScript file, in small: 2048 features that show what went in."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(3, 2048, 1))
+
+    def forward(self, x, return_features: bool = False):
+        return self.layers((x - 128) / 128)
+
+
+@pytest.fixture
+def torchscript_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(inception, "TORCHSCRIPT_FOLDER", tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Scripted()).save(str(tmp_path / "inception-2015-12-05.pt"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["legacy_tensorflow", "clean"])
+def test_torchscript_modes(torchscript_folder, mode, pixels):
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    features = build_inception(mode)(pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = InceptionV3W(
+            str(torchscript_folder), download=False, resize_inside=mode == "legacy_tensorflow"
+        )
+        with torch.no_grad():
+            expected = theirs(resize(pixels, mode))
+    assert features.shape == (2, 2048)
+    torch.testing.assert_close(features, expected)
+
+
+def test_a_bad_torchscript_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(inception, "TORCHSCRIPT_FOLDER", tmp_path)
+    path = tmp_path / "inception-2015-12-05.pt"
+    path.write_bytes(b"half a file")
+    with pytest.raises(WeightsUnavailable, match=str(path)) as caught:
+        build_inception("clean")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_address_is_cleanfids():
+    from cleanfid.downloads_helper import inception_url
+    from cleanfid.inception_pytorch import FID_WEIGHTS_URL
+
+    assert PYTORCH_URL == FID_WEIGHTS_URL
+    assert inception_url == inception.TORCHSCRIPT_URL
+
+
+def test_wrong_values():
+    for call in (lambda: build_inception("tidy"), lambda: resize(torch.zeros(1, 3, 8, 8), "tidy")):
+        with pytest.raises(ValueError, match="'tidy' is unknown, choose one of legacy_pytorch, legacy_tens"):
+            call()
+    with pytest.raises(ValueError, match=r"expected \[B, 3, H, W\]"):
+        inception.InceptionFeatures(torch.nn.Conv2d(3, 1, 1), "clean")(torch.zeros(3, 8, 8))

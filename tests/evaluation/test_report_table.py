@@ -1,0 +1,118 @@
+"""The table, its notes and metrics.json; the published numbers; a light import."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from evaluation.published import PUBLISHED
+from evaluation.report_table import Score, mean_score, metrics_table, print_scores, write_metrics
+
+REASON = "Inception weights: could not fetch https://a.b/c.pth; put it at /home/[x]/a/very/long/path/c.pth"
+SCORES = {
+    "degraded": {"psnr": Score(24.456, num_images=8), "ssim": Score(0.71234), "fid": Score(None, REASON)},
+    "restored [b]": {
+        "psnr": Score(25.7),
+        "ssim": Score(0.8),
+        "lpips": Score(0.25),
+        "fid": Score(None, REASON),
+    },
+}
+
+
+def printed(scores):
+    console = Console(width=80)
+    with console.capture() as capture:
+        print_scores(scores, "sr4x-pool, NFE 5", console)
+    return capture.get()
+
+
+def test_table_shows_rows_columns_and_units():
+    text = printed(SCORES)
+    assert "sr4x-pool, NFE 5" in text
+    for cell in (
+        "degraded",
+        "restored",
+        "PSNR [dB] ↑",
+        "24.46",
+        "25.70",
+        "0.7123",
+        "FID ↓",
+        "lpips",
+        "0.2500",
+    ):
+        assert cell in text
+    table = metrics_table(SCORES)
+    assert [str(column.header) for column in table.columns] == [
+        "images",
+        "PSNR [dB] ↑",
+        "SSIM ↑",
+        "FID ↓",
+        "lpips",
+    ]
+
+
+def test_each_reason_is_told_once_on_one_line():
+    lines = [line.rstrip() for line in printed(SCORES).splitlines()]
+    assert [line for line in lines if "Inception" in line] == [f"FID (degraded, restored [b]): {REASON}"]
+
+
+def test_metrics_json_is_strict_and_whole(tmp_path):
+    path = tmp_path / "samples" / "metrics.json"
+    write_metrics(path, SCORES, {"ckpt": "sr4x", "folder": Path("data"), "nfe": 5})
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)  # neither NaN nor Infinity
+    assert content["settings"] == {"ckpt": "sr4x", "folder": "data", "nfe": 5}
+    assert content["scores"]["degraded"]["psnr"] == {"value": 24.456, "note": "", "num_images": 8}
+    assert content["scores"]["restored [b]"]["fid"] == {"value": None, "note": REASON, "num_images": None}
+    assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_metrics(path, SCORES)
+    before = path.read_text()
+    with pytest.raises(ValueError):
+        write_metrics(path, SCORES, {"lr": math.nan})
+    assert path.read_text() == before
+
+
+def test_values_that_are_no_number_say_so():
+    score = Score(math.nan)
+    assert score.value is None
+    assert "nan" in score.note
+
+
+def test_mean_over_images():
+    assert mean_score(torch.tensor([20.0, 30.0])) == Score(25.0, "", 2)
+    assert mean_score(torch.tensor([True, False, True, True]), scale=100) == Score(75.0, "", 4)
+    partly = mean_score([20.0, math.inf, 30.0])
+    assert (partly.value, partly.num_images) == (25.0, 2)
+    assert "1 of 3 images equal the clean ones" in partly.note
+    assert mean_score([math.inf]).value is None
+    assert mean_score([]).value is None
+    assert mean_score([1.0, math.nan]).value is None
+
+
+def test_published_table():
+    assert len(PUBLISHED) == 9
+    assert PUBLISHED["inpaint-freeform1020"] == (2.9, 74.9)
+    assert all(2 < fid < 5 and 66 < accuracy <= 75 for fid, accuracy in PUBLISHED.values())
+
+
+def test_importing_the_package_loads_no_torch():
+    code = "import evaluation, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_every_public_name_is_there():
+    import evaluation
+
+    for name in evaluation.__all__:
+        assert getattr(evaluation, name) is not None
+    with pytest.raises(AttributeError, match="nonesuch"):
+        _ = evaluation.nonesuch

@@ -1,0 +1,81 @@
+"""The classifier: its input as published, its weights safely read, no accuracy where it means nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden.formulas import image
+from torchvision.models import ResNet50_Weights, resnet50
+
+from evaluation import WeightsUnavailable, build_resnet50
+from evaluation.resnet import WEIGHTS_URL, Normalizer, top1, why_no_accuracy
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics.npz")
+
+
+@pytest.fixture
+def weights_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize(("size", "batch"), [(64, 2), (256, 1)])
+def test_input_as_published(size, batch):
+    x = Normalizer()(torch.from_numpy(image(size, batch, "open")))
+    assert x.shape == (batch, 3, 224, 224)
+    np.testing.assert_allclose(
+        x.numpy().reshape(-1)[::97], GOLDEN[f"resnet_normalizer_{size}_every97"], rtol=0, atol=1e-5
+    )
+
+
+def test_the_address_is_torchvisions():
+    assert ResNet50_Weights.IMAGENET1K_V1.url == WEIGHTS_URL
+
+
+def test_builds_from_the_file_in_torchs_cache(weights_path):
+    network = resnet50(weights=None).eval()
+    torch.save(network.state_dict(), weights_path)
+    model = build_resnet50()
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    x = torch.from_numpy(image(64, 2, "open"))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), network(Normalizer()(x)))
+
+
+class Trap:
+    def __reduce__(self):
+        return (print, ("pickled code was run",))
+
+
+@pytest.mark.parametrize("content", [{"conv1.weight": torch.zeros(3)}, Trap(), [1, 2], b"not a torch file"])
+def test_a_bad_file_is_named_and_runs_nothing(weights_path, capsys, content):
+    if isinstance(content, bytes):
+        weights_path.write_bytes(content)
+    else:
+        torch.save(content, weights_path)
+    with pytest.raises(WeightsUnavailable) as caught:
+        build_resnet50()
+    message = str(caught.value)
+    assert str(weights_path) in message
+    assert WEIGHTS_URL in message
+    assert "\n" not in message
+    assert "pickled code was run" not in capsys.readouterr().out
+
+
+def test_top1_is_per_image():
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 1.0, 2.0]])
+    assert top1(logits, torch.tensor([1, 2, 2])).tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="expected"):
+        top1(logits, torch.tensor([1]))
+
+
+def test_accuracy_is_for_imagenets_classes_only():
+    imagenet = [f"n{i:08d}" for i in range(1000)]
+    assert why_no_accuracy(imagenet) == ""
+    assert "has 3 classes" in why_no_accuracy(imagenet[:3])
+    assert why_no_accuracy([f"class{i}" for i in range(1000)])
+    assert why_no_accuracy(imagenet[::-1])  # index i would be another class

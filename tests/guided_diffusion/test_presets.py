@@ -1,0 +1,153 @@
+"""The table of named networks, and what may be changed in it."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from guided_diffusion.presets import ABOUT, DEFAULT, DEFAULTS, PRESETS, resolve
+from guided_diffusion.script_util import create_model
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+SMALL = ["tiny", "small", "medium"]
+
+
+def on_meta(kwargs):
+    with torch.device("meta"):
+        return create_model(**kwargs)
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def raises(text):
+    return pytest.raises(ValueError, match=re.escape(text))
+
+
+def test_presets_import_no_torch():
+    code = "import sys, guided_diffusion.presets as p; p.resolve(p.DEFAULT); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_defaults_are_create_models_own():
+    parameters = inspect.signature(create_model).parameters.values()
+    own = {p.name: p.default for p in parameters if p.default is not p.empty}
+    assert own == DEFAULTS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_builds_and_says_its_size(name):
+    kwargs = resolve(name)
+    assert set(kwargs) == {*DEFAULTS, "image_size", "num_channels", "num_res_blocks"}
+    assert all(isinstance(value, str | int | float) for value in kwargs.values())
+    millions = count(on_meta(kwargs)) / 1e6
+    said = float(re.match(r"([\d.]+)M parameters, ", ABOUT[name])[1])
+    assert said == round(millions, 0 if millions >= 10 else 1)
+    assert "\n" not in ABOUT[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "in_channels"), [("adm256_uncond_keys.json", 3), ("adm256_cond_keys.json", 6)]
+)
+def test_default_is_the_published_network(name, in_channels):
+    keys = json.loads((GOLDEN / name).read_text())["keys"]
+    model = on_meta(resolve(DEFAULT, in_channels=in_channels))
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == keys
+    assert not resolve(DEFAULT)["use_fp16"]
+
+
+def test_other_adm_networks_have_the_published_sizes():
+    """ADM's paper gives 296M, 422M and 559M, with class labels and learned variances."""
+    sizes = {}
+    for name in ("adm-64", "adm-128", "adm-512"):
+        sizes[name] = round(count(on_meta(resolve(name, class_cond=True, learn_sigma=True))) / 1e6)
+    assert sizes == {"adm-64": 296, "adm-128": 422, "adm-512": 559}
+
+
+@pytest.mark.parametrize("in_channels", [3, 6])
+@pytest.mark.parametrize("name", SMALL)
+def test_small_networks_run_at_several_sizes(name, in_channels):
+    model = create_model(**resolve(name, in_channels=in_channels)).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for height, width in ((32, 32), (48, 64)):
+            assert model(torch.randn(1, in_channels, height, width), torch.ones(1)).shape == (
+                1,
+                3,
+                height,
+                width,
+            )
+
+
+def test_tiny_network_learns():
+    model = create_model(**resolve("tiny"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    x, t = torch.randn(4, 3, 16, 16), torch.full((4,), 500.0)
+    losses = []
+    for _ in range(20):
+        loss = (model(x, t) - x.roll(1, 3)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_overrides_replace_and_none_keeps():
+    kwargs = resolve("tiny", num_channels=64, channel_mult="1,2", attention_resolutions="32", dropout=None)
+    changed = {key for key, value in kwargs.items() if value != PRESETS["tiny"][key]}
+    assert changed == {"num_channels", "channel_mult", "attention_resolutions"}
+    assert on_meta(kwargs).input_blocks[0][0].out_channels == 64
+
+
+def test_resolve_gives_plain_text_and_a_copy():
+    kwargs = resolve("adm-512", channel_mult=(0.5, 1, 2.0), attention_resolutions=[256, 128])
+    assert kwargs["channel_mult"] == "0.5,1,2"
+    assert kwargs["attention_resolutions"] == "256,128"
+    assert resolve("adm-256", channel_mult="")["channel_mult"] == "1,1,2,2,4,4"
+    kwargs["num_channels"] = 1
+    assert resolve("adm-512")["num_channels"] == PRESETS["adm-512"]["num_channels"] == 256
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_saved_arguments_resolve_to_themselves(name):
+    kwargs = json.loads(json.dumps(resolve(name)))
+    assert kwargs == resolve(name)
+    again = {key: value for key, value in kwargs.items() if key != "image_size"}
+    assert resolve(name, **again) == kwargs
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (
+            {"name": "huge"},
+            "no network named 'huge'; known: adm-256, adm-64, adm-128, adm-512, tiny, small, medium",
+        ),
+        ({"name": "tiny", "depth": 3}, "'depth' cannot be changed in a named network; what can: "),
+        ({"name": "tiny", "image_size": 32}, "'image_size' cannot be changed"),
+        (
+            {"name": "tiny", "attention_resolutions": "8"},
+            "the levels of tiny are 64, 32, 16; name some of these",
+        ),
+        (
+            {"name": "adm-256", "channel_mult": "1,2"},
+            "attention_resolutions 32,16,8: the levels of adm-256 are 256, 128",
+        ),
+        ({"name": "tiny", "channel_mult": "1,2,wide"}, "channel_mult is positive numbers with commas"),
+        (
+            {"name": "small", "channel_mult": "", "attention_resolutions": "0.5"},
+            "attention_resolutions is positive whole",
+        ),
+    ],
+)
+def test_wrong_names_and_overrides(args, text):
+    with raises(text) as caught:
+        resolve(**args)
+    assert "\n" not in str(caught.value)

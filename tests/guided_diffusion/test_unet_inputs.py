@@ -1,0 +1,151 @@
+"""What goes into the network and its constructor: shapes, times, classes, and the errors for wrong ones."""
+
+import math
+import re
+
+import pytest
+import torch
+
+from guided_diffusion.nn import timestep_embedding
+from guided_diffusion.script_util import DIFFUSION_ARGUMENTS, create_model
+
+TINY = {
+    "image_size": 64,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,1",
+    "attention_resolutions": "",
+    "num_head_channels": 16,
+    "use_scale_shift_norm": True,
+    "resblock_updown": True,
+}
+
+
+def tiny(**kwargs):
+    """A small network none of whose layers is zero (fresh networks give zeros)."""
+    model = create_model(**{**TINY, **kwargs})
+    for p in model.parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.1)
+    return model
+
+
+def raises(text):
+    return pytest.raises(ValueError, match=re.escape(text))
+
+
+def test_timestep_embedding_is_cosines_then_sines():
+    emb = timestep_embedding(torch.tensor([0.1, 777.25], dtype=torch.float64), 32)
+    assert emb.dtype == torch.float32
+    for row, t in zip(emb.tolist(), [0.1, 777.25]):
+        angles = [t * math.exp(-math.log(10_000) * i / 16) for i in range(16)]
+        assert row == pytest.approx([*map(math.cos, angles), *map(math.sin, angles)], abs=1e-4)
+
+
+@pytest.mark.parametrize("updown", [True, False])
+@pytest.mark.parametrize("scale_shift", [True, False])
+@pytest.mark.parametrize("size", [(64, 64), (16, 40), (2, 2)])
+def test_any_size_that_the_levels_divide(size, updown, scale_shift):
+    model = tiny(resblock_updown=updown, use_scale_shift_norm=scale_shift)
+    assert model(torch.randn(3, 3, *size), torch.rand(3)).shape == (3, 3, *size)
+
+
+def test_images_of_a_batch_do_not_mix():
+    model = tiny()
+    x, t = torch.randn(3, 3, 16, 16), torch.tensor([1.0, 20.0, 300.0])
+    with torch.inference_mode():
+        together = model(x, t)
+        alone = torch.cat([model(x[i : i + 1], t[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_time_matters_and_may_be_whole_numbers():
+    model = tiny()
+    x = torch.randn(1, 3, 16, 16)
+    assert torch.equal(model(x, torch.tensor([5])), model(x, torch.tensor([5.0])))
+    assert not torch.allclose(model(x, torch.tensor([5])), model(x, torch.tensor([6])), atol=1e-6)
+
+
+def test_six_input_channels():
+    assert tiny(in_channels=6)(torch.randn(1, 6, 16, 16), torch.rand(1)).shape == (1, 3, 16, 16)
+    with raises("x is [B,6,H,W]"):
+        tiny(in_channels=6)(torch.randn(1, 3, 16, 16), torch.rand(1))
+
+
+def test_classes():
+    model = tiny(class_cond=True)
+    x, t = torch.randn(2, 3, 16, 16), torch.rand(2)
+    assert not torch.allclose(
+        model(x, t, torch.tensor([0, 1])), model(x, t, y=torch.tensor([0, 999])), atol=1e-6
+    )
+    with raises("this network takes y, one of 1000 classes per image"):
+        model(x, t)
+    with raises("y needs one class per image, shape [2]; got [1]"):
+        model(x, t, torch.tensor([0]))
+    with raises("this network takes no y"):
+        tiny()(x, t, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("size", [(15, 16), (16, 15)])
+def test_size_not_divisible(size):
+    with raises(f"multiples of 2 for this network; got {size[0]}x{size[1]}"):
+        tiny()(torch.randn(1, 3, *size), torch.rand(1))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1)])
+def test_one_time_per_image(shape):
+    with raises(f"t needs one time per image, shape [2]; got {list(shape)}"):
+        tiny()(torch.randn(2, 3, 16, 16), torch.rand(shape))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"num_channels": 48}, "multiple of 32 on every level; got 48 x 1 = 48"),
+        ({"channel_mult": "1,1.25"}, "multiple of 32 on every level; got 32 x 1.25 = 40"),
+        ({"num_channels": 0}, "got 0 x 1 = 0"),
+        ({"num_channels": 33, "channel_mult": "32"}, "num_channels must be even; got 33"),
+        ({"channel_mult": ""}, None),
+        ({"channel_mult": "", "image_size": 96}, 'for 96 name it, such as "1,2,2"'),
+        ({"channel_mult": "1,two"}, "channel_mult is positive numbers"),
+        ({"channel_mult": "1,-2"}, "channel_mult is positive numbers"),
+        ({"channel_mult": "1,,2"}, "channel_mult is positive numbers"),
+        ({"channel_mult": []}, "channel_mult needs at least one number"),
+        ({"attention_resolutions": "16,x"}, "attention_resolutions is positive whole numbers"),
+        ({"attention_resolutions": "0"}, "attention_resolutions is positive whole numbers"),
+        ({"num_head_channels": 24}, "num_head_channels must divide the 32 channels"),
+        ({"num_head_channels": -1, "num_heads": 5}, "num_heads must divide the 32 channels"),
+        ({"num_head_channels": 0}, "num_head_channels must divide the 32 channels"),
+        ({"num_res_blocks": 0}, "num_res_blocks must be at least 1; got 0"),
+        ({"dropout": 1.5}, "dropout probability has to be between 0 and 1, but got 1.5"),
+        ({"depth": 3, "use_kl": True}, "no argument named depth"),
+    ],
+)
+def test_wrong_arguments(kwargs, text):
+    with torch.device("meta"):
+        if text is None:
+            create_model(**{**TINY, **kwargs})
+            return
+        with raises(text) as caught:
+            create_model(**{**TINY, **kwargs})
+    assert "\n" not in str(caught.value)
+
+
+def test_arguments_of_adms_diffusion_are_ignored():
+    with torch.device("meta"):
+        model = create_model(**TINY, **dict.fromkeys(DIFFUSION_ARGUMENTS, "any"))
+    assert len(model.state_dict()) == len(tiny().state_dict())
+
+
+def test_numbers_may_come_as_sequences():
+    with torch.device("meta"):
+        text = create_model(**{**TINY, "channel_mult": "1,2", "attention_resolutions": "64,32"})
+        numbers = create_model(**{**TINY, "channel_mult": (1, 2), "attention_resolutions": [64, 32]})
+    assert list(text.state_dict()) == list(numbers.state_dict())
+
+
+def test_wrong_precision_and_checkpointing():
+    with raises("torch.bfloat16; not in torch.int8"):
+        tiny().convert_torso(torch.int8)
+    with raises("none, attention, all; not 'some'"):
+        tiny().set_checkpointing("some")

@@ -1,0 +1,234 @@
+"""Files made to harm: pickles that would run code or exhaust the machine, and damaged copies of good files.
+
+Every pickle that would run code would leave a file in the folder given to `attacks`; a test looks there.
+"""
+
+import builtins
+import os
+import pickle
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+# instructions by which a damaged byte hurts most
+_SPICES = [
+    b"cposix\nsystem\n",
+    b"cbuiltins\neval\n",
+    b"\x93",
+    b"R",
+    b"b",
+    b"\x81",
+    b"(",
+    b"t",
+    b"0",
+    b"2",
+    b"Q",
+    b"r\xff\xff\xff\xff",
+    b"\x8b\xff\xff\xff\x7f",
+    b"\x8d" + b"\xff" * 8,
+    b"\x96" + b"\xff" * 7 + b"\x0f",
+    b"}",
+    b"]",
+    b"u",
+    b"e",
+    b"h\x00",
+    b".",
+]
+
+
+class Call:
+    """Unpickled by Python itself, it calls `function(*args)`."""
+
+    def __init__(self, function, *args) -> None:
+        self.reduced = (function, args)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+class SideEffect:
+    """A class of our own whose state is written to a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __setstate__(self, state: dict) -> None:
+        Path(state["path"]).write_text("executed")
+
+
+def text(value: str) -> bytes:
+    """The instruction that pushes a text."""
+    data = value.encode()
+    return b"X" + len(data).to_bytes(4, "little") + data
+
+
+def namespace(state: bytes) -> bytes:
+    """A pickle of an argparse.Namespace filled with what `state` pushes."""
+    return b"\x80\x04cargparse\nNamespace\n)\x81" + state + b"b."
+
+
+def option(value: bytes) -> bytes:
+    """A pickle of a Namespace whose option `seed` is what `value` pushes."""
+    return namespace(b"}" + text("seed") + value + b"s")
+
+
+def attacks(folder: Path) -> dict[str, bytes]:
+    """Pickles that run code when Python reads them, by name; the code would put a file into `folder`."""
+    victim = str(folder / "executed")
+    touch = f"touch {victim}"
+    python = f"open({victim!r}, 'w').close()"
+    calls = {
+        "os.system": Call(os.system, touch),
+        "subprocess.Popen": Call(subprocess.Popen, ["touch", victim]),
+        "builtins.exec": Call(builtins.exec, python),
+        "builtins.eval": Call(builtins.eval, python),
+        "builtins.open": Call(builtins.open, victim, "w"),
+        "os.mkdir": Call(os.mkdir, victim),
+        "a class of ours": SideEffect(Path(victim)),
+    }
+    found = {}
+    for name, call in calls.items():
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            found[f"{name}, protocol {protocol}"] = pickle.dumps(call, protocol=protocol)
+            inside = pickle.dumps({"seed": [call]}, protocol=protocol)
+            found[f"{name} in a dict, protocol {protocol}"] = inside
+        pushed = pickle.dumps(call, protocol=2)[2:-1]
+        found[f"{name} as an option"] = option(pushed)
+        found[f"{name} as the state"] = namespace(pushed)
+    return found | _gadgets(touch, victim)
+
+
+def _gadgets(touch: str, victim: str) -> dict[str, bytes]:
+    """Ways to a function through modules that are allowed, and by rarer instructions."""
+    call = text(touch) + b"\x85R."
+    by_text = {
+        "a dotted name": ("argparse", "_sys.modules"),
+        "a module's module": ("argparse", "_os.system"),
+        "through pathlib": ("pathlib", "os.system"),
+        "another class of argparse": ("argparse", "FileType"),
+        "a method": ("pathlib", "Path.touch"),
+        "a subclass list": ("argparse", "Namespace.__class__.__subclasses__"),
+        "namedtuple": ("collections", "namedtuple"),
+        "no text": ("", ""),
+    }
+    found = {
+        f"{name}, STACK_GLOBAL": b"\x80\x04" + text(m) + text(n) + b"\x93" + call
+        for name, (m, n) in by_text.items()
+    }
+    found |= {f"{name}, GLOBAL": f"c{m}\n{n}\n".encode() + call for name, (m, n) in by_text.items()}
+    found |= {
+        "INST": b"(" + text(touch) + b"iposix\nsystem\n.",
+        "OBJ": b"(cposix\nsystem\n" + text(touch) + b"o.",
+        "EXT1": b"\x80\x02\x82\x01" + call,
+        "EXT4": b"\x80\x02\x84\x01\x00\x00\x00" + call,
+        "PERSID": b"P" + touch.encode() + b"\n.",
+        "BINPERSID": text(touch) + b"Q.",
+        "NEWOBJ_EX": b"\x80\x04cargparse\nFileType\n" + text("w") + b"\x85}\x92" + text(victim) + b"\x85R.",
+        "NEWOBJ": b"\x80\x02cposix\nsystem\n" + text(touch) + b"\x85\x81.",
+        "NEXT_BUFFER": b"\x80\x05\x97.",
+        "copyreg reconstructs another class": (
+            b"ccopyreg\n_reconstructor\n(cargparse\nFileType\nc__builtin__\nobject\nNtR."
+        ),
+        "call a path": b"cpathlib\nPosixPath\n" + text(victim) + b"\x85R(tR.",
+        "call a Namespace's argument": b"cargparse\nNamespace\ncposix\nsystem\n\x85R.",
+    }
+    return found
+
+
+def oddities() -> dict[str, bytes]:
+    """Pickles that are well-formed, run nothing, and yet are no options."""
+    return {
+        "a class attribute": namespace(b"}" + text("__class__") + b"Ns"),
+        "the dictionary itself": namespace(b"}" + text("__dict__") + b"}s"),
+        "a method's name": namespace(b"}" + text("_get_kwargs") + b"K\x01s"),
+        "a name with a line break": namespace(b"}" + text("seed\nname") + b"K\x01s"),
+        "a state that is a tuple": namespace(b"}}\x86"),
+        "slots": namespace(b"N}" + text("__class__") + b"K\x01s\x86"),
+        "number keys": namespace(b"}K\x01K\x02s"),
+        "a Namespace with items": b"cargparse\nNamespace\n)\x81" + text("a") + b"K\x01s.",
+        "a path filled": b"cpathlib\nPosixPath\n" + text("a") + b"\x85R}" + text("_str") + b"K\x01sb.",
+        "a path of numbers": option(b"cpathlib\nPosixPath\nK\x01\x85R"),
+        "a class as an option": option(b"cargparse\nNamespace\n"),
+        "a zero byte": option(text("a\0b")),
+        "a huge number": option(b"\x8b\x00\x04\x00\x00" + b"\x7f" * 1024),
+        "a list instead of options": b"].",
+        "a number instead of options": b"K\x01.",
+        "nothing on the stack": b".",
+        "only a mark": b"(.",
+        "values left over": b"K\x01" + option(b"N"),
+        "trailing bytes": option(b"N") + b"x",
+        "a second pickle": option(b"N") * 2,
+        "no end": option(b"N")[:-1],
+        "unknown protocol": b"\x80\x63" + option(b"N")[2:],
+        "an unknown memo entry": option(b"h\x09"),
+        "a web page": b"<!DOCTYPE html><html><title>Sign in</title></html>",
+        "zeros": bytes(100),
+    }
+
+
+def bombs() -> dict[str, bytes]:
+    """Small pickles that would take all memory, all time, or the C stack."""
+
+    # x -> (x, x), and x -> [x, x], sixty times
+    tuples = b")q\x00" + b"h\x00\x86q\x00" * 60
+    lists = b"(" * 60 + b"]q\x00" + b"h\x00lq\x00" * 60
+    return {
+        "doubling lists": option(lists),
+        "doubling tuples": option(tuples),
+        "a doubling tuple as a key": option(b"}" + tuples + b"K\x01s"),
+        "a doubling tuple in a set": option(b"\x8f(" + tuples + b"\x90"),
+        "a deep list": option(b"]" * 50_000 + b"a" * 49_999),
+        "a deep tuple": option(b")" + b"\x85" * 50_000),
+        "a deep tuple as a key": option(b"})" + b"\x85" * 50_000 + b"K\x01s"),
+        "a deep tuple in a frozenset": option(b"()" + b"\x85" * 50_000 + b"\x91"),
+        "a list in itself": option(b"]q\x00h\x00a"),
+        "a dictionary in itself": option(b"}q\x00" + text("a") + b"h\x00s"),
+        "numbers that collide": option(
+            b"}(" + b"".join(b"J" + (i << 16).to_bytes(4, "little") + b"N" for i in range(20_000)) + b"u"
+        ),
+        "a text of 2^62 bytes": option(b"\x8d" + (2**62).to_bytes(8, "little") + b"a"),
+        "bytes of 2^40": option(b"\x8e" + (2**40).to_bytes(8, "little")),
+        "a byte array of 2^40": option(b"\x96" + (2**40).to_bytes(8, "little")),
+        "a number of 2^31 bytes": option(b"\x8b\xff\xff\xff\x7f"),
+        "a number of 10^5 digits": option(b"L" + b"9" * 100_000 + b"L\n"),
+        "a memo entry 2^32-1": option(b"Nr\xff\xff\xff\xff") + b"x",
+        "a memo entry by text": option(b"Np99999999999999999999\n") + b"x",
+        "marks only": b"(" * 200_000,
+        "sets only": b"\x8f" * 200_000 + b".",
+        "a megabyte too much": option(text("a" * 2**20)),
+    }
+
+
+def damaged(good: list[bytes], count: int, seed: int = 0) -> Iterator[bytes]:
+    """`count` copies of the files in `good` with one to four faults each."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        data = bytearray(draw.choice(good))
+        for _ in range(draw.choice([1, 1, 2, 4])):
+            _damage(data, draw, good)
+        yield bytes(data)
+
+
+def _damage(data: bytearray, draw: random.Random, good: list[bytes]) -> None:
+    where = draw.randrange(len(data) + 1)
+    until = min(len(data), where + draw.choice([1, 2, 4, 8, 64]))
+    kind = draw.randrange(8)
+    if kind == 0 and where < len(data):
+        data[where] ^= 1 << draw.randrange(8)
+    elif kind == 1 and where < len(data):
+        data[where] = draw.randrange(256)
+    elif kind == 2:
+        del data[where:until]
+    elif kind == 3:
+        data[where:where] = draw.randbytes(draw.choice([1, 2, 8, 32]))
+    elif kind == 4:
+        data[where:where] = data[where:until] * draw.choice([1, 2, 50])
+    elif kind == 5:
+        del data[where:]
+    elif kind == 6:
+        data[where : where + draw.choice([0, 1, 4])] = draw.choice(_SPICES)
+    elif kind == 7:
+        other = draw.choice(good)
+        start = draw.randrange(len(other))
+        data[where:where] = other[start : start + draw.randrange(64)]

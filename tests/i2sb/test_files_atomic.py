@@ -1,0 +1,212 @@
+"""Files that are whole or not there, whatever happens while they are written; locks between processes."""
+
+import os
+import resource
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from processes import as_child, names, python, readonly_folder
+
+from i2sb.errors import UserError
+from i2sb.runtime.files import atomic_write, lock
+
+# --- atomic_write
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "new folder" / "file"
+    with atomic_write(path) as file:
+        file.write(b"12")
+        file.write(memoryview(np.arange(2, dtype=np.int16)))
+        assert not path.exists()
+    assert path.read_bytes() == b"12\0\0\1\0"
+    assert names(path.parent) == ["file"]
+
+
+def test_the_umask_decides_on_the_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "file") as file:
+            file.write(b"1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), OSError("of something else")])
+def test_a_failing_block_leaves_all_as_it_was(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write():
+        with atomic_write(path) as file:
+            file.write(b"new")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        write()
+    assert caught.value is error
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "file"
+    link.symlink_to("disk/file")
+    with atomic_write(link) as file:
+        file.write(b"1")
+    assert link.is_symlink()
+    assert (tmp_path / "disk/file").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("save", ["torch.save", "np.savez", "file.write"])
+def test_a_full_disk_is_told_in_one_line(tmp_path, save):
+    """A limit on the size of files stands for the full disk: writing fails half way in the same manner."""
+    path = tmp_path / "latest.pt"
+    path.write_bytes(b"old")
+    size = 200_000
+    savers = {
+        "torch.save": lambda file: torch.save({"a": torch.zeros(size), "b": torch.ones(size)}, file),
+        "np.savez": lambda file: np.savez(file, a=np.zeros(size), b=np.ones(size)),
+        "file.write": lambda file: file.write(bytes(4 * size)),
+    }
+
+    def write():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        with atomic_write(path) as file:
+            savers[save](file)
+
+    kept = "(the file there is as it was)"
+    assert as_child(write) == f"UserError: {path}: cannot be written: File too large {kept}"
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["latest.pt"]
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(UserError) as caught, atomic_write(tmp_path / "file/below/x"):
+        pass
+    assert str(caught.value) == f"{tmp_path}/file/below/x: cannot be written: Not a directory"
+
+
+def test_a_readonly_folder():
+    def write():
+        with atomic_write(folder / "file"):
+            pass
+
+    with readonly_folder() as folder:
+        answer = as_child(write, no_root=True)
+        kept = "(the file there is as it was)"
+        assert answer == f"UserError: {folder}/file: cannot be written: Permission denied {kept}"
+
+
+WRITE_AND_WAIT = """
+import sys
+from i2sb.runtime.files import atomic_write
+with atomic_write(sys.argv[1]) as file:
+    file.write(b"half")
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_a_killed_writer_left_is_swept_and_a_living_one_is_not(tmp_path):
+    path = tmp_path / "a[b]*.pt"
+    dead, alive = python(WRITE_AND_WAIT, path), python(WRITE_AND_WAIT, path)
+    for process in (dead, alive):
+        assert process.stdout.readline() == "writing\n"
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate()
+    assert len(names(tmp_path)) == 2
+    with atomic_write(path) as file:
+        file.write(b"whole")
+    assert len(names(tmp_path)) == 2  # the file, and the draft of the one that lives
+    assert path.read_bytes() == b"whole"
+    alive.communicate("\n")
+    assert alive.returncode == 0
+    assert path.read_bytes() == b"half"
+    assert names(tmp_path) == [path.name]
+
+
+def test_many_writers_leave_one_whole_file(tmp_path):
+    path = tmp_path / "file"
+    texts = [bytes([i]) * 100_000 for i in range(8)]
+
+    def write(text):
+        for _ in range(5):
+            with atomic_write(path) as file:
+                file.write(text)
+
+    threads = [threading.Thread(target=write, args=[text]) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in texts
+    assert names(tmp_path) == ["file"]
+
+
+# --- lock
+
+COUNT_UP = """
+import sys
+from pathlib import Path
+from i2sb.runtime.files import lock
+counter = Path(sys.argv[1])
+for _ in range(100):
+    with lock(sys.argv[2]):
+        counter.write_text(str(int(counter.read_text()) + 1))
+"""
+
+
+def test_the_lock_keeps_processes_apart(tmp_path):
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    processes = [python(COUNT_UP, counter, tmp_path / "lock") for _ in range(3)]
+    for process in processes:
+        assert process.communicate()[1] == ""
+    assert counter.read_text() == "300"
+    assert names(tmp_path) == ["counter"]
+
+
+HOLD = """
+import sys
+from i2sb.runtime.files import lock
+with lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("death", [False, True])
+def test_waiting_is_told_once_and_ends(tmp_path, death):
+    holder = python(HOLD, tmp_path / "lock")
+    assert holder.stdout.readline() == "held\n"
+    told = []
+
+    def on_wait():
+        told.append(1)
+        if death:
+            holder.kill()
+        else:
+            holder.stdin.write("\n")
+            holder.stdin.flush()
+
+    with lock(tmp_path / "lock", on_wait):
+        assert told == [1]
+    holder.communicate()
+    with lock(tmp_path / "lock", on_wait):
+        assert told == [1]
+
+
+def test_the_lock_is_freed_by_an_error(tmp_path):
+    with pytest.raises(ValueError, match="x"), lock(tmp_path / "lock"):
+        raise ValueError("x")
+    with lock(tmp_path / "lock", lambda: pytest.fail("still locked")):
+        pass
+    with pytest.raises(OSError, match="No such file"), lock(tmp_path / "missing/lock"):
+        pass

@@ -1,0 +1,103 @@
+"""A small real HTTP server on this machine whose behaviour a test scripts."""
+
+import http.server
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+PERMISSION_PAGE = (
+    b"<!DOCTYPE html><html><head><title>Google Drive - Access Denied</title></head>"
+    b"<body>You need permission</body></html>"
+)
+
+
+@dataclass
+class Site:
+    """What the server has and does; `requests` are the (path, Range header) that came."""
+
+    data: bytes = b""
+    etag: str | None = '"one"'
+    last_modified: str | None = None
+    ranges: bool = True  # whether it sends parts
+    cuts: list[int] = field(default_factory=list)  # the n-th answer breaks off after so many bytes
+    status: int = 200
+    content_type: str = "application/octet-stream"
+    length: int | None = None  # announced instead of the true one
+    answer: Callable[["Handler"], None] | None = None  # does all of it instead
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    url: str = ""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        site = self.server.site
+        site.requests.append((self.path, self.headers.get("Range")))
+        self.close_connection = True
+        if site.answer is not None:
+            site.answer(self)
+        else:
+            self.send_part(site)
+
+    def send_part(self, site: Site) -> None:
+        start = self._start(site)
+        headers = {"ETag": site.etag, "Last-Modified": site.last_modified, "Content-Type": site.content_type}
+        if start > 0 and start >= len(site.data):
+            self.send_page(b"", 416, {"Content-Range": f"bytes */{len(site.data)}"})
+            return
+        body = site.data[start:]
+        if start > 0:
+            headers["Content-Range"] = f"bytes {start}-{len(site.data) - 1}/{len(site.data)}"
+        cut = site.cuts.pop(0) if site.cuts else len(body)
+        self.send_page(body[:cut], 206 if start > 0 else site.status, headers, site.length or len(body))
+
+    def _start(self, site: Site) -> int:
+        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        condition = self.headers.get("If-Range")
+        unchanged = condition is None or condition in (site.etag, site.last_modified)
+        return int(found[1]) if found and site.ranges and unchanged else 0
+
+    def send_page(
+        self, body: bytes, status: int = 200, headers: dict | None = None, length: int = -1
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {"Content-Type": "text/html; charset=utf-8"}).items():
+            if value is not None:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body) if length < 0 else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that hang up are part of the tests."""
+
+
+@contextmanager
+def serving(site: Site) -> Iterator[Site]:
+    server = _Server(("127.0.0.1", 0), Handler)
+    server.site = site
+    site.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def closed_address() -> str:
+    """An address of this machine where nobody listens."""
+    with serving(Site()) as site:
+        return site.url
