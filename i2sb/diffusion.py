@@ -75,7 +75,9 @@ class Diffusion:
         std = self.std_fwd[step]
         return std if xdim is None else std.reshape(-1, *[1] * len(xdim))
 
-    def q_sample(self, step: Tensor, x0: Tensor, x1: Tensor, ot_ode: bool = False, *, randn: Noise = torch.randn_like):
+    def q_sample(
+        self, step: Tensor, x0: Tensor, x1: Tensor, ot_ode: bool = False, *, randn: Noise = torch.randn_like
+    ):
         """Draw x_n from the marginal, Eq. 11 (its mean when `ot_ode`). step: LongTensor [B]. Returns [B,C,H,W]."""
         shape = (-1, *[1] * (x0.dim() - 1))
         mu_x0, mu_x1, std_sb = (t[step].reshape(shape) for t in (self.mu_x0, self.mu_x1, self.std_sb))
@@ -85,7 +87,14 @@ class Diffusion:
         return xt.detach()
 
     def p_posterior(
-        self, nprev: int, n: int, x_n: Tensor, x0: Tensor, ot_ode: bool = False, *, randn: Noise = torch.randn_like
+        self,
+        nprev: int,
+        n: int,
+        x_n: Tensor,
+        x0: Tensor,
+        ot_ode: bool = False,
+        *,
+        randn: Noise = torch.randn_like,
     ) -> Tensor:
         """Draw x_nprev given x_n and (predicted) x0, Eq. 4; its mean when `ot_ode` or nprev is 0.
 
@@ -155,8 +164,15 @@ class Diffusion:
 
 def _check_steps(steps, log_steps, length: int) -> tuple[list[int], set[int]]:
     steps = [int(n) for n in steps]
-    if len(steps) < 2 or steps[0] != 0 or steps[-1] >= length or any(a >= b for a, b in zip(steps, steps[1:])):
-        raise ValueError(f"steps must ascend from 0 to at most {length - 1}, two at least, got {steps[:5]}..{steps[-1:]}")
+    if (
+        len(steps) < 2
+        or steps[0] != 0
+        or steps[-1] >= length
+        or any(a >= b for a, b in zip(steps, steps[1:]))
+    ):
+        raise ValueError(
+            f"steps must ascend from 0 to at most {length - 1}, two at least, got {steps[:5]}..{steps[-1:]}"
+        )
     wanted = set(steps[:-1]) if log_steps is None else {int(n) for n in log_steps}
     if 0 not in wanted:
         raise ValueError("log_steps must contain step 0, the final image")
