@@ -168,7 +168,7 @@ def _check_steps(steps, log_steps, length: int) -> tuple[list[int], set[int]]:
         len(steps) < 2
         or steps[0] != 0
         or steps[-1] >= length
-        or any(a >= b for a, b in zip(steps, steps[1:]))
+        or sorted(set(steps)) != steps
     ):
         raise ValueError(
             f"steps must ascend from 0 to at most {length - 1}, two at least, got {steps[:5]}..{steps[-1:]}"
