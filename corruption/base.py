@@ -6,6 +6,7 @@ shape, device and dtype and is not clamped (the published operators do not clamp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 SIZE_MULTIPLE = 16
+
+Source = torch.Generator | Callable[[int, int], Tensor]
+"""Where random whole numbers come from: a generator, or a function (high, count) -> LongTensor [count]."""
 
 
 class Corruption(nn.Module):
@@ -36,6 +40,8 @@ class Corruption(nn.Module):
     """True: `forward` returns (image, mask)."""
     uses_mask_bank: ClassVar[bool] = False
     """True: the constructor takes `mask_bank` besides `image_size`."""
+    draws_noise: ClassVar[bool] = False
+    """True: `forward` takes `randn` besides, the source of the noise that it puts into images."""
     channels: ClassVar[int] = 3
 
     def __init__(self, image_size: int):
@@ -45,14 +51,14 @@ class Corruption(nn.Module):
         self.image_size = image_size
 
     def forward(
-        self, x: Tensor, index: Tensor | None = None, generator: torch.Generator | None = None
+        self, x: Tensor, index: Tensor | None = None, generator: Source | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Degrade a batch.
 
         Args:
             x: [B,3,S,S] floating point in [-1,1].
             index: LongTensor [B], the images' positions in the evaluation order; None in training.
-            generator: source of this call's random draws; None: torch's global one.
+            generator: source of this call's random draws (one number per image); None: torch's global one.
 
         Returns [B,3,S,S]; with `has_mask` also the mask [B,1,S,S] of x's dtype, 1 = hole.
         Raises ValueError if x has another shape than the operator was built for, or is not floating point.
@@ -82,10 +88,12 @@ class Corruption(nn.Module):
         return f"{self.image_size} px"
 
 
-def draw_integers(high: int, count: int, generator: torch.Generator | None) -> Tensor:
-    """[count] integers uniform in 0..high-1, on the CPU, from `generator` (on any device) or globally."""
-    device = generator.device if generator is not None else "cpu"
-    return torch.randint(high, (count,), generator=generator, device=device).cpu()
+def draw_integers(high: int, count: int, source: Source | None) -> Tensor:
+    """[count] integers uniform in 0..high-1, on the CPU, from `source` or torch's global generator."""
+    if source is not None and not isinstance(source, torch.Generator):
+        return source(high, count).cpu()
+    device = source.device if source is not None else "cpu"
+    return torch.randint(high, (count,), generator=source, device=device).cpu()
 
 
 def check_index(index: Tensor, batch: int) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Corruption, check_index, draw_integers
+from .base import Corruption, Source, check_index, draw_integers
 from .mask_bank import BrushMasks, MaskBank, StoredMasks
 from .registry import corruption
 
@@ -24,14 +24,14 @@ class Inpainting(Corruption):
     has_mask = True
 
     def forward(
-        self, x: Tensor, index: Tensor | None = None, generator: torch.Generator | None = None
+        self, x: Tensor, index: Tensor | None = None, generator: Source | None = None
     ) -> tuple[Tensor, Tensor]:
         """x [B,3,S,S] in [-1,1] -> (image [B,3,S,S], mask [B,1,S,S] of x's dtype and device, 1 = hole)."""
         self.check(x)
         mask = self.masks(len(x), index, generator).to(x)
         return x * (1 - mask) + mask, mask
 
-    def masks(self, batch: int, index: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def masks(self, batch: int, index: Tensor | None, generator: Source | None) -> Tensor:
         """Masks [B,1,S,S] of zeros and ones, of any dtype, on any device."""
         raise NotImplementedError
 
@@ -46,7 +46,7 @@ class CenterHole(Inpainting):
         inside[image_size // 4 : 3 * image_size // 4] = 1
         self.add_table("mask", np.outer(inside, inside)[None, None])
 
-    def masks(self, batch: int, index: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def masks(self, batch: int, index: Tensor | None, generator: Source | None) -> Tensor:
         return self.mask.repeat(batch, 1, 1, 1)
 
 
@@ -74,7 +74,7 @@ class FreeformHoles(Inpainting):
         limits = (image_size, self.low, self.high)
         self.source = BrushMasks(*limits) if stored is None else StoredMasks(stored, *limits)
 
-    def masks(self, batch: int, index: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def masks(self, batch: int, index: Tensor | None, generator: Source | None) -> Tensor:
         if index is None:
             numbers = draw_integers(self.source.count, batch, generator)
         else:

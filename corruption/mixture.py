@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .base import Corruption, check_index, draw_integers
+from .base import Corruption, Source, check_index, draw_integers
 from .build import create_corruption
 from .mask_bank import MaskBank
 from .names import PUBLISHED
@@ -33,6 +33,7 @@ class Mixture(Corruption):
     """
 
     uses_mask_bank = True
+    draws_noise = True
 
     def __init__(self, image_size: int, mask_bank: MaskBank | None = None):
         super().__init__(image_size)
@@ -43,12 +44,13 @@ class Mixture(Corruption):
         self.operators = nn.ModuleList(
             create_corruption(kind, image_size, mask_bank=mask_bank) for kind in KINDS
         )
+        self.num_masks = min(op.source.count for op in self.operators if op.uses_mask_bank)
 
     def forward(
         self,
         x: Tensor,
         index: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Source | None = None,
         randn: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """x [B,3,S,S] in [-1,1] -> [B,3,S,S].
@@ -59,25 +61,27 @@ class Mixture(Corruption):
         """
         self.check(x)
         if index is None:
+            # Drawn for the whole batch whatever is in it: an image's draws do not depend on its neighbours.
             kinds = draw_integers(len(KINDS), len(x), generator)
+            mask_numbers = draw_integers(self.num_masks, len(x), generator)
         else:
             index = check_index(index, len(x))
             kinds = index % len(KINDS)
+            mask_numbers = index
         noise = _randn_like(x, generator) if randn is None else randn(x)
         out = torch.empty_like(x)
         for kind in kinds.unique().tolist():
             rows = (kinds == kind).nonzero().squeeze(1)
-            own_index = None if index is None else index[rows]
             operator = self.operators[kind]
             if operator.has_mask:
-                shown, mask = operator(x[rows], own_index, generator)
+                shown, mask = operator(x[rows], mask_numbers[rows])
                 out[rows] = shown * (1 - mask) + noise[rows] * mask
             else:
-                out[rows] = operator(x[rows], own_index, generator)
+                out[rows] = operator(x[rows], mask_numbers[rows])
         return out
 
 
-def _randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    if generator is None:
+def _randn_like(x: Tensor, generator: Source | None) -> Tensor:
+    if not isinstance(generator, torch.Generator):
         return torch.randn_like(x)
     return torch.randn(x.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)

@@ -7,9 +7,11 @@ is stored uncompressed and mapped into memory, so that the processes of a machin
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,6 +47,25 @@ def fetch_bank(log: Any = None, data_dir: str | os.PathLike = "data") -> Path:
     from i2sb.fetch import fetch
 
     return fetch(FREEFORM_BANK, data_dir, log)
+
+
+def bank_for(opt: Any, imagenet: bool, log: Any) -> Callable[[str], np.ndarray | None] | None:
+    """What `corruption` takes as its bank: a function from kind to masks; None for tasks without such holes.
+
+    The published masks are fetched for ImageNet at 256 px; where they cannot be had, and for all other data,
+    brush strokes take their place, which the log tells.
+
+    opt: corrupt and image_size are read.
+    """
+    if not ("freeform" in opt.corrupt or opt.corrupt == "mixture"):
+        return None
+    unpacked = [Path("data") / f"imagenet_{kind}_masks.npz" for kind in KINDS]
+    if imagenet and opt.image_size == IMAGE_SIZE and not any(path.is_file() for path in unpacked):
+        try:
+            fetch_bank(log)
+        except UserError as error:
+            log.warning(f"[Freeform] {error}; until then brush strokes take the place of the masks")
+    return functools.partial(load_bank, image_size=opt.image_size, log=log)
 
 
 def load_bank(

@@ -21,6 +21,11 @@ from i2sb.errors import UserError
 _WNID = re.compile(r"n\d{8}")  # a class of ImageNet
 
 
+def is_imagenet(classes: Iterable[str]) -> bool:
+    """Whether any class has a name like ImageNet's: published lists, masks and statistics are then meant."""
+    return any(_WNID.fullmatch(name) for name in classes)
+
+
 def build_lmdb_dataset(opt: Any, log: Any, train: bool, transform: Callable | None = None) -> LmdbDataset:
     """The training or validation set in `opt.dataset_dir`, built from its image folder at first call.
 
@@ -55,7 +60,7 @@ def build_lmdb_dataset_val10k(opt: Any, log: Any, transform: Callable | None = N
     dataset = build_lmdb_dataset(opt, log, train=False, transform=transform)
     list_path = getattr(opt, "val_list", None)
     if list_path is None:
-        if not any(_WNID.fullmatch(name) for name in dataset.classes):
+        if not is_imagenet(dataset.classes):
             log.info("[Dataset] not ImageNet: evaluating on the whole validation set, not on the 10k subset")
             return dataset
         list_path = _published_list(log)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evaluation.intervals import bootstrap_interval
 from i2sb.runtime.files import atomic_write
 
 
@@ -27,17 +28,25 @@ METRICS = {
     "psnr": Metric("PSNR [dB]", 2, "↑"),
     "ssim": Metric("SSIM", 4, "↑"),
     "accuracy": Metric("Accuracy [%]", 1, "↑"),
+    "lpips": Metric("LPIPS", 4, "↓"),
     "fid": Metric("FID", 2, "↓"),
+    "kid": Metric("KID x1e3", 3, "↓"),  # its values are times 1000 everywhere, see `kid_score`
 }
+KID_SCALE = 1000
+INTERVAL_NOTE = "± half the width of the 95 % bootstrap interval over images; metrics.json has both ends"
 
 
 @dataclass(frozen=True)
 class Score:
-    """One cell: a value, or None and the reason in `note` (a note may also qualify a value)."""
+    """One cell: a value, or None and the reason in `note` (a note may also qualify a value).
+
+    interval: (low, high), the 95 % interval of the value where one is known, in the value's unit.
+    """
 
     value: float | None
     note: str = ""
     num_images: int | None = None
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.value is not None and not math.isfinite(self.value):
@@ -52,7 +61,8 @@ Scores = Mapping[str, Mapping[str, Score]]  # row -> metric -> score
 def mean_score(values: Any, scale: float = 1.0, note: str = "") -> Score:
     """The mean over images of per-image values [n] (tensor, array or list), times `scale` (100: per cent).
 
-    Infinite PSNRs (images equal to the clean ones) are left out and counted in the note.
+    From two images on it has a bootstrap interval.  Infinite PSNRs (images equal to the clean ones) are left out
+    and counted in the note.
     """
     values = [float(value) for value in values]
     if not values:
@@ -64,7 +74,16 @@ def mean_score(values: Any, scale: float = 1.0, note: str = "") -> Score:
         )
         note = f"{note}; {left_out}" if note else left_out
     value = scale * math.fsum(finite) / len(finite) if finite else None
-    return Score(value, note, len(finite))
+    interval = None
+    if len(finite) >= 2 and value is not None and math.isfinite(value):
+        low, high = bootstrap_interval(finite)
+        interval = (scale * low, scale * high)
+    return Score(value, note, len(finite), interval)
+
+
+def kid_score(mean: float, num_images: int | None = None, note: str = "") -> Score:
+    """`evaluation.kid.kid`'s mean, times 1000: the usual form, in the table and in metrics.json alike."""
+    return Score(KID_SCALE * mean, note, num_images)
 
 
 def metrics_table(scores: Scores, title: str = "") -> Table:
@@ -84,13 +103,20 @@ def metrics_table(scores: Scores, title: str = "") -> Table:
 def _cell(metric: str, score: Score | None) -> str:
     if score is None or score.value is None:
         return "-"
-    return f"{score.value:.{METRICS.get(metric, Metric(metric, 4, '')).digits}f}"
+    digits = METRICS.get(metric, Metric(metric, 4, "")).digits
+    text = f"{score.value:.{digits}f}"
+    if score.interval is not None:
+        low, high = score.interval
+        text += f" ± {(high - low) / 2:.{digits}f}"
+    return text
 
 
 def print_scores(scores: Scores, title: str = "", console: Console | None = None) -> None:
-    """The table, and below it each reason or caveat once, on a line of its own."""
+    """The table, and below it what ± is and each reason or caveat once, on a line of its own."""
     console = console or Console()
     console.print(metrics_table(scores, title))
+    if any(score.interval for row in scores.values() for score in row.values()):
+        console.print(INTERVAL_NOTE, soft_wrap=True, markup=False, highlight=False)
     notes: dict[tuple[str, str], list[str]] = {}
     for name, row in scores.items():
         for metric, score in row.items():
@@ -105,15 +131,22 @@ def print_scores(scores: Scores, title: str = "", console: Console | None = None
 def write_metrics(path: Path, scores: Scores, settings: Mapping[str, Any] | None = None) -> None:
     """metrics.json, atomically: {"settings": {...}, "scores": {row: {metric: {value, note, num_images}}}}.
 
-    Strict JSON: a missing value is null, and its note says why.  Settings that JSON does not know (paths) are
-    written as text.
+    A score that has an interval has "interval": [low, high] too.  Strict JSON: a missing value is null, and its
+    note says why.  Settings that JSON does not know (paths) are written as text.
     """
     content = {
         "settings": dict(settings or {}),
         "scores": {
-            name: {metric: asdict(score) for metric, score in row.items()} for name, row in scores.items()
+            name: {metric: _as_json(score) for metric, score in row.items()} for name, row in scores.items()
         },
     }
     text = json.dumps(content, indent=2, default=str, allow_nan=False, ensure_ascii=False) + "\n"
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def _as_json(score: Score) -> dict[str, Any]:
+    content = asdict(score)
+    if score.interval is None:
+        del content["interval"]
+    return content

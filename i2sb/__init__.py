@@ -2,7 +2,7 @@
 
 import importlib
 
-_HOMES = {"download": "i2sb.runtime.download", "download_ckpt": "i2sb.fetch"}
+_HOMES = {"Runner": "i2sb.runner", "download": "i2sb.runtime.download", "download_ckpt": "i2sb.fetch"}
 __all__ = sorted(_HOMES)
 
 

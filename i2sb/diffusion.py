@@ -75,9 +75,7 @@ class Diffusion:
         std = self.std_fwd[step]
         return std if xdim is None else std.reshape(-1, *[1] * len(xdim))
 
-    def q_sample(
-        self, step: Tensor, x0: Tensor, x1: Tensor, ot_ode: bool = False, *, randn: Noise = torch.randn_like
-    ):
+    def q_sample(self, step: Tensor, x0: Tensor, x1: Tensor, ot_ode: bool = False, *, randn: Noise = torch.randn_like):
         """Draw x_n from the marginal, Eq. 11 (its mean when `ot_ode`). step: LongTensor [B]. Returns [B,C,H,W]."""
         shape = (-1, *[1] * (x0.dim() - 1))
         mu_x0, mu_x1, std_sb = (t[step].reshape(shape) for t in (self.mu_x0, self.mu_x1, self.std_sb))
@@ -164,12 +162,7 @@ class Diffusion:
 
 def _check_steps(steps, log_steps, length: int) -> tuple[list[int], set[int]]:
     steps = [int(n) for n in steps]
-    if (
-        len(steps) < 2
-        or steps[0] != 0
-        or steps[-1] >= length
-        or sorted(set(steps)) != steps
-    ):
+    if len(steps) < 2 or steps[0] != 0 or steps[-1] >= length or sorted(set(steps)) != steps:
         raise ValueError(
             f"steps must ascend from 0 to at most {length - 1}, two at least, got {steps[:5]}..{steps[-1:]}"
         )

@@ -98,14 +98,10 @@ class ExponentialMovingAverage:
             raise ValueError(f"EMA state lacks {', '.join(sorted(missing))}")
         loaded = state["shadow_params"]
         if len(loaded) != len(self.shadow_params):
-            raise ValueError(
-                f"EMA state holds {len(loaded)} tensors, the network has {len(self.shadow_params)}"
-            )
+            raise ValueError(f"EMA state holds {len(loaded)} tensors, the network has {len(self.shadow_params)}")
         for i, (mine, theirs) in enumerate(zip(self.shadow_params, loaded)):
             if mine.shape != theirs.shape:
-                raise ValueError(
-                    f"EMA tensor {i} has shape {tuple(theirs.shape)}, the network's {tuple(mine.shape)}"
-                )
+                raise ValueError(f"EMA tensor {i} has shape {tuple(theirs.shape)}, the network's {tuple(mine.shape)}")
         for mine, theirs in zip(self.shadow_params, loaded):
             mine.copy_(theirs)
         self.decay, self.num_updates = state["decay"], state["num_updates"] or 0

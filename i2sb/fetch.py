@@ -36,9 +36,7 @@ def download_ckpt(ckpt_dir: str | os.PathLike = "data/", log: Any = None) -> Pat
     return fetch(addresses.ADM_WEIGHTS, ckpt_dir, log)
 
 
-def fetch_checkpoint(
-    name: str, results: str | os.PathLike = "results", log: Any = None, **options: Any
-) -> Path:
+def fetch_checkpoint(name: str, results: str | os.PathLike = "results", log: Any = None, **options: Any) -> Path:
     """The folder `results`/NAME with the published latest.pt and options.pkl, fetched unless they are there.
 
     What was fetched is checked before we return: the options are readable, the weights whole.
@@ -50,9 +48,7 @@ def fetch_checkpoint(
         UserError: no checkpoint has that name, it cannot be fetched, or it is damaged.
     """
     if name not in CHECKPOINT_FOLDERS:
-        raise UserError(
-            f"{name}: no published checkpoint has this name; there are {', '.join(CHECKPOINT_FOLDERS)}"
-        )
+        raise UserError(f"{name}: no published checkpoint has this name; there are {', '.join(CHECKPOINT_FOLDERS)}")
     folder = Path(results) / name
     fetched = download_drive_folder(
         CHECKPOINT_FOLDERS[name],

@@ -23,9 +23,7 @@ def make_betas(interval: int, beta_max: float) -> np.ndarray:
         ValueError: interval is odd or below 2, or beta_max is not above 0.
     """
     if interval < 2 or interval % 2:
-        raise ValueError(
-            f"interval must be an even number of at least 2 (the schedule is symmetric), got {interval}"
-        )
+        raise ValueError(f"interval must be an even number of at least 2 (the schedule is symmetric), got {interval}")
     if not beta_max > 0:
         raise ValueError(f"beta_max must be above 0, got {beta_max}")
     roots = np.linspace(BETA_MIN**0.5, (beta_max / interval) ** 0.5, interval, dtype=np.float64)

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from evaluation.published import PUBLISHED
-from evaluation.report_table import Score, mean_score, metrics_table, print_scores, write_metrics
+from evaluation.report_table import Score, kid_score, mean_score, metrics_table, print_scores, write_metrics
 
 REASON = "Inception weights: could not fetch https://a.b/c.pth; put it at /home/[x]/a/very/long/path/c.pth"
 SCORES = {
@@ -19,7 +19,7 @@ SCORES = {
     "restored [b]": {
         "psnr": Score(25.7),
         "ssim": Score(0.8),
-        "lpips": Score(0.25),
+        "niqe": Score(0.25),
         "fid": Score(None, REASON),
     },
 }
@@ -43,7 +43,7 @@ def test_table_shows_rows_columns_and_units():
         "25.70",
         "0.7123",
         "FID ↓",
-        "lpips",
+        "niqe",
         "0.2500",
     ):
         assert cell in text
@@ -53,7 +53,7 @@ def test_table_shows_rows_columns_and_units():
         "PSNR [dB] ↑",
         "SSIM ↑",
         "FID ↓",
-        "lpips",
+        "niqe",
     ]
 
 
@@ -88,14 +88,36 @@ def test_values_that_are_no_number_say_so():
 
 
 def test_mean_over_images():
-    assert mean_score(torch.tensor([20.0, 30.0])) == Score(25.0, "", 2)
-    assert mean_score(torch.tensor([True, False, True, True]), scale=100) == Score(75.0, "", 4)
+    assert mean_score(torch.tensor([20.0, 30.0])) == Score(25.0, "", 2, (20.0, 30.0))
+    per_cent = mean_score(torch.tensor([True, False, True, True]), scale=100)
+    assert (per_cent.value, per_cent.note, per_cent.num_images) == (75.0, "", 4)
+    assert 0 <= per_cent.interval[0] < 75 < per_cent.interval[1] <= 100
+    assert mean_score([3.0]) == Score(3.0, "", 1)
     partly = mean_score([20.0, math.inf, 30.0])
-    assert (partly.value, partly.num_images) == (25.0, 2)
+    assert (partly.value, partly.num_images, partly.interval) == (25.0, 2, (20.0, 30.0))
     assert "1 of 3 images equal the clean ones" in partly.note
     assert mean_score([math.inf]).value is None
     assert mean_score([]).value is None
     assert mean_score([1.0, math.nan]).value is None
+
+
+def test_intervals_are_shown_and_written(tmp_path):
+    values = torch.linspace(20, 30, 100)
+    psnr, lpips = mean_score(values), Score(0.25, interval=(0.2, 0.32))
+    low, high = psnr.interval
+    # The mean's standard error is 0.2916, so both ends lie about 1.96 of it from the mean
+    assert (25 - low, high - 25) == pytest.approx((0.57, 0.57), abs=0.06)
+    scores = {"restored": {"psnr": psnr, "lpips": lpips, "kid": kid_score(0.0012345, 50)}}
+    lines = printed(scores).splitlines()
+    assert any(f"25.00 ± {(high - low) / 2:.2f} " in line and "0.2500 ± 0.0600" in line for line in lines)
+    assert any("LPIPS ↓" in line and "KID x1e3 ↓" in line for line in lines)
+    assert any(" 1.234 " in line for line in lines)
+    assert sum("95 % bootstrap interval" in line for line in lines) == 1
+    assert "bootstrap" not in printed(SCORES)
+    write_metrics(tmp_path / "metrics.json", scores)
+    content = json.loads((tmp_path / "metrics.json").read_text())["scores"]["restored"]
+    assert content["psnr"]["interval"] == [low, high]
+    assert content["kid"] == {"value": pytest.approx(1.2345), "note": "", "num_images": 50}
 
 
 def test_published_table():

@@ -1,0 +1,75 @@
+"""LPIPS: how different two images look, as AlexNet's features tell (Zhang et al. 2018, version 0.1).
+
+The network and the learned weights of its features are torchmetrics'; AlexNet's own weights are torchvision's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.pixels import nearest_uint8, to_float
+from evaluation.weights import broken, fetch, read_state_dict, torch_hub_path
+
+WEIGHTS_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"  # torchvision's IMAGENET1K_V1
+WHAT = "AlexNet weights (for LPIPS)"
+HEADS = "torchmetrics' LPIPS weights"
+MIN_SIZE = 31  # pixels: less vanishes in AlexNet's pooling
+
+
+class Lpips(nn.Module):
+    """Images and clean ones, both [B, 3, H, W] -> distances [B] float32, 0 where they are equal.
+
+    float in about [-1, 1] (clamped) or uint8.  Measured at the images' own size on 8-bit pixels (rounded to
+    nearest, as an image file would hold them), like PSNR and SSIM.
+    Raises ValueError where the two differ in shape, are smaller than 31x31, or hold values that are not finite.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, clean: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape != clean.shape:
+            raise ValueError(f"images {list(images.shape)} and clean {list(clean.shape)} must be the same [B, 3, H, W]")
+        if min(images.shape[-2:]) < MIN_SIZE:
+            size = "x".join(map(str, images.shape[-2:]))
+            raise ValueError(f"images are {size} pixels, LPIPS needs at least {MIN_SIZE}x{MIN_SIZE}")
+        device = next(self.network.parameters()).device
+        seen = (to_float(nearest_uint8(x.to(device))) for x in (images, clean))
+        return self.network(*seen).reshape(-1)
+
+
+def build_lpips(device: str | torch.device = "cpu") -> Lpips:
+    """LPIPS with pretrained weights, in eval mode, frozen.
+
+    Raises WeightsUnavailable where the weights are not here and cannot be fetched.
+    """
+    from torchmetrics.functional.image import lpips
+
+    # torchmetrics' public function makes a new network at each call, and lets torchvision download and unpickle
+    # its weights.  The class behind it starts with random ones (pnet_rand); both files are then read safely here.
+    network = lpips._LPIPS(pretrained=False, net="alex", pnet_rand=True)
+    path = fetch(WEIGHTS_URL, torch_hub_path(WEIGHTS_URL), WHAT)
+    state = read_state_dict(path, WEIGHTS_URL, WHAT)
+    try:
+        # torchvision's "features.3.weight" is "slice2.3.weight" here.
+        layers = {key: state[f"features.{key.partition('.')[2]}"] for key in network.net.state_dict()}
+        network.net.load_state_dict(layers)
+    except (KeyError, RuntimeError, AttributeError) as error:  # other keys, shapes, or no tensors
+        raise broken(path, WEIGHTS_URL, WHAT, error) from error
+    _load_heads(network, Path(lpips.__file__).with_name("lpips_models") / "alex.pth")
+    return Lpips(network).to(device)
+
+
+def _load_heads(network: nn.Module, path: Path) -> None:
+    """One learned weight for each feature.  The five layers of the file are all that it holds."""
+    state = read_state_dict(path, "the torchmetrics package", HEADS)
+    for i, head in enumerate(network.lins):
+        try:
+            head.load_state_dict({"model.1.weight": state[f"lin{i}.model.1.weight"]})
+        except (KeyError, RuntimeError, AttributeError) as error:
+            raise broken(path, "the torchmetrics package", HEADS, error) from error

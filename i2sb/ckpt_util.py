@@ -1,0 +1,170 @@
+"""results/NAME/: latest.pt and the options beside it, as the original writes and reads them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+
+from i2sb.errors import UserError
+from i2sb.options import training_defaults
+from i2sb.runtime.files import atomic_write
+from i2sb.runtime.safe_torch import load_torch
+from i2sb.safe_pickle import dump_namespace, is_secret, load_namespace
+
+RESULTS = Path("results")
+# What a network was trained for: another value would make its weights meaningless.
+BRIDGE_OPTIONS = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1")
+# What may be changed on purpose from one run to the next.
+TASK_OPTIONS = (
+    "corrupt",
+    "image_size",
+    "add_x1_noise",
+    "seed",
+    "batch_size",
+    "microbatch",
+    "num_itr",
+    "lr",
+    "lr_gamma",
+    "lr_step",
+    "l2_norm",
+    "ema",
+)
+
+
+def with_defaults(opt: Any) -> Any:
+    """`opt` with every training option that it lacks: options saved by the original know fewer."""
+    for name, value in training_defaults().items():
+        if not hasattr(opt, name):
+            setattr(opt, name, value)
+    for name, value in (("given", ()), ("distributed", False), ("global_rank", 0), ("global_size", 1)):
+        if not hasattr(opt, name):
+            setattr(opt, name, value)
+    return opt
+
+
+def save_options(opt: argparse.Namespace, folder: Path) -> None:
+    """options.pkl, as the original's loaders read it, and options.json for people; without secrets.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    saved = argparse.Namespace(**{key: value for key, value in vars(opt).items() if key != "given"})
+    left_out = dump_namespace(saved, folder / "options.pkl")
+    shown = {
+        key: str(value) if isinstance(value, PurePath) else value
+        for key, value in sorted(vars(saved).items())
+        if key not in left_out and not is_secret(key)
+    }
+    with atomic_write(folder / "options.json") as file:
+        file.write((json.dumps(shown, indent=2, default=str) + "\n").encode())
+
+
+def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argparse.Namespace:
+    """The options that results/NAME was trained with, but device and precision of this run.
+
+    Args:
+        opt: options of this run: `device`; `precision`, `use_fp16`, `compile`, `channels_last` where present.
+        ckpt_path: the folder with latest.pt and options.pkl.
+
+    Raises:
+        UserError: no such folder or file, or one that is refused.
+    """
+    folder = Path(ckpt_path)
+    if not folder.is_dir():
+        raise UserError(
+            f"--ckpt {folder.name}: there is no folder {folder} here; scripts/download_checkpoint.sh fetches "
+            "published checkpoints, train.py --name makes others"
+        )
+    saved = with_defaults(load_namespace(folder / "options.pkl"))
+    if log is not None:
+        log.info(f"[Options] {folder / 'options.pkl'}")
+    saved.ckpt_path, saved.load = folder, folder / "latest.pt"
+    if not saved.load.is_file():
+        raise UserError(f"{saved.load}: there is no such file")
+    fp16 = getattr(opt, "use_fp16", False)
+    saved.precision = "fp16" if fp16 else getattr(opt, "precision", "fp32")
+    saved.use_fp16 = fp16
+    for name, default in (("compile", False), ("channels_last", False), ("network", None), ("gpu", None)):
+        value = getattr(opt, name, default)
+        if name != "network" or value is not None:
+            setattr(saved, name, value)
+    for name in ("device", "distributed", "global_rank", "local_rank", "global_size"):
+        if hasattr(opt, name):
+            setattr(saved, name, getattr(opt, name))
+    return saved
+
+
+def adopt_options(opt: argparse.Namespace, saved: argparse.Namespace, log: Any) -> None:
+    """Make the options of a resumed training those of the run it resumes, where the command line is silent.
+
+    Differences that were asked for are told, a line each.
+
+    Raises:
+        UserError: the command line names another bridge or network than the checkpoint has.
+    """
+    name = saved.ckpt_path.name
+    wrong = [
+        f"--{key.replace('_', '-')} {getattr(opt, key)} (trained with {getattr(saved, key)})"
+        for key in BRIDGE_OPTIONS
+        if key in opt.given and getattr(opt, key) != getattr(saved, key)
+    ]
+    if opt.network and saved.network and {**opt.network, "in_channels": 0} != {**saved.network, "in_channels": 0}:
+        wrong.append("--net and the sizes given with it (the checkpoint has another network)")
+    if wrong:
+        raise UserError(f"--ckpt {name} cannot go on with {'; '.join(wrong)}: leave it out, or train anew")
+    for key in (*BRIDGE_OPTIONS, "network", "net"):
+        if getattr(opt, key, None) != getattr(saved, key) and getattr(saved, key, None) is not None:
+            if key in BRIDGE_OPTIONS:
+                log.info(f"[Resume] --{key.replace('_', '-')} {getattr(saved, key)}, as {name} was trained with")
+            setattr(opt, key, getattr(saved, key))
+    for key in TASK_OPTIONS:
+        mine, theirs = getattr(opt, key), getattr(saved, key)
+        if mine == theirs:
+            continue
+        if key in opt.given:
+            log.warning(f"[Resume] --{key.replace('_', '-')} is now {mine}; {name} was trained with {theirs}")
+        else:
+            log.info(f"[Resume] --{key.replace('_', '-')} {theirs}, as {name} was trained with")
+            setattr(opt, key, theirs)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint so that `path` is at every moment a whole one, the old or the new.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to; `path` is as it was.
+    """
+    with atomic_write(path) as file:
+        torch.save(state, file)
+
+
+def keep_checkpoint(latest: Path, iteration: int) -> Path:
+    """Keep the present latest.pt under a name with its iteration: a link, where the file system has them."""
+    kept = latest.with_name(f"iteration_{iteration:07d}.pt")
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(latest, kept)
+    except OSError:
+        with contextlib.suppress(OSError):
+            shutil.copyfile(latest, kept)
+    return kept
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """The content of a latest.pt; tensors stay on the disk until they are used, and no code in it runs.
+
+    Raises:
+        UserError: no such file, or it is damaged, hostile, or no checkpoint.
+    """
+    state = load_torch(path, mmap=True)
+    missing = [key for key in ("net", "ema") if not (isinstance(state, dict) and isinstance(state.get(key), dict))]
+    if missing:
+        raise UserError(f"{path}: refused: it has no {' and no '.join(missing)}, so it is no checkpoint of a bridge")
+    return state

@@ -1,0 +1,85 @@
+"""Where the noise comes from: one source for training, another for restoring images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class TrainingDraws:
+    """Random numbers of a rank's micro-batch, the same images drawing the same whatever the number of ranks.
+
+    Every rank draws for all ranks and keeps its own rows, so that one process and several go through the
+    same numbers.  With one process that is torch's global generator, in the published order; with several
+    a generator of its own, so that what else a rank draws (dropout) does not shift the ranks apart.
+
+    Args:
+        rank, world_size: which rows are ours: those from rank * B.
+        device: where the noise is drawn.
+        seed: of the own generators; not looked at with one process.
+    """
+
+    def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu", seed: int = 0):
+        self.rank, self.world_size = rank, world_size
+        self.on_cpu = self.on_device = None
+        if world_size > 1:
+            self.on_cpu = self.on_device = torch.Generator().manual_seed(seed)
+            if torch.device(device).type != "cpu":
+                self.on_device = torch.Generator(device).manual_seed(seed)
+
+    def integers(self, high: int, count: int) -> Tensor:
+        """LongTensor [count] on the CPU, uniform in 0 .. high-1."""
+        return self._own(torch.randint(0, high, (self.world_size * count,), generator=self.on_cpu))
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """Standard normal noise of x's shape, dtype and device."""
+        if self.world_size == 1:
+            return torch.randn_like(x)
+        shape = (self.world_size * len(x), *x.shape[1:])
+        return self._own(torch.randn(shape, dtype=x.dtype, device=x.device, generator=self.on_device))
+
+    def _own(self, drawn: Tensor) -> Tensor:
+        count = len(drawn) // self.world_size
+        return drawn[self.rank * count : (self.rank + 1) * count]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """States of the own generators; empty with one process."""
+        if self.on_cpu is None:
+            return {}
+        return {"cpu": self.on_cpu.get_state(), "device": self.on_device.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state_dict`."""
+        if self.on_cpu is not None and state:
+            self.on_cpu.set_state(state["cpu"].cpu())
+            self.on_device.set_state(state["device"].cpu())
+
+
+class ImageNoise:
+    """Noise for a batch in which every image has a generator of its own, seeded by (seed, image's number).
+
+    A restored image then does not depend on batch size, order, number of GPUs, or partition.
+
+    Args:
+        seed: of the whole run.
+        numbers: positions of the batch's images in the data set.
+        device: where the noise is drawn; a GPU gives other numbers than the CPU.
+    """
+
+    def __init__(self, seed: int, numbers: Iterable[int], device: torch.device | str = "cpu"):
+        base = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        # Torch's CPU generator takes 32 bits of a seed: consecutive ones never meet within a data set.
+        self._generators = [torch.Generator(device).manual_seed((base + int(number)) % 2**32) for number in numbers]
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """Standard normal noise of x's shape, dtype and device; row i from generator i."""
+        if len(x) != len(self._generators):
+            raise ValueError(f"noise for {len(self._generators)} images was asked for {len(x)}")
+        rows = [
+            torch.randn(x.shape[1:], dtype=x.dtype, device=x.device, generator=generator)
+            for generator in self._generators
+        ]
+        return torch.stack(rows)

@@ -1,0 +1,108 @@
+"""In which order training sees the images, and how they get to it.
+
+Position p counts the images that training has seen over all ranks, from the very first.  Every epoch is a
+permutation of the data set, and everything random about an image follows from (seed, p), so that a run can be
+taken up at any position, by any number of ranks and workers.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+_PRIME = 1_000_003  # keeps the seeds of neighbouring runs apart
+
+
+class EpochOrder:
+    """Position -> index of the image: a new permutation of 0 .. num_images-1 for each epoch."""
+
+    def __init__(self, num_images: int, seed: int):
+        self.num_images, self.seed = num_images, seed
+        self._epoch = -1
+        self._permutation: list[int] = []
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, self.num_images)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed * _PRIME + epoch)
+            self._permutation = torch.randperm(self.num_images, generator=generator).tolist()
+            self._epoch = epoch
+        return self._permutation[place]
+
+
+class RankBatches:
+    """Endless micro-batches of one rank, as lists of (position, index).
+
+    All ranks together take consecutive positions: `world_size * microbatch` per micro-batch.
+    """
+
+    def __init__(self, order: EpochOrder, microbatch: int, rank: int, world_size: int, start: int):
+        self.order, self.microbatch = order, microbatch
+        self.rank, self.world_size, self.start = rank, world_size, start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        position = self.start + self.rank * self.microbatch
+        while True:
+            yield [(p, self.order[p]) for p in range(position, position + self.microbatch)]
+            position += self.world_size * self.microbatch
+
+
+class SeededItems(Dataset):
+    """Items of a data set whose transforms draw from a seed of (seed, position), not from the worker's."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, item: tuple[int, int]) -> Any:
+        position, index = item
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * _PRIME + position)
+            return self.dataset[index]
+
+
+def training_loader(
+    dataset: Dataset,
+    *,
+    microbatch: int,
+    seed: int,
+    start: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[Any]:
+    """This rank's micro-batches without end, beginning at position `start`.
+
+    Args:
+        microbatch: images per micro-batch and rank.
+        num_workers: processes that load images ahead; 0: loaded by this one.
+        device: where the batches will go; for a GPU they lie in pinned memory.
+    """
+    batches = RankBatches(EpochOrder(len(dataset), seed), microbatch, rank, world_size, start)
+    return iter(_loader(SeededItems(dataset, seed), num_workers, device, batch_sampler=batches))
+
+
+def ordered_loader(
+    dataset: Dataset, batches: list[list[int]], *, num_workers: int, device: torch.device | str = "cpu"
+) -> DataLoader:
+    """The batches of the given indices, in their order."""
+    workers = min(num_workers, len(batches))
+    return _loader(dataset, workers, device, batch_sampler=batches)
+
+
+def _loader(dataset: Dataset, num_workers: int, device: torch.device | str, **options: Any) -> DataLoader:
+    if num_workers:
+        options.update(worker_init_fn=_leave_signals_to_parent, prefetch_factor=4)
+    return DataLoader(dataset, num_workers=num_workers, pin_memory=torch.device(device).type == "cuda", **options)
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    """Ctrl-C and a scheduler's signals reach all processes; the parent saves and then ends its workers."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,131 @@
+"""AdamW with its learning rates, the scaling of fp16 losses, and the guard against gradients that are no numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import get_total_norm
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import StepLR
+
+
+class Optimizer:
+    """One object for what happens between the backward pass and the next forward pass.
+
+    A step whose gradients hold a NaN or an infinity is skipped and counted.  On a GPU neither the check nor
+    the skipping waits for the device.
+
+    Args:
+        parameters: what is optimised.
+        lr, gamma, step_size: learning rate, multiplied by gamma every step_size steps; gamma 1: constant.
+        weight_decay: AdamW's.
+        fp16: scale the losses, so that small gradients survive in float16.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        *,
+        lr: float,
+        gamma: float = 1.0,
+        step_size: int = 1000,
+        weight_decay: float = 0.0,
+        fp16: bool = False,
+    ):
+        self.parameters = list(parameters)
+        device = self.parameters[0].device
+        self._on_gpu = device.type == "cuda"
+        self.adamw = AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=self._on_gpu or None)
+        self.sched = StepLR(self.adamw, step_size=step_size, gamma=gamma) if gamma < 1 else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+        self._skipped, self._in_a_row, self._worst = torch.zeros(3, device=device).unbind()
+
+    @property
+    def lr(self) -> float:
+        """The present learning rate."""
+        return self.adamw.param_groups[0]["lr"]
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those that are there."""
+        self.scaler.scale(loss).backward()
+
+    def step(self) -> Tensor:
+        """Take one step with the gathered gradients and forget them.  Returns their norm, on the device."""
+        self.scaler.unscale_(self.adamw)
+        norm = get_total_norm(p.grad for p in self.parameters if p.grad is not None)
+        bad = (~norm.isfinite()).float()
+        self._count(bad)
+        if self.scaler.is_enabled():
+            self.scaler.step(self.adamw)  # skips by itself
+            self.scaler.update()
+        elif self._on_gpu:
+            self.adamw.found_inf = bad  # the fused kernel leaves everything as it is where this is 1
+            self.adamw.step()
+        elif not bad:
+            self.adamw.step()
+        if self.sched is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns when the very first step was skipped
+                self.sched.step()
+        self.adamw.zero_grad(set_to_none=True)
+        return norm
+
+    def _count(self, bad: Tensor) -> None:
+        self._skipped += bad
+        self._in_a_row.add_(1).mul_(bad)
+        torch.maximum(self._worst, self._in_a_row, out=self._worst)
+
+    def skipped(self) -> tuple[int, int]:
+        """(steps skipped so far, longest row of skipped steps); waits for the device."""
+        return int(self._skipped), int(self._worst)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The published keys "optimizer" and "sched" (None without one), and "scaler"."""
+        return {
+            "optimizer": self.adamw.state_dict(),
+            "sched": None if self.sched is None else self.sched.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], keep: Iterable[str] = ()) -> None:
+        """Take over a state of `state_dict`, or the original's; "scaler" may be missing.
+
+        Args:
+            keep: which of lr, lr_gamma, lr_step, l2_norm stay as this optimizer was made with.
+
+        Raises:
+            ValueError: it is of another network.
+        """
+        mine = dict(self.adamw.param_groups[0])
+        sched = None if self.sched is None else (self.sched.gamma, self.sched.step_size)
+        self.adamw.load_state_dict(state["optimizer"])
+        for group in self.adamw.param_groups:
+            for key in ("fused", "foreach", "capturable", "differentiable"):  # ways to compute on this device
+                group[key] = mine[key]
+            if "l2_norm" in keep:
+                group["weight_decay"] = mine["weight_decay"]
+        if self.sched is not None and state.get("sched") is not None:
+            self.sched.load_state_dict(state["sched"])
+            if "lr_gamma" in keep:
+                self.sched.gamma = sched[0]
+            if "lr_step" in keep:
+                self.sched.step_size = sched[1]
+        if keep:
+            self._set_lr(mine["initial_lr"] if "initial_lr" in mine else mine["lr"], "lr" in keep)
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+
+    def _set_lr(self, lr: float, changed: bool) -> None:
+        """The rate that the schedule would be at, had it begun with `lr` (or with its own, if not changed)."""
+        for group in self.adamw.param_groups:
+            first = lr if changed else group.get("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] = first
+            if self.sched is not None:
+                self.sched.base_lrs = [first]
+                group["lr"] = first * self.sched.gamma ** (self.sched.last_epoch // self.sched.step_size)
+                self.sched._last_lr = [group["lr"]]

@@ -1,0 +1,10 @@
+"""The options of the three scripts: what they are called, what they mean, which values are legal.
+
+Nothing here imports torch, so that --help answers at once.
+"""
+
+from .judging import parse_metrics_options
+from .sampling import parse_sample_options
+from .training import parse_train_options, training_defaults
+
+__all__ = ["parse_metrics_options", "parse_sample_options", "parse_train_options", "training_defaults"]

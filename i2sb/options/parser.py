@@ -1,0 +1,107 @@
+"""An argparse parser that answers a wrong value in one line, and knows which flags were given."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Every flag with its default, unless it has none or is a switch."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        hidden = any(action.default is value for value in (None, False, argparse.SUPPRESS))
+        return text if hidden or "default" in text else f"{text} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line without the usage, with exit code 2."""
+
+    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
+        super().__init__(prog, description=description, epilog=epilog, formatter_class=HelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """As `parse_args`; the attribute `given` of the result is the tuple of options that argv names."""
+        opt = self.parse_args(argv)
+        defaults = [(action, action.default, action.required) for action in self._actions]
+        for action, _, _ in defaults:
+            action.default, action.required = argparse.SUPPRESS, False
+        opt.given = tuple(sorted(vars(self.parse_args(argv))))
+        for action, default, required in defaults:
+            action.default, action.required = default, required
+        return opt
+
+    def defaults(self) -> dict[str, Any]:
+        """The defaults of all options by name; None for those that must be given."""
+        return {a.dest: a.default for a in self._actions if a.default is not argparse.SUPPRESS}
+
+
+def number(kind: type, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Callable[[str], Any]:
+    """An argparse type: a finite number in low..high; `above`: low itself is not legal."""
+
+    what = "a whole number" if kind is int else "a number"
+    if high < math.inf:
+        legal = f"{what} {'above' if above else 'from'} {low:g} {'up to' if above else 'to'} {high:g}"
+    elif low > -math.inf:
+        legal = f"{what} above {low:g}" if above else f"{what} of at least {low:g}"
+    else:
+        legal = what
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{text!r} is not legal: it takes {legal}")
+        return value
+
+    return parse
+
+
+positive_int = number(int, 1)
+non_negative_int = number(int, 0)
+positive_float = number(float, 0, above=True)
+non_negative_float = number(float, 0)
+
+
+def even_int(text: str) -> int:
+    """An argparse type: the schedule is symmetric, so its number of steps is even."""
+    value = number(int, 2)(text)
+    if value % 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not legal: it takes an even whole number of at least 2")
+    return value
+
+
+def image_size(text: str) -> int:
+    """An argparse type: the operators work on blocks of 16 pixels."""
+    value = number(int, 16)(text)
+    if value % 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not legal: it takes a multiple of 16")
+    return value
+
+
+def experiment(text: str) -> str:
+    """An argparse type: a folder's name under results/."""
+    if not text or text in (".", "..") or text.startswith("/") or ".." in text.split("/") or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not legal: it takes the name of a folder in results/")
+    return text.rstrip("/")
+
+
+def partition(text: str) -> str:
+    """An argparse type: I_N with 0 <= I < N."""
+    index, _, count = text.partition("_")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not legal: it takes I_N, part I of N, with I from 0 to N-1, such as 0_4"
+        )
+    return f"{int(index)}_{int(count)}"

@@ -1,0 +1,150 @@
+"""Groups of options that more than one script has."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from guided_diffusion import presets
+
+from .parser import Parser, image_size, non_negative_int, number, positive_int
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+# Options that change a named network, as `create_model` calls them.
+NET_OVERRIDES = (
+    "num_channels",
+    "num_res_blocks",
+    "channel_mult",
+    "attention_resolutions",
+    "num_heads",
+    "num_head_channels",
+    "dropout",
+)
+
+
+def add_run(parser: Parser) -> Any:
+    group = parser.add_argument_group("run")
+    group.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="seed of all random draws")
+    group.add_argument(
+        "--device",
+        choices=("auto", "cuda", "mps", "cpu"),
+        default="auto",
+        help="where to compute; auto: a GPU if there is one, else the CPU",
+    )
+    group.add_argument(
+        "--debug", action="store_true", help="open ipdb where an error occurs, instead of one line about it"
+    )
+    return group
+
+
+def add_gpu(group: Any) -> None:
+    group.add_argument("--gpu", type=non_negative_int, metavar="ID", help="index of the one GPU to use (default: 0)")
+
+
+def add_launch(parser: Parser) -> None:
+    group = parser.add_argument_group("several processes (torchrun's environment, where present, wins)")
+    group.add_argument(
+        "--n-gpu-per-node", type=positive_int, default=1, metavar="G", help="processes, so GPUs, on each node"
+    )
+    group.add_argument("--num-proc-node", type=positive_int, default=1, metavar="N", help="number of nodes")
+    group.add_argument(
+        "--node-rank",
+        type=non_negative_int,
+        metavar="I",
+        help="index of this node, 0 to N-1 (default: what mpirun or SLURM says, else 0)",
+    )
+    group.add_argument("--master-address", default="localhost", metavar="HOST", help="address of the node of index 0")
+    group.add_argument(
+        "--master-port",
+        type=number(int, 1, 65535),
+        metavar="PORT",
+        help="TCP port at that address (default: a free one on one node, 6020 across nodes)",
+    )
+
+
+def add_data(parser: Parser) -> Any:
+    group = parser.add_argument_group("data")
+    group.add_argument("--image-size", type=image_size, default=256, metavar="PX", help="side of the images [pixels]")
+    group.add_argument(
+        "--dataset-dir",
+        type=Path,
+        default=Path("/dataset"),
+        metavar="DIR",
+        help="folder with {train,val}_faster_imagefolder.lmdb, or {train,val}/CLASS/ to make them from",
+    )
+    group.add_argument(
+        "--val-list",
+        type=Path,
+        metavar="FILE",
+        help="evaluate on the images of this list, a CLASS/FILE per line (default: the published 10k list "
+        "on ImageNet, all images on other data)",
+    )
+    group.add_argument(
+        "--num-workers", type=non_negative_int, default=4, metavar="N", help="processes that load images"
+    )
+    return group
+
+
+def add_network(parser: Parser) -> None:
+    about = "; ".join(f"{name}: {text}" for name, text in presets.ABOUT.items())
+    group = parser.add_argument_group("network", about)
+    group.add_argument(
+        "--net",
+        choices=tuple(presets.TABLE),
+        help=f"which network (default: the checkpoint's own, else {presets.DEFAULT})",
+    )
+    group.add_argument("--num-channels", type=positive_int, metavar="N", help="base width [channels]")
+    group.add_argument("--num-res-blocks", type=positive_int, metavar="N", help="residual blocks per level")
+    group.add_argument(
+        "--channel-mult", metavar="A,B,..", help="width of each level as multiple of the base, such as 1,2,2"
+    )
+    group.add_argument(
+        "--attention-resolutions",
+        metavar="R,..",
+        help='image sizes at which attention sits [pixels], such as 32,16; "" for none',
+    )
+    group.add_argument("--num-heads", type=positive_int, metavar="N", help="attention heads")
+    group.add_argument("--num-head-channels", type=number(int, -1), metavar="N", help="channels per head")
+    group.add_argument(
+        "--dropout", type=number(float, 0, 1), metavar="P", help="share of activations dropped in training"
+    )
+
+
+def add_speed(parser: Parser) -> Any:
+    group = parser.add_argument_group("precision and speed")
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="fp32 as published; tf32: fp32 with faster products on NVIDIA GPUs; bf16, fp16: half the memory",
+    )
+    group.add_argument("--compile", action="store_true", help="torch.compile the network (slow first step)")
+    group.add_argument(
+        "--channels-last", action="store_true", help="keep channels last in memory: faster on CPUs and new GPUs"
+    )
+    return group
+
+
+def resolve_network(parser: Parser, opt: argparse.Namespace) -> dict[str, Any] | None:
+    """The arguments of `create_model` that the command line asks for; None where it names no network."""
+    overrides = {name: getattr(opt, name) for name in NET_OVERRIDES if getattr(opt, name) is not None}
+    if opt.net is None and not overrides:
+        return None
+    try:
+        return presets.resolve(
+            opt.net or presets.DEFAULT, in_channels=6 if getattr(opt, "cond_x1", False) else 3, **overrides
+        )
+    except ValueError as error:
+        parser.error(f"--net {opt.net or presets.DEFAULT}: {error}")
+
+
+def check_network_fits(parser: Parser, size: int, network: dict[str, Any] | None) -> None:
+    """The image must divide into the network's levels."""
+    mult = network["channel_mult"] if network else presets.PRESETS[presets.DEFAULT]["channel_mult"]
+    factor = 2 ** (len(str(mult).split(",")) - 1)
+    if size % factor:
+        parser.error(
+            f"--image-size {size}: this network halves images {factor.bit_length() - 1} times; it takes "
+            f"a multiple of {max(factor, 16)}"
+        )

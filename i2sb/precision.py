@@ -1,0 +1,43 @@
+"""In which precision the network computes; the bridge and the degradations always compute in float32."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def set_float32_products(precision: str) -> None:
+    """TF32 for float32 products where `precision` is tf32, else full float32 (cuDNN's default is TF32)."""
+    tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """No TF32 inside the block: it would flip roundings of jpeg and put 1e-3 on blur."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Training in bf16 or fp16: products in low precision, weights in float32."""
+    if precision not in LOW:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=LOW[precision])
+
+
+def use_deterministic_kernels() -> None:
+    """The same bits at each run on the same machine; kernels that cannot are replaced by slower ones."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,17 @@
+"""The one console that log lines and progress bars share, so that lines appear above a running bar."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@functools.cache
+def console() -> Console:
+    """The rich console on standard error of this process."""
+    from rich.console import Console  # rich costs a tenth of a second, --help does without
+
+    return Console(stderr=True)

@@ -1,0 +1,112 @@
+"""Evaluation during training: a few validation images restored, judged, and shown as grids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from i2sb.batch import make_batch
+from i2sb.draws import ImageNoise
+from i2sb.runtime.distributed import gather_objects
+from i2sb.runtime.progress import SampleProgress
+
+
+class _Stopped(Exception):
+    """A signal came while images were restored."""
+
+
+def evaluate(
+    runner: Any,
+    opt: Any,
+    dataset: Any,
+    corrupt: Callable,
+    judges: dict[str, Callable],
+    writer: Any,
+    iteration: int,
+    poll: Callable[[], str | None],
+) -> str | None:
+    """Restore one micro-batch per rank with the averaged weights; write scores and five grids.
+
+    The random numbers of the training are not touched: each image has a generator of its own.
+
+    Args:
+        judges: name -> function (images, clean, labels) -> scores [B].
+        poll: asked after each step; the name of a signal ends the evaluation.
+
+    Returns the name of the signal that ended it, or None.
+    """
+    numbers = [(opt.global_rank * opt.microbatch + i) % len(dataset) for i in range(opt.microbatch)]
+    images, labels = default_collate([dataset[i] for i in numbers])[:2]
+    x0, index = images.to(runner.device), torch.tensor(numbers)
+    noise = ImageNoise(opt.seed, numbers, runner.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(opt.seed)
+        batch = make_batch(
+            x0,
+            corrupt,
+            cond_x1=opt.cond_x1,
+            add_x1_noise=opt.add_x1_noise,
+            index=index,
+            randn=noise.randn_like,
+        )
+    nfe = opt.eval_nfe or opt.interval - 1
+    stopped_by: list[str] = []
+
+    with SampleProgress(len(numbers), nfe, len(numbers), shown=opt.global_rank == 0) as progress:
+
+        def on_step() -> None:
+            progress.step()
+            if signal := poll():
+                stopped_by.append(signal)
+                raise _Stopped
+
+        try:
+            xs, pred_x0s = runner.ddpm_sampling(
+                opt,
+                batch.x1,
+                mask=batch.mask,
+                cond=batch.cond,
+                clip_denoise=opt.clip_denoise,
+                nfe=nfe,
+                verbose=False,
+                randn=noise.randn_like,
+                redraw_hole=False,
+                on_step=on_step,
+            )
+        except _Stopped:
+            return stopped_by[0]
+    shown = {"clean": x0, "corrupt": batch.x1, "recon": xs[:, 0]}
+    _write_scores(runner, shown, labels, judges, writer, iteration)
+    for name, grid in shown.items():
+        writer.add_image(iteration, f"image/{name}", _grid(grid))
+    for name, states in (("recon_traj", xs), ("pred_clean_traj", pred_x0s)):
+        rows = states.flip(1).flatten(0, 1)  # a row per image, from degraded to restored
+        writer.add_image(iteration, f"trajectory/{name}", _grid(rows, columns=states.shape[1]))
+    return None
+
+
+def _write_scores(
+    runner: Any, shown: dict[str, Tensor], labels: Tensor, judges: dict[str, Callable], writer: Any, iteration: int
+) -> None:
+    clean = shown["clean"].cpu()
+    scores = {}
+    for metric, judge in judges.items():
+        for name, images in shown.items():
+            if metric != "psnr" or name != "clean":
+                scores[f"{metric}/{name}"] = judge(images.cpu(), clean, labels).float().mean().item()
+    every = gather_objects(scores)
+    means = {key: sum(each[key] for each in every) / len(every) for key in scores}
+    if means:
+        writer.add_scalars(iteration, means)
+        runner.log.info("[Eval] " + " | ".join(f"{key} {value:.4g}" for key, value in means.items()))
+
+
+def _grid(images: Tensor, columns: int = 8) -> Tensor:
+    """[N,3,S,S] in [-1,1] -> one picture [3,H,W] in [0,1]."""
+    from torchvision.utils import make_grid
+
+    return make_grid((images.float().cpu() + 1) / 2, nrow=columns).clamp(0, 1)

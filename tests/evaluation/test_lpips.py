@@ -1,0 +1,133 @@
+"""LPIPS against torchmetrics' own function, with the same weights: random ones, from a server on this machine."""
+
+import io
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torchvision.models import AlexNet_Weights, alexnet
+from webserver import Site, closed_address, serving
+
+from evaluation import WeightsUnavailable, lpips
+from evaluation.lpips import WEIGHTS_URL, build_lpips
+from evaluation.pixels import nearest_uint8
+
+NAME = "alexnet-owt-7be5be79.pth"
+
+
+@pytest.fixture(scope="module")
+def weights() -> bytes:
+    torch.manual_seed(0)
+    with torch.device("meta"):  # the classifier's 58 million random numbers are for nothing
+        state = alexnet(weights=None).state_dict()
+    layers = alexnet(weights=None, num_classes=1).features.state_dict()
+    for key, value in state.items():
+        known = layers.get(key.removeprefix("features."))
+        # A single stored zero stands for each tensor of the classifier, which LPIPS does not use
+        state[key] = torch.zeros(()).expand(value.shape) if known is None else known
+    file = io.BytesIO()
+    torch.save(dict(state), file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory, weights):
+    """TORCH_HOME after LPIPS was built once, its weights fetched."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch, serving(Site(weights)) as site:
+        patch.setenv("TORCH_HOME", str(home))
+        patch.setattr(lpips, "WEIGHTS_URL", f"{site.url}/{NAME}")
+        yield home, build_lpips()
+        assert [path for path, _ in site.requests] == [f"/{NAME}"]
+
+
+@pytest.fixture
+def network(hub):
+    return hub[1]
+
+
+def pair(num=3, size=64):
+    rng = torch.Generator().manual_seed(1)
+    clean = F.interpolate(torch.rand(num, 3, 8, 8, generator=rng) * 2 - 1, (size, size), mode="bicubic").clamp(-1, 1)
+    return clean + 0.2 * torch.randn(clean.shape, generator=rng), clean
+
+
+def test_the_address_is_torchvisions():
+    assert AlexNet_Weights.IMAGENET1K_V1.url == WEIGHTS_URL
+
+
+def test_equals_torchmetrics(hub, monkeypatch):
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as theirs
+
+    home, network = hub
+    monkeypatch.setenv("TORCH_HOME", str(home))  # there torchvision finds the file that we fetched
+    images, clean = pair()
+    seen = [nearest_uint8(x).double() / 127.5 - 1 for x in (images, clean)]
+    expected = theirs(*seen, net_type="alex", reduction="none")
+    got = network(images, clean)
+    assert got.shape == (3,)
+    assert len(set(got.tolist())) == 3
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_zero_where_equal_and_symmetric(network):
+    images, clean = pair()
+    assert network(clean, clean).tolist() == [0, 0, 0]
+    torch.testing.assert_close(network(images, clean), network(clean, images))
+    assert (network(images, clean) > 0).all()
+
+
+def test_per_image_and_of_8_bit_pixels(network):
+    images, clean = pair()
+    together = network(images, clean)
+    alone = torch.cat([network(images[i : i + 1], clean[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(alone, together)
+    torch.testing.assert_close(network(nearest_uint8(images), clean), together)
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_rises_with_noise(network):
+    clean = pair()[1]
+    noise = torch.randn(clean.shape)
+    values = torch.stack([network(clean + level * noise, clean) for level in (0.02, 0.1, 0.3, 0.8)])
+    assert (values.diff(dim=0) > 0).all()
+
+
+def test_sizes(network):
+    images, clean = pair(size=31)
+    assert network(images, clean).shape == (3,)
+    with pytest.raises(ValueError, match="30x31 pixels, LPIPS needs at least 31x31"):
+        network(images[..., :30, :], clean[..., :30, :])
+    with pytest.raises(ValueError, match="must be the same"):
+        network(images, clean[:2])
+
+
+def test_out_of_reach(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = f"{closed_address()}/{NAME}"
+    monkeypatch.setattr(lpips, "WEIGHTS_URL", url)
+    with pytest.raises(WeightsUnavailable, match="AlexNet weights") as caught:
+        build_lpips()
+    message = str(caught.value)
+    assert url in message
+    assert str(tmp_path / "hub" / "checkpoints" / NAME) in message
+    assert "\n" not in message
+
+
+class Trap:
+    def __reduce__(self):
+        return (print, ("pickled code was run",))
+
+
+@pytest.mark.parametrize("content", [Trap(), {}, {"features.0.weight": torch.zeros(3)}, {"features.0.weight": 3}, [1]])
+def test_a_bad_file_is_named_and_runs_nothing(tmp_path, monkeypatch, capsys, content):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / NAME
+    path.parent.mkdir(parents=True)
+    torch.save(content, path)
+    with pytest.raises(WeightsUnavailable) as caught:
+        build_lpips()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "pickled code was run" not in capsys.readouterr().out

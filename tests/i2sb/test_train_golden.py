@@ -1,0 +1,125 @@
+"""Five training steps against the published release's losses, weights, averages and moments at the same seed."""
+
+import json
+import logging
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden.formulas import image, weight
+from torch.utils.data import Dataset
+
+from i2sb import Runner
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = {k: v for k, v in json.loads((GOLDEN / "train5.json").read_text()).items() if "microbatch_losses" in v}
+NETWORK = json.loads((GOLDEN / "unet_small_meta.json").read_text())["tiny_uncond"]
+
+
+class Clean(Dataset):
+    """The rows of one formula image."""
+
+    def __init__(self, count: int):
+        self.images = torch.from_numpy(image(64, count, "x0"))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int):
+        return self.images[index], 0
+
+
+class Degraded:
+    """x1 = its own formula image (or x0 with a white hole); seeds torch before the very first draw."""
+
+    def __init__(self, clean: torch.Tensor, hole: bool):
+        self.clean, self.hole, self.called = clean, hole, False
+        self.degraded = torch.from_numpy(image(64, len(clean), "x1"))
+
+    def __call__(self, x0: torch.Tensor):
+        if not self.called:
+            torch.manual_seed(0)
+            self.called = True
+        if self.hole:
+            mask = torch.zeros(1, 1, 64, 64)
+            mask[..., 16:48, 16:48] = 1
+            return x0 * (1 - mask) + mask, mask
+        rows = [int((self.clean == x).flatten(1).all(1).nonzero()) for x in x0]
+        return self.degraded[rows]
+
+
+class Losses:
+    """Collects what a writer is given."""
+
+    def __init__(self):
+        self.scalars = []
+
+    def add_scalars(self, step, values):
+        self.scalars.append(values)
+
+    def add_image(self, *_):
+        pass
+
+
+class InOrder:
+    """No shuffling: the golden batches are the rows in order."""
+
+    def __init__(self, num_images: int, seed: int):
+        self.num_images = num_images
+
+    def __getitem__(self, position: int) -> int:
+        return position % self.num_images
+
+
+def checksum(tensors) -> tuple[float, float]:
+    flat = torch.cat([t.detach().double().flatten() for t in tensors])
+    return flat.sum().item(), (flat**2).sum().item()
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_five_steps_equal_the_published_ones(name, tmp_path, monkeypatch):
+    golden = CASES[name]
+    asked = golden["opt"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("i2sb.loader.EpochOrder", InOrder)
+    count = asked.get("batch_size", 2)
+    opt = Namespace(
+        **{"image_size": 64, "corrupt": "jpeg-10", "interval": 100, "batch_size": 2, "microbatch": 2, **asked},
+        **{"cond_x1": False, "t0": 1e-4, "T": 1.0, "beta_max": 0.3, "ot_ode": False, "num_itr": 5, "lr": 5e-5},
+        **{"lr_gamma": 0.99, "lr_step": 1000, "ema": 0.99, "l2_norm": 0.0, "network": NETWORK["cfg"], "seed": 0},
+        **{"device": "cpu", "ckpt_path": tmp_path, "load": None, "log_every": 1, "eval_every": 0, "num_workers": 0},
+    )
+    runner = Runner(opt, logging.getLogger("test"), save_opt=False)
+    state = {key: torch.from_numpy(weight(key, shape, "hash")) for key, shape in NETWORK["keys"].items()}
+    runner.net.diffusion_model.load_state_dict(state)
+    runner.ema.shadow_params = [p.detach().clone() for p in runner.net.parameters()]
+    clean, losses = Clean(count), Losses()
+    seen = []
+    loss_of = runner.training_loss
+    monkeypatch.setattr(runner, "training_loss", lambda *a: seen.append(loss_of(*a)) or seen[-1])
+    corrupt = Degraded(clean.images, hole=asked.get("corrupt") == "inpaint-center")
+
+    assert runner.train(opt, clean, clean, corrupt, writer=losses)
+
+    np.testing.assert_allclose([loss.item() for loss in seen], golden["microbatch_losses"], rtol=1e-4)
+    per_step = np.reshape(golden["microbatch_losses"], (5, -1)).mean(1)
+    np.testing.assert_allclose([values["loss"] for values in losses.scalars], per_step, rtol=1e-4)
+    saved = torch.load(tmp_path / "latest.pt", weights_only=True)
+    moments = saved["optimizer"]["state"].values()
+    for key, tensors in {
+        "params": saved["net"].values(),
+        "ema": saved["ema"]["shadow_params"],
+        "exp_avg": [m["exp_avg"] for m in moments],
+        "exp_avg_sq": [m["exp_avg_sq"] for m in moments],
+    }.items():
+        tolerance = 1e-5 if key in ("params", "ema") else 1e-3
+        want = golden[key]["sum"], golden[key]["sumsq"]
+        np.testing.assert_allclose(checksum(tensors), want, rtol=tolerance, err_msg=key)
+    first = golden["first_param"]
+    np.testing.assert_allclose(
+        saved["net"][first["name"]].flatten()[::97].numpy(), first["every97"], rtol=0, atol=1e-6
+    )
+    assert saved["ema"]["num_updates"] == golden["ema_num_updates"]
+    assert saved["optimizer"]["param_groups"][0]["lr"] == pytest.approx(golden["final_lr"])

@@ -1,0 +1,83 @@
+"""Train a bridge; see --help, or scripts/train.sh for the published settings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from i2sb.errors import UserError
+from i2sb.options import parse_train_options
+from i2sb.runtime.script import run_script
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    opt = parse_train_options(argv)
+
+    def work() -> int:
+        from i2sb.runtime.launch import launch
+
+        return launch(opt, train)
+
+    return run_script("train.py", work, opt.debug)
+
+
+def train(opt: argparse.Namespace) -> None:
+    """The work of one process: everything is built here and handed to the runner."""
+    import torch
+
+    from corruption import build_corruption
+    from dataset.freeform import bank_for
+    from dataset.imagenet import build_lmdb_dataset, is_imagenet
+    from evaluation.judges import training_judges
+    from i2sb.runner import Runner
+    from i2sb.runtime.distributed import main_first
+    from i2sb.runtime.logger import build_logger, hide_secret, log_options
+    from i2sb.runtime.writers import build_writer
+
+    hide_secret(opt.wandb_api_key)
+    log = build_logger(opt.log_dir, opt.name, opt.global_rank, resumed=opt.ckpt is not None)
+    find_folders(opt, log)
+    log_options(log, opt)
+    torch.manual_seed(opt.seed)
+    with main_first():
+        train_dataset = build_lmdb_dataset(opt, log, train=True)
+        val_dataset = build_lmdb_dataset(opt, log, train=False)
+        opt.freeform_bank = bank_for(opt, is_imagenet(val_dataset.classes), log)
+        corrupt_method = build_corruption(opt, log)
+        runner = Runner(opt, log, save_opt=opt.global_rank == 0)
+    judges = training_judges(val_dataset.classes, opt.device, log) if opt.eval_every else {}
+    with build_writer(
+        opt.log_writer,
+        log_dir=opt.log_dir,
+        name=opt.name,
+        config=vars(opt),
+        wandb_user=opt.wandb_user,
+        wandb_api_key=opt.wandb_api_key,
+        rank=opt.global_rank,
+        resume=opt.ckpt == opt.name,
+    ) as writer:
+        runner.train(opt, train_dataset, val_dataset, corrupt_method, writer=writer, judges=judges)
+
+
+def find_folders(opt: argparse.Namespace, log) -> None:
+    """Set ckpt_path, where the results go, and load, the latest.pt to resume from (or None)."""
+    from i2sb.ckpt_util import RESULTS, adopt_options, build_ckpt_option
+
+    opt.ckpt_path, opt.load = RESULTS / opt.name, None
+    opt.use_fp16 = False  # named so by the original's options; --precision says it here
+    if opt.ckpt is not None:
+        saved = build_ckpt_option(opt, log, RESULTS / opt.ckpt)
+        adopt_options(opt, saved, log)
+        opt.load = saved.load
+    latest = Path(opt.ckpt_path) / "latest.pt"
+    if opt.ckpt != opt.name and latest.exists() and not opt.overwrite:
+        raise UserError(
+            f"{latest}: there is a checkpoint already; go on from it by --ckpt {opt.name}, or choose another "
+            "--name, or give --overwrite"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
