@@ -69,6 +69,19 @@ def build_lmdb_dataset_val10k(opt: Any, log: Any, transform: Callable | None = N
     return dataset
 
 
+def build_evaluation_dataset(opt: Any, log: Any, transform: Callable | None = None) -> LmdbDataset:
+    """The images that the task `opt.corrupt` is judged on: all of the validation set for sr4x-*, else the subset.
+
+    `opt.val_list`, where given, counts for every task.
+
+    Raises:
+        UserError: as `build_lmdb_dataset_val10k`.
+    """
+    if opt.corrupt.startswith("sr4x") and getattr(opt, "val_list", None) is None:
+        return build_lmdb_dataset(opt, log, train=False, transform=transform)
+    return build_lmdb_dataset_val10k(opt, log, transform=transform)
+
+
 def select(samples: Iterable[tuple[str, int]], list_path: Path, name: str) -> list[tuple[str, int]]:
     """The samples that the lines of `list_path` name by CLASS/FILE, in the order of the lines.
 

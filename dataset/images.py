@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from dataset.imagefolder_index import ImageIndex
+from dataset.imagefolder_index import ImageIndex, class_and_file
 from dataset.lmdb_store import LmdbImages
 from i2sb.errors import UserError
 
@@ -94,6 +94,11 @@ class LmdbDataset(Dataset):
     @property
     def targets(self) -> list[int]:
         return [label for _, label in self.samples]
+
+    @staticmethod
+    def short_name(path: str) -> str:
+        """The part of an image's path that is the same on every machine: CLASS/FILE."""
+        return class_and_file(path)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -5,8 +5,6 @@ The network and the learned weights of its features are torchmetrics'; AlexNet's
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +13,6 @@ from evaluation.weights import broken, fetch, read_state_dict, torch_hub_path
 
 WEIGHTS_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"  # torchvision's IMAGENET1K_V1
 WHAT = "AlexNet weights (for LPIPS)"
-HEADS = "torchmetrics' LPIPS weights"
 MIN_SIZE = 31  # pixels: less vanishes in AlexNet's pooling
 
 
@@ -29,7 +26,8 @@ class Lpips(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network.eval().requires_grad_(False)
+        self.network = network
+        self.eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor, clean: Tensor) -> Tensor:
@@ -51,8 +49,9 @@ def build_lpips(device: str | torch.device = "cpu") -> Lpips:
     from torchmetrics.functional.image import lpips
 
     # torchmetrics' public function makes a new network at each call, and lets torchvision download and unpickle
-    # its weights.  The class behind it starts with random ones (pnet_rand); both files are then read safely here.
-    network = lpips._LPIPS(pretrained=False, net="alex", pnet_rand=True)
+    # AlexNet.  The class behind it loads the features' learned weights from its own package, without running
+    # anything (torch.load's default since 2.6), and with pnet_rand leaves AlexNet random, to be filled here.
+    network = lpips._LPIPS(net="alex", pnet_rand=True)
     path = fetch(WEIGHTS_URL, torch_hub_path(WEIGHTS_URL), WHAT)
     state = read_state_dict(path, WEIGHTS_URL, WHAT)
     try:
@@ -61,15 +60,4 @@ def build_lpips(device: str | torch.device = "cpu") -> Lpips:
         network.net.load_state_dict(layers)
     except (KeyError, RuntimeError, AttributeError) as error:  # other keys, shapes, or no tensors
         raise broken(path, WEIGHTS_URL, WHAT, error) from error
-    _load_heads(network, Path(lpips.__file__).with_name("lpips_models") / "alex.pth")
     return Lpips(network).to(device)
-
-
-def _load_heads(network: nn.Module, path: Path) -> None:
-    """One learned weight for each feature.  The five layers of the file are all that it holds."""
-    state = read_state_dict(path, "the torchmetrics package", HEADS)
-    for i, head in enumerate(network.lins):
-        try:
-            head.load_state_dict({"model.1.weight": state[f"lin{i}.model.1.weight"]})
-        except (KeyError, RuntimeError, AttributeError) as error:
-            raise broken(path, "the torchmetrics package", HEADS, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from evaluation.report_table import METRICS, Metric
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 344, 14, 188  # the plot's edges on the canvas
 LOG_FROM = 8  # the x axis is logarithmic where its largest value is this many times its smallest
-LABEL_GAP = 38  # closer than this, labels would touch: the later one is left out
+CHARACTER = 7  # the width of one in a label, roughly
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,18 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class Label:
+    x: float
+    y: float
+    anchor: str  # of SVG: "start" or "middle"
+    text: str
+
+
+@dataclass(frozen=True)
 class Point:
     x: float
     y: float
-    label: str  # beside the point; "" where it would touch its neighbour's
+    label: Label | None  # beside the point; None where it would touch another
     title: str  # all of it, at a touch
 
 
@@ -58,9 +67,7 @@ def charts(curves: Sequence[Curve]) -> list[Chart]:
 
     Values that are missing or not finite are left out; a metric without any has no chart.
     """
-    return [
-        chart for metric in metrics_of(curves) for chart in _pair(metric, curves) if chart is not None
-    ]
+    return [chart for metric in metrics_of(curves) for chart in _pair(metric, curves) if chart is not None]
 
 
 def metrics_of(curves: Sequence[Curve]) -> list[str]:
@@ -122,7 +129,7 @@ def _chart(
         return None
     logarithmic = min(xs) > 0 and max(xs) >= LOG_FROM * min(xs)
     to_x = _scale(xs, LEFT, RIGHT, pad=0.08, logarithmic=logarithmic)
-    to_y = _scale(ys, BOTTOM, TOP, pad=0.15)
+    to_y = _scale(ys, BOTTOM, TOP, pad=0.18)
 
     if ticks_at_points:
         x_values = sorted(set(xs))
@@ -138,7 +145,7 @@ def _chart(
         x_title,
         _spaced([Tick(to_x(x), f"{x:g}") for x in x_values], gap=26),
         [Tick(to_y(y), f"{y:.{digits}f}") for y in y_values],
-        [Point(x, y, label, hint) for (x, y), label, hint in zip(places, _thinned(places, labels), titles)],
+        [Point(x, y, label, hint) for (x, y), label, hint in zip(places, _placed(places, labels), titles)],
     )
 
 
@@ -186,7 +193,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def _digits(ticks: Sequence[float]) -> int:
     """Decimals that tell neighbouring ticks apart."""
-    step = min((b - a for a, b in zip(ticks, ticks[1:])), default=1.0)
+    step = min((b - a for a, b in itertools.pairwise(ticks)), default=1.0)
     return max(0, -math.floor(math.log10(step) + 1e-9))
 
 
@@ -198,11 +205,21 @@ def _spaced(ticks: Sequence[Tick], gap: float) -> list[Tick]:
     return kept
 
 
-def _thinned(places: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[str]:
-    kept: list[str] = []
-    last = (-math.inf, 0.0)
-    for place, label in zip(places, labels):
-        free = place[0] - last[0] >= LABEL_GAP or abs(place[1] - last[1]) >= 16
-        kept.append(label if free else "")
-        last = place if free else last
-    return kept
+def _placed(places: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[Label | None]:
+    """A label beside each point, on the side that the curve leaves free, unless it would touch another."""
+    labels: list[Label | None] = [None] * len(places)
+    boxes: list[tuple[float, float, float]] = []  # left, right, baseline
+    last = len(places) - 1
+    for i in (last, *range(last)):  # the last one is the result that most steps reach: it is never left out
+        x, y = places[i]
+        before, after = (i, i + 1) if i < last else (max(i - 1, 0), i)
+        falls = places[after][1] >= places[before][1]  # on the canvas, y points down
+        width = CHARACTER * len(texts[i])
+        centred = i == last or x + 4 + width > WIDTH
+        label_x, anchor = (x, "middle") if centred else (round(x + 4, 2), "start")
+        left = x - width / 2 if centred else label_x
+        baseline = round(y - 8 if falls else y + 17, 2)
+        if not any(left < r and l < left + width and abs(baseline - b) < 14 for l, r, b in boxes):
+            labels[i] = Label(label_x, baseline, anchor, texts[i])
+            boxes.append((left, left + width, baseline))
+    return labels

@@ -100,7 +100,8 @@ def render(data: ReportData) -> str:
     style, script = (PAGE / "report.css").read_text("utf-8"), (PAGE / "report.js").read_text("utf-8")
     images = _Images()
     rows, columns, notes = _score_table(data)
-    document = _environment().get_template("report.html").render(
+    template = _environment().get_template("report.html")
+    document = template.render(
         title=data.title,
         policy=_policy(style, script),
         style=Markup(style),  # our own files, the only texts that are not escaped
@@ -200,10 +201,9 @@ def _score_table(data: ReportData) -> tuple[list[dict], list[dict], list[dict]]:
 def _cell(key: str, score: Score | None, base: Score | None, numbers: dict[tuple[str, str], int]) -> dict:
     score = score or Score(None)
     number = numbers.setdefault((_metric(key)[0], score.note), len(numbers) + 1) if score.note else None
-    interval = getattr(score, "interval", None)
     return {
         "text": None if score.value is None else _number(key, score.value),
-        "interval": None if interval is None else [_number(key, end) for end in interval],
+        "interval": [_number(key, end) for end in score.interval or ()],
         "gain": _gain(key, score.value, base.value) if base else None,
         "note": number,
     }

@@ -133,6 +133,7 @@ function setUpZoom() {
     document.getElementById("zoom-title").textContent = card.querySelector("h3 bdi").textContent;
     show("restored");
     dialog.showModal();
+    dialog.querySelector("input:checked").focus(); // the arrow keys flip at once
     const { naturalWidth, naturalHeight } = shots.restored;
     const fits = Math.min(view.clientWidth / naturalWidth, view.clientHeight / naturalHeight);
     resize(scales.findLast((each) => each <= Math.max(2, fits)), [0.5, 0.5]);

@@ -59,5 +59,8 @@ def parse_metrics_options(argv: Sequence[str] | None = None) -> argparse.Namespa
     """The options of compute_metrices.py, checked as `parse_train_options` does."""
     parser = build_parser()
     opt = parser.parse(argv)
+    # One process does it all; the launcher asks for these.
+    opt.n_gpu_per_node, opt.num_proc_node, opt.node_rank = 1, 1, 0
+    opt.master_address, opt.master_port = "localhost", None
     opt.metrics = [name for name in METRICS if name in opt.metrics]
     return opt

@@ -26,7 +26,7 @@ def build_parser() -> Parser:
     shared.add_data(parser)
     _add_output(parser)
     shared.add_network(parser)
-    speed = shared.add_speed(parser)
+    speed = shared.add_speed(parser, channels_last=None)
     speed.add_argument("--use-fp16", action="store_true", help="the same as --precision fp16")
     shared.add_launch(parser)
     return parser

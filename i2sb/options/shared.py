@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,11 @@ def add_data(parser: Parser) -> Any:
         "on ImageNet, all images on other data)",
     )
     group.add_argument(
-        "--num-workers", type=non_negative_int, default=4, metavar="N", help="processes that load images"
+        "--num-workers",
+        type=non_negative_int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that load images, besides each process that computes (0: none)",
     )
     return group
 
@@ -111,7 +116,7 @@ def add_network(parser: Parser) -> None:
     )
 
 
-def add_speed(parser: Parser) -> Any:
+def add_speed(parser: Parser, channels_last: bool | None) -> Any:
     group = parser.add_argument_group("precision and speed")
     group.add_argument(
         "--precision",
@@ -120,8 +125,12 @@ def add_speed(parser: Parser) -> Any:
         help="fp32 as published; tf32: fp32 with faster products on NVIDIA GPUs; bf16, fp16: half the memory",
     )
     group.add_argument("--compile", action="store_true", help="torch.compile the network (slow first step)")
+    auto = "; default: on CPUs and for half precision" if channels_last is None else ""
     group.add_argument(
-        "--channels-last", action="store_true", help="keep channels last in memory: faster on CPUs and new GPUs"
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        default=channels_last,
+        help=f"keep channels last in memory: faster on CPUs and new GPUs{auto}",
     )
     return group
 

@@ -41,7 +41,7 @@ def build_parser() -> Parser:
     shared.add_network(parser)
     _add_optimisation(parser)
     _add_periodic(parser)
-    speed = shared.add_speed(parser)
+    speed = shared.add_speed(parser, channels_last=False)
     speed.add_argument(
         "--grad-checkpoint",
         choices=("none", "attention", "all"),

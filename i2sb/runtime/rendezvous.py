@@ -7,10 +7,11 @@ import errno
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from i2sb.errors import UserError
 from i2sb.runtime.placement import Placement
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SECONDS_VARIABLE = "I2SB_RENDEZVOUS_SECONDS"
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate or save while the others wait
 _SILENCE = 10  # seconds before a process says what it is waiting for
+_ANSWER = 60  # seconds that rank 0 may take to say that it is rank 0
 _POLL = 0.1
 
 
@@ -179,13 +181,35 @@ def _connect(placement: Placement, clock: _Clock) -> Store:
         except OSError as error:
             reason = error.strerror or error
             clock.tick(lambda reason=reason: f"rank 0 does not answer ({reason})")
+    seconds = max(1, min(_ANSWER, clock.left))
     try:
-        return TCPStore(*address, is_master=False, timeout=timedelta(seconds=max(1, clock.left)))
-    except RuntimeError as error:
+        return _within(seconds, lambda: TCPStore(*address, is_master=False, timeout=timedelta(seconds=seconds)))
+    except (RuntimeError, TimeoutError) as error:
         raise UserError(
             f"{clock.who}: what answers at {clock.where} is not rank 0 of this run ({_first_line(error)}); "
             "check --master-address and --master-port"
         ) from error
+
+
+def _within(seconds: float, function: Callable[[], Any]) -> Any:
+    """`function()` in a thread that is left behind after some time: a TCPStore waits for a mute server for ever."""
+    outcome = []
+    thread = threading.Thread(target=lambda: outcome.append(_outcome(function)), daemon=True)
+    thread.start()
+    thread.join(seconds + 1)
+    if not outcome:
+        raise TimeoutError(f"no sensible answer within {seconds:g} s")
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def _outcome(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return function(), None
+    except Exception as error:
+        return None, error
 
 
 def _check_in(store: Store, placement: Placement, rank: int) -> None:

@@ -232,7 +232,10 @@ class WandB(Writer):
             )
         self._picture = wandb.Image
         folder = Path(self._run.dir).parent
-        self.where = str(self._run.url) if online else f"offline, send it by: wandb sync {folder}"
+        if online:
+            self.where = str(self._run.url)
+        elif settings.mode != "disabled":
+            self.where = f"offline, send it by: wandb sync {folder}"
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

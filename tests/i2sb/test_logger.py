@@ -45,7 +45,9 @@ def test_file_and_plain_lines_where_there_is_no_terminal(tmp_path):
 
 
 def test_on_a_terminal_rich_shows_the_lines_without_reading_markup(tmp_path):
-    code = "import sys; from i2sb.runtime.logger import build_logger as b; b(sys.argv[1], 'a').error('[red]x[/red] %d', 7)"
+    code = (
+        "import sys; from i2sb.runtime.logger import build_logger as b; b(sys.argv[1], 'a').error('[red]x[/red] %d', 7)"
+    )
     shown, _ = on_terminal(code, tmp_path)
     assert "ERROR" in shown
     assert "[red]x[/red] 7" in shown

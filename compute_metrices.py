@@ -1,0 +1,39 @@
+"""Judge restored images; see --help."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from i2sb.options import parse_metrics_options
+from i2sb.runtime.script import run_script
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    opt = parse_metrics_options(argv)
+
+    def work() -> int:
+        from i2sb.runtime.launch import launch
+
+        return launch(opt, judge)
+
+    return run_script("compute_metrices.py", work, opt.debug)
+
+
+def judge(opt: argparse.Namespace) -> None:
+    """The work of the one process."""
+    import torch
+
+    from wiring.judging import judge_folders
+
+    torch.manual_seed(opt.seed)
+    judge_folders(opt)
+    if opt.report:
+        from wiring.reporting import write_reports
+
+        write_reports(opt)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

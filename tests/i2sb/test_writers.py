@@ -1,0 +1,379 @@
+"""Curves and pictures: metrics.jsonl always, and what TensorBoard and W&B themselves keep, read back."""
+
+import base64
+import contextlib
+import http.server
+import io
+import json
+import math
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import ROOT, as_child, names, readonly_folder
+
+from i2sb.errors import UserError
+from i2sb.runtime import logger
+from i2sb.runtime.writers import build_writer
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+OTHER_KEY = "fedcba9876543210fedcba9876543210fedcba98"
+CONFIG = {"lr": 5e-5, "corrupt": "sr4x-pool", "ckpt_path": Path("results/a"), "wandb_api_key": KEY, "sizes": (1, 2)}
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_left():
+    yield
+    logger._secrets.clear()
+
+
+def metrics(folder: Path) -> list[dict]:
+    def refuse(text):
+        raise AssertionError(f"{text} is no JSON")
+
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=refuse) for line in lines]
+
+
+def picture() -> torch.Tensor:
+    """[3,4,6] with the values k/255 exactly, and one out of range."""
+    image = torch.arange(72).reshape(3, 4, 6) / 255
+    image[0, 0, 0] = 1.5
+    return image
+
+
+def expected_pixels() -> np.ndarray:
+    pixels = np.arange(72, dtype=np.uint8).reshape(3, 4, 6).transpose(1, 2, 0).copy()
+    pixels[0, 0, 0] = 255
+    return pixels
+
+
+# --- metrics.jsonl
+
+
+def test_one_strict_json_line_per_call_at_once(tmp_path):
+    with build_writer(None, log_dir=tmp_path, name="a", config=CONFIG) as writer:
+        writer.add_scalar(0, "loss", torch.tensor(0.5))
+        writer.add_scalars(7, {"loss": float("nan"), "lr": np.float32(0.25), "skipped": 3, "psnr": -math.inf})
+        writer.add_image(7, "recon", picture())
+        found = metrics(tmp_path / "a")  # before the end
+    times = [entry.pop("time") for entry in found]
+    assert found == [{"step": 0, "loss": 0.5}, {"step": 7, "loss": None, "lr": 0.25, "skipped": 3, "psnr": None}]
+    assert times == sorted(times)
+    assert names(tmp_path / "a") == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 1, "ti', b'{"step": 1, "time": 1.0}', b"\0" * 5000])
+def test_a_torn_last_line_is_cut_off_at_the_next_start(tmp_path, torn):
+    with build_writer(None, log_dir=tmp_path, name="a", config={}) as writer:
+        writer.add_scalar(0, "loss", 1)
+    with (tmp_path / "a" / "metrics.jsonl").open("ab") as file:
+        file.write(torn)
+    with build_writer(None, log_dir=tmp_path, name="a", config={}, resume=True) as writer:
+        writer.add_scalar(1, "loss", 2)
+    assert [(entry["step"], entry["loss"]) for entry in metrics(tmp_path / "a")] == [(0, 1), (1, 2)]
+
+
+def test_a_file_that_is_one_torn_line_starts_anew(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "metrics.jsonl").write_text('{"st')
+    with build_writer(None, log_dir=tmp_path, name="a", config={}) as writer:
+        writer.add_scalar(0, "loss", 1)
+    assert [entry["step"] for entry in metrics(tmp_path / "a")] == [0]
+
+
+def test_a_killed_run_leaves_whole_lines_only(tmp_path):
+    code = (
+        "import sys; from i2sb.runtime.writers import build_writer\n"
+        "writer = build_writer(None, log_dir=sys.argv[1], name='a', config={})\n"
+        "for step in range(10**9):\n"
+        "    writer.add_scalars(step, {'loss': 0.5, 'lr': 0.1})\n"
+        "    if step == 99: print('go', flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.kill()
+    process.communicate()
+    steps = [entry["step"] for entry in metrics(tmp_path / "a")]
+    assert len(steps) >= 100
+    assert steps == list(range(len(steps)))
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "metrics.jsonl").symlink_to("/dev/full")
+    with (
+        build_writer(None, log_dir=tmp_path, name="a", config={}) as writer,
+        pytest.raises(UserError, match=r"^--log-dir: .*/a/metrics\.jsonl cannot be written: No space left"),
+    ):
+        writer.add_scalar(0, "loss", 1)
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    for kind in (None, "tensorboard", "wandb"):
+        with build_writer(kind, log_dir=tmp_path, name="a", config=CONFIG, rank=1) as writer:
+            writer.add_scalar(0, "loss", 1)
+            writer.add_scalars(0, {"loss": 1})
+            writer.add_image(0, "recon", picture())
+    assert names(tmp_path) == []
+
+
+def test_wrong_use_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^--log-writer csv: unknown, choose one of tensorboard, wandb$"):
+        build_writer("csv", log_dir=tmp_path, name="a", config={})
+    with build_writer(None, log_dir=tmp_path, name="a", config={}) as writer:
+        with pytest.raises(ValueError, match="step or time"):
+            writer.add_scalar(0, "time", 1)
+        with pytest.raises(ValueError, match=r"\[3,H,W\] or \[1,H,W\], got \[4, 6, 3\]"):
+            writer.add_image(0, "recon", picture().permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("kind", [None, "tensorboard", "wandb"])
+def test_an_unwritable_folder_is_one_line(kind):
+    with readonly_folder() as folder:
+        answer = as_child(lambda: build_writer(kind, log_dir=folder, name="a", config={}), no_root=True)
+    assert answer.startswith(f"UserError: --log-dir: {folder}/a cannot be written: Permission denied")
+    assert "\n" not in answer
+
+
+# --- TensorBoard
+
+
+def read_events(folder: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def test_tensorboard_reads_back_scalars_images_and_options(tmp_path):
+    with build_writer("tensorboard", log_dir=tmp_path, name="a", config=CONFIG, wandb_api_key=KEY) as writer:
+        writer.add_scalars(0, {"loss": 0.5, "lr": 0.25})
+        writer.add_scalar(3, "loss", float("nan"))
+        writer.add_image(3, "eval/recon", picture())
+        writer.add_image(3, "eval/mask", np.full((1, 2, 2), 0.2))
+        assert writer.where == f"tensorboard --logdir {tmp_path}/a"
+    events = read_events(tmp_path / "a")
+    assert [(event.step, event.value) for event in events.Scalars("lr")] == [(0, 0.25)]
+    (first, second) = events.Scalars("loss")
+    assert (first.step, first.value, second.step) == (0, 0.5, 3)
+    assert math.isnan(second.value)
+    (image,) = events.Images("eval/recon")
+    assert image.step == 3
+    np.testing.assert_array_equal(_decode(image.encoded_image_string), expected_pixels())
+    (mask,) = events.Images("eval/mask")
+    np.testing.assert_array_equal(_decode(mask.encoded_image_string), np.full((2, 2, 3), 51))
+    (text,) = events.Tensors("options/text_summary")
+    options = text.tensor_proto.string_val[0].decode()
+    assert "corrupt: sr4x-pool" in options
+    assert "wandb_api_key" not in options
+    assert [entry["step"] for entry in metrics(tmp_path / "a")] == [0, 3]
+    assert holders_of(KEY, tmp_path) == []
+
+
+def _decode(encoded: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+
+
+def test_tensorboard_hides_what_a_resumed_run_draws_again(tmp_path):
+    with build_writer("tensorboard", log_dir=tmp_path, name="a", config={}) as writer:
+        for step in range(6):
+            writer.add_scalar(step, "loss", 1.0)
+    with build_writer("tensorboard", log_dir=tmp_path, name="a", config={}, resume=True, start=3) as writer:
+        writer.add_scalar(3, "loss", 2.0)
+    found = [(event.step, event.value) for event in read_events(tmp_path / "a").Scalars("loss")]
+    assert found == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+# --- W&B
+
+
+def holders_of(secret: str, folder: Path) -> list[str]:
+    """The files below `folder` in which the secret stands, plainly or in the base64 of an HTTP header."""
+    forms = [secret.encode(), base64.b64encode(b"api:" + secret.encode()).rstrip(b"=")[:-2]]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [str(path) for path in files if any(form in path.read_bytes() for form in forms)]
+
+
+def read_wandb(path: Path) -> list:
+    """The records of a run-ID.wandb file: LevelDB's log format behind a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, pieces, records = path.read_bytes(), 7, b"", []
+    while position + 7 <= len(data):
+        if position % 32768 > 32768 - 7:  # no room for a header at the end of a block
+            position += 32768 - position % 32768
+            continue
+        length, kind = struct.unpack("<HB", data[position + 4 : position + 7])
+        pieces += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole one, or the last piece of one
+            records.append(Record.FromString(pieces))
+            pieces = b""
+    return records
+
+
+@contextlib.contextmanager
+def refusing_proxy():
+    """A proxy that notes what is asked of it and lets nothing pass."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def refuse(self):
+            asked.append(self.requestline)
+            self.send_error(403)
+
+        do_CONNECT = do_GET = do_POST = refuse
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def closed(monkeypatch, tmp_path_factory):
+    """Children of this test have a home without W&B's files and can reach nothing: an address where nobody is."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "NETRC", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, str(home))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
+    with refusing_proxy() as (url, asked):
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        monkeypatch.setenv("https_proxy", url)
+        yield home
+        assert asked == []
+
+
+OFFLINE = """
+import sys, torch
+from pathlib import Path
+from i2sb.runtime.writers import build_writer
+folder, key = sys.argv[1], sys.argv[3]
+config = {"lr": 5e-5, "corrupt": "sr4x-pool", "path": Path("results/a"), "wandb_api_key": key, "note": "see " + key,
+          "deep": {"hub_token": "abc", "n": 2}}
+image = torch.arange(72).reshape(3, 4, 6) / 255
+image[0, 0, 0] = 1.5
+for resume, start in ((False, 0), (True, 2), (False, 0)):
+    with build_writer("wandb", log_dir=folder, name="a", config=config, wandb_user="me", wandb_api_key=key,
+                      resume=resume, start=start) as writer:
+        writer.add_scalars(start, {"loss": 0.5 + start, "lr": 0.25})
+        writer.add_image(start, "eval/recon", image)
+        writer.add_scalar(start + 1, "loss", float("nan"))
+    writer.close()
+    print(writer.where)
+    print(Path(folder, "a", "wandb_id.txt").read_text())
+assert key in sys.argv
+"""
+
+
+def test_wandb_offline_keeps_all_but_the_key(tmp_path, closed, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_API_KEY", OTHER_KEY)
+    command = [sys.executable, "-c", OFFLINE, str(tmp_path), "--wandb-api-key", KEY]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    wheres = [line for line in lines if line.startswith("offline, send it by: wandb sync ")]
+    ids = [line for line in lines if re.fullmatch("[0-9a-f]{8}", line)]
+    assert len(wheres) == len(ids) == 3
+    assert ids[0] == ids[1] != ids[2]
+
+    for where, run_id, start in zip(wheres, ids, (0, 2, 0)):
+        folder = Path(where.rpartition(" ")[2])
+        records = read_wandb(folder / f"run-{run_id}.wandb")
+        (run,) = [record.run for record in records if record.HasField("run")]
+        assert (run.run_id, run.entity, run.project, run.display_name) == (run_id, "me", "i2sb", "a")
+        config = {item.key: json.loads(item.value_json) for item in run.config.update if item.key != "_wandb"}
+        assert config == {
+            "lr": 5e-5,
+            "corrupt": "sr4x-pool",
+            "path": "results/a",
+            "note": "see ***",
+            "deep": {"hub_token": "***", "n": 2},
+        }
+        rows = {}
+        for record in records:
+            if record.HasField("history"):
+                row = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+                rows.setdefault(int(row["_step"]), {}).update(row)
+        assert float(rows[start]["loss"]) == 0.5 + start
+        assert float(rows[start]["lr"]) == 0.25
+        assert "NaN" in rows[start + 1]["loss"]
+        (image,) = (folder / "files").rglob("*.png")
+        np.testing.assert_array_equal(np.asarray(Image.open(image).convert("RGB")), expected_pixels())
+        assert image.name in "".join(rows[start].values())
+        environments = [record.environment for record in records if record.HasField("environment")]
+        assert [str(tmp_path), "--wandb-api-key", "***"] in [list(one.args) for one in environments]
+
+    assert [entry["step"] for entry in metrics(tmp_path / "a")] == [0, 1, 2, 3, 0, 1]
+    for secret in (KEY, OTHER_KEY):
+        assert holders_of(secret, tmp_path) == []
+        assert secret not in done.stdout + done.stderr
+    assert not (closed / ".netrc").exists()
+
+
+ONLINE = """
+import os, sys
+from i2sb.errors import UserError
+from i2sb.runtime.writers import build_writer
+for key in sys.argv[2:]:
+    try:
+        build_writer("wandb", log_dir=sys.argv[1], name="a", config={}, wandb_api_key=key or None)
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_no_key_a_wrong_key_and_no_connection_are_one_line_each(tmp_path, closed):
+    command = [sys.executable, "-c", ONLINE, str(tmp_path), "", "no!key", KEY]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    none, wrong, unreachable = done.stdout.splitlines()
+    assert none == (
+        "--log-writer wandb: no key for W&B: give it by --wandb-api-key, the variable WANDB_API_KEY or ~/.netrc "
+        "(written by `wandb login`), or set WANDB_MODE=offline"
+    )
+    assert "API key may only contain" in wrong
+    assert "no!key" not in wrong
+    assert "connection refused" in unreachable
+    assert KEY not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert holders_of(KEY, tmp_path) == []
+    assert not (closed / ".netrc").exists()
+
+
+@pytest.mark.parametrize("place", ["variable", "netrc"])
+def test_the_key_is_found_where_wandb_looks(tmp_path, closed, monkeypatch, place):
+    if place == "variable":
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+    else:
+        (closed / ".netrc").write_text(f"machine {os.environ['WANDB_BASE_URL'][7:]}\n  login user\n  password {KEY}\n")
+        (closed / ".netrc").chmod(0o600)
+    command = [sys.executable, "-c", ONLINE, str(tmp_path), ""]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    assert "connection refused" in done.stdout, done.stderr  # it came as far as the server
+    assert len(done.stdout.splitlines()) == 1
+    assert KEY not in done.stdout + done.stderr
+    assert holders_of(KEY, tmp_path) == []
