@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Module = TypeVar("Module", bound=nn.Module)
+from .presets import NUM_GROUPS
 
-NUM_GROUPS = 32
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class GroupNorm32(nn.GroupNorm):

@@ -5,10 +5,11 @@ All networks are fully convolutional: a preset takes images of any size that its
 downsampled by image_size // resolution.  The middle block, at the lowest resolution, always has attention.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 DEFAULT = "adm-256"
+NUM_GROUPS = 32  # of every group normalisation: each level's width is a multiple of it
 
 # What create_model takes when a preset says nothing else.
 DEFAULTS: dict[str, Any] = {
@@ -126,6 +127,10 @@ def resolve(name: str, *, in_channels: int = 3, **overrides: Any) -> dict[str, A
     mult = parse_channel_mult(kwargs["channel_mult"], kwargs["image_size"])
     resolutions = parse_attention_resolutions(kwargs["attention_resolutions"])
     _check_reachable(name, kwargs["image_size"], len(mult), resolutions)
+    widths = level_widths(kwargs["num_channels"], mult)
+    with_attention = {width for i, width in enumerate(widths) if kwargs["image_size"] // 2**i in resolutions}
+    for width in with_attention | {widths[-1]}:
+        heads_of(width, kwargs["num_heads"], kwargs["num_head_channels"])
     kwargs["channel_mult"] = ",".join(f"{m:g}" for m in mult)
     kwargs["attention_resolutions"] = ",".join(map(str, resolutions))
     return kwargs
@@ -182,3 +187,29 @@ def _check_reachable(name: str, image_size: int, num_levels: int, resolutions: t
             f"attention_resolutions {','.join(unreachable)}: the levels of {name} are {levels}; "
             f'name some of these, or "" for none'
         )
+
+
+def level_widths(model_channels: int, channel_mult: Sequence[float]) -> list[int]:
+    """Channels of each level, checked."""
+    if model_channels % 2:  # half of the time embedding is cosines, half sines
+        raise ValueError(f"num_channels must be even; got {model_channels}")
+    for mult in channel_mult:
+        width = mult * model_channels
+        if width <= 0 or width % NUM_GROUPS:
+            raise ValueError(
+                f"num_channels x channel_mult must be a multiple of {NUM_GROUPS} on every level; "
+                f"got {model_channels} x {mult:g} = {width:g}"
+            )
+    return [int(mult * model_channels) for mult in channel_mult]
+
+
+def heads_of(channels: int, num_heads: int, num_head_channels: int) -> int:
+    """Heads of an attention block of `channels` channels, checked."""
+    name, divisor = (
+        ("num_heads", num_heads) if num_head_channels == -1 else ("num_head_channels", num_head_channels)
+    )
+    if divisor <= 0 or channels % divisor:
+        raise ValueError(
+            f"{name} must divide the {channels} channels of every level with attention; got {divisor}"
+        )
+    return divisor if num_head_channels == -1 else channels // divisor

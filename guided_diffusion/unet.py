@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .nn import (
-    NUM_GROUPS,
     Downsample,
     GroupNorm32,
     Upsample,
@@ -22,6 +21,7 @@ from .nn import (
     timestep_embedding,
     zero,
 )
+from .presets import heads_of, level_widths
 
 TORSO_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -164,7 +164,7 @@ class UNetModel(nn.Module):
         super().__init__()
         if num_res_blocks < 1:
             raise ValueError(f"num_res_blocks must be at least 1; got {num_res_blocks}")
-        widths = _level_widths(model_channels, channel_mult)
+        widths = level_widths(model_channels, channel_mult)
         attention_resolutions = frozenset(attention_resolutions)
         self.image_size = image_size
         self.in_channels = in_channels
@@ -185,7 +185,7 @@ class UNetModel(nn.Module):
             )
 
         def attention(channels: int, heads: int = num_heads) -> AttentionBlock:
-            heads = _num_heads(channels, heads, num_head_channels)
+            heads = heads_of(channels, heads, num_head_channels)
             return AttentionBlock(channels, heads, use_new_attention_order=use_new_attention_order)
 
         def down(channels: int) -> nn.Module:
@@ -324,29 +324,3 @@ class UNetModel(nn.Module):
             raise ValueError(f"this network takes {wanted}")
         if y is not None and y.shape != x.shape[:1]:
             raise ValueError(f"y needs one class per image, shape [{x.shape[0]}]; got {list(y.shape)}")
-
-
-def _level_widths(model_channels: int, channel_mult: Sequence[float]) -> list[int]:
-    """Channels of each level, checked."""
-    if model_channels % 2:  # half of the time embedding is cosines, half sines
-        raise ValueError(f"num_channels must be even; got {model_channels}")
-    for mult in channel_mult:
-        width = mult * model_channels
-        if width <= 0 or width % NUM_GROUPS:
-            raise ValueError(
-                f"num_channels x channel_mult must be a multiple of {NUM_GROUPS} on every level; "
-                f"got {model_channels} x {mult:g} = {width:g}"
-            )
-    return [int(mult * model_channels) for mult in channel_mult]
-
-
-def _num_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
-    """Heads of an attention block of `channels` channels, checked."""
-    name, divisor = (
-        ("num_heads", num_heads) if num_head_channels == -1 else ("num_head_channels", num_head_channels)
-    )
-    if divisor <= 0 or channels % divisor:
-        raise ValueError(
-            f"{name} must divide the {channels} channels of every level with attention; got {divisor}"
-        )
-    return divisor if num_head_channels == -1 else channels // divisor

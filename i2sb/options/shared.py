@@ -99,7 +99,7 @@ def add_network(parser: Parser) -> None:
         choices=tuple(presets.TABLE),
         help=f"which network (default: the checkpoint's own, else {presets.DEFAULT})",
     )
-    group.add_argument("--num-channels", type=positive_int, metavar="N", help="base width [channels]")
+    group.add_argument("--num-channels", type=positive_int, metavar="N", help="base width of the network [channels]")
     group.add_argument("--num-res-blocks", type=positive_int, metavar="N", help="residual blocks per level")
     group.add_argument(
         "--channel-mult", metavar="A,B,..", help="width of each level as multiple of the base, such as 1,2,2"
@@ -109,8 +109,8 @@ def add_network(parser: Parser) -> None:
         metavar="R,..",
         help='image sizes at which attention sits [pixels], such as 32,16; "" for none',
     )
-    group.add_argument("--num-heads", type=positive_int, metavar="N", help="attention heads")
-    group.add_argument("--num-head-channels", type=number(int, -1), metavar="N", help="channels per head")
+    group.add_argument("--num-heads", type=positive_int, metavar="N", help="attention heads, where --num-head-channels is -1")
+    group.add_argument("--num-head-channels", type=number(int, -1), metavar="N", help="channels per attention head")
     group.add_argument(
         "--dropout", type=number(float, 0, 1), metavar="P", help="share of activations dropped in training"
     )

@@ -36,11 +36,9 @@ def listen(placement: Placement) -> socket.socket:
     """
     port = placement.port or 0
     try:
-        if _is_loopback(placement.address) and placement.num_nodes == 1:
+        if placement.address in ("localhost", "127.0.0.1") and placement.num_nodes == 1:
             return socket.create_server(("127.0.0.1", port))
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
+        return _listen_everywhere(port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             reason = "is in use, perhaps by another run or another process with --node-rank 0"
@@ -49,8 +47,18 @@ def listen(placement: Placement) -> socket.socket:
         raise UserError(f"port {port} {reason}; choose another with --master-port") from error
 
 
-def _is_loopback(address: str) -> bool:
-    return address in ("localhost", "127.0.0.1", "::1")
+def _listen_everywhere(port: int) -> socket.socket:
+    ipv4 = socket.create_server(("", port))
+    if not socket.has_dualstack_ipv6():
+        return ipv4
+    port = ipv4.getsockname()[1]
+    ipv4.close()  # it was for asking: some systems give the IPv6 port although the IPv4 one is taken
+    try:
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise
+        return socket.create_server(("", port))  # IPv6 is known to this system, but switched off
 
 
 @contextlib.contextmanager

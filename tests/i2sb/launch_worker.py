@@ -1,13 +1,12 @@
 """A small program that calls `launch` as the entry scripts do; `--do` says what its ranks go through.
 
-Each rank prints one line of JSON for what it saw, into FOLDER/rank-N.jsonl where a folder is given.
+Each rank writes what it sees as lines of JSON into FOLDER/rank-N.jsonl.
 """
 
 import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from i2sb.runtime.launch import launch
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--do", default="report")
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gpu", type=int)
     parser.add_argument("--n-gpu-per-node", type=int, default=1)
@@ -35,11 +34,8 @@ def parse() -> argparse.Namespace:
 
 def note(opt: argparse.Namespace, **values: object) -> None:
     line = json.dumps({"rank": opt.global_rank, "pid": os.getpid(), **values})
-    if opt.folder is None:
-        print(line, flush=True)
-    else:
-        with (opt.folder / f"rank-{opt.global_rank}.jsonl").open("a") as file:
-            file.write(line + "\n")
+    with (opt.folder / f"rank-{opt.global_rank}.jsonl").open("a") as file:
+        file.write(line + "\n")
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -69,7 +65,7 @@ def do_report(opt: argparse.Namespace) -> None:
 def do_raise(opt: argparse.Namespace) -> None:
     if opt.global_rank == 1:
         raise ZeroDivisionError("told once")
-    wait_for_the_others(opt)
+    be_deaf()
 
 
 def do_user_error(opt: argparse.Namespace) -> None:
@@ -88,17 +84,17 @@ def do_first_fails(opt: argparse.Namespace) -> None:
 
 
 def do_sleep(opt: argparse.Namespace) -> None:
-    """Keeps a helper process of its own, as a rank with a data loader does, and its sentinel open in it."""
+    """Has a forked helper, as a rank with a data loader does: it inherits what is open in the rank."""
     helper = os.fork()
     if helper == 0:
         time.sleep(120)
         os._exit(0)
     note(opt, helper=helper)
-    wait_for_the_others(opt)
+    be_deaf()
 
 
-def wait_for_the_others(opt: argparse.Namespace) -> None:
-    """Hangs in a collective that nobody else joins, deaf to SIGTERM."""
+def be_deaf() -> None:
+    """As in an operation that never returns."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(120)
 
@@ -117,20 +113,79 @@ def do_train(opt: argparse.Namespace) -> None:
     raise TimeoutError("no signal came")
 
 
-def do_deaf(opt: argparse.Namespace) -> None:
-    """Has handlers, but never looks at the flag."""
+def do_never_stop(opt: argparse.Namespace) -> None:
+    """Catches signals, but never looks at the flag."""
     from i2sb.runtime.distributed import StopSignal
 
     with StopSignal():
         note(opt, step="started")
-        while True:
-            time.sleep(0.05)
+        for _ in range(600):
+            time.sleep(0.1)
 
 
-def do_grandchild(opt: argparse.Namespace) -> None:
-    """A process that has nothing to do with the run; it must not hold up anything."""
-    subprocess.Popen(["sleep", "60"])
-    note(opt)
+def do_talk(opt: argparse.Namespace) -> None:
+    """Every helper of `distributed`, on two ranks."""
+    import torch
+
+    from i2sb.runtime import distributed
+
+    rank = distributed.rank()
+    mean = distributed.mean_over_ranks(torch.tensor([[1.0, 2.0]]) * (1 + 2 * rank))
+    gathered = distributed.gather_objects({"rank": rank, "state": torch.full((2,), rank)})
+    broadcast = distributed.broadcast_object(("from", rank))
+    entered = time.time()
+    with distributed.main_first():
+        inside = time.time()
+        if distributed.is_main():
+            time.sleep(0.4)
+        left = time.time()
+    time.sleep(0.4 * rank)
+    arrived = time.time()
+    distributed.barrier()
+    note(
+        opt,
+        world_size=distributed.world_size(),
+        is_main=distributed.is_main(),
+        mean=mean.tolist(),
+        gathered=[(entry["rank"], entry["state"].tolist()) for entry in gathered],
+        broadcast=broadcast,
+        first=[entered, inside, left],
+        barrier=[arrived, time.time()],
+        stops=[stop_by_one_rank(rank, round) for round in range(3)],
+    )
+
+
+def stop_by_one_rank(rank: int, round: int) -> dict:
+    """Only rank 1 gets a signal, at its fifth iteration; it is also the slower one, but for the first round."""
+    from i2sb.runtime.distributed import StopSignal
+
+    longest = 0.0
+    with StopSignal() as stop:
+        for iteration in range(100):
+            if rank == 1 and iteration == 5:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            start = time.perf_counter()
+            name = stop.poll()
+            longest = max(longest, time.perf_counter() - start)
+            if name:
+                return {"iteration": iteration, "signal": name, "longest": longest}
+            if round:
+                time.sleep(0.002 * round * rank)
+            if round == 0 and iteration == 0:
+                time.sleep(0.3 * rank)
+    return {}
+
+
+def do_poll_once(opt: argparse.Namespace) -> None:
+    """Rank 0 must not wait in its first `poll` for rank 1, which comes a second later."""
+    from i2sb.runtime import distributed
+
+    with distributed.StopSignal() as stop:
+        distributed.barrier()
+        time.sleep(1.0 * opt.global_rank)
+        start = time.perf_counter()
+        stop.poll()
+        note(opt, seconds=time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""What ranks say to each other, alone and between two gloo processes."""
+
+import os
+import signal
+
+import pytest
+import torch
+from launching import run  # noqa: F401
+
+from i2sb.runtime import distributed
+from i2sb.runtime.distributed import StopSignal
+
+
+def test_alone_everything_is_rank_0_of_1() -> None:
+    tensor = torch.tensor([1.0, 2.0], requires_grad=True)
+    mean = distributed.mean_over_ranks(tensor)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert torch.equal(mean, tensor)
+    assert not mean.requires_grad
+    mean += 1
+    assert tensor.tolist() == [1.0, 2.0]  # a tensor of its own
+    assert distributed.gather_objects("a") == ["a"]
+    assert distributed.broadcast_object("a") == "a"
+    distributed.barrier()
+    with distributed.main_first():
+        pass
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_stop_signal_alone(name: str) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with StopSignal() as stop:
+        assert stop.poll() is None
+        os.kill(os.getpid(), number)
+        assert stop.poll() == name
+        assert stop.poll() == name
+    assert signal.getsignal(number) is before
+
+
+def test_second_interrupt_raises() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)  # is none
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.poll()
+        os.kill(os.getpid(), signal.SIGINT)
+        stop.poll()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_two_ranks(run) -> None:
+    one = run("--n-gpu-per-node", 2, "--do", "talk")
+    code, stderr = one.wait()
+    assert (code, stderr) == (0, "")
+    main, other = one.notes()
+    assert (main["is_main"], other["is_main"]) == (True, False)
+    for note in (main, other):
+        assert note["world_size"] == 2
+        assert note["mean"] == [[2.0, 4.0]]  # of [1, 2] and [3, 6]
+        assert note["gathered"] == [[0, [0, 0]], [1, [1, 1]]]
+        assert note["broadcast"] == ["from", 0]
+    assert other["first"][1] >= main["first"][2]  # rank 1 enters after rank 0 has left
+    assert main["barrier"][1] >= other["barrier"][0]  # rank 0 waited for rank 1
+    # Rank 1 alone got a signal before its poll 5: both know at poll 6.
+    for round, (mine, theirs) in enumerate(zip(main["stops"], other["stops"])):
+        assert (mine["iteration"], mine["signal"]) == (6, "SIGUSR1"), round
+        assert (theirs["iteration"], theirs["signal"]) == (6, "SIGUSR1"), round
+
+
+def test_poll_does_not_wait_for_slower_ranks(run) -> None:
+    one = run("--n-gpu-per-node", 2, "--do", "poll-once")
+    code, stderr = one.wait()
+    assert (code, stderr) == (0, "")
+    assert one.notes()[0]["seconds"] < 0.5  # rank 1 polls a second later

@@ -1,0 +1,113 @@
+"""The command lines: names and defaults are frozen, --help is quick, wrong values are one line."""
+
+import importlib
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from i2sb.options import parse_metrics_options, parse_sample_options, parse_train_options
+
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH = {"n_gpu_per_node": 1, "master_address": "localhost", "num_proc_node": 1}
+TRAIN = {
+    **LAUNCH,
+    "seed": 0, "name": "jpeg-5", "ckpt": None, "gpu": None, "image_size": 256, "corrupt": "jpeg-5",
+    "t0": 1e-4, "T": 1.0, "interval": 1000, "beta_max": 0.3, "ot_ode": False, "clip_denoise": False,
+    "cond_x1": False, "add_x1_noise": False, "batch_size": 256, "microbatch": 2, "num_itr": 1_000_000,
+    "lr": 5e-5, "lr_gamma": 0.99, "lr_step": 1000, "l2_norm": 0.0, "ema": 0.99, "dataset_dir": Path("/dataset"),
+    "log_dir": Path(".log"), "log_writer": None, "wandb_api_key": None, "wandb_user": None,
+}  # fmt: skip
+SAMPLE = {
+    **LAUNCH,
+    "seed": 0, "image_size": 256, "dataset_dir": Path("/dataset"), "partition": None, "batch_size": 32,
+    "ckpt": "x", "nfe": None, "clip_denoise": False, "use_fp16": False,
+}  # fmt: skip
+METRICS = {
+    "seed": 0, "gpu": None, "ckpt": "x", "mode": "legacy_pytorch", "dataset_dir": Path("/dataset"),
+    "sample_dir": ["y"], "image_size": 256,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parse", "argv", "expected"),
+    [
+        (parse_train_options, ["--corrupt", "jpeg-5"], TRAIN),
+        (parse_sample_options, ["--ckpt", "x"], SAMPLE),
+        (parse_metrics_options, ["--ckpt", "x", "--sample-dir", "y"], METRICS),
+    ],
+)
+def test_published_names_and_defaults(parse, argv, expected):
+    options = vars(parse(argv))
+    assert {key: options[key] for key in expected} == expected
+
+
+def test_every_published_train_flag_is_taken():
+    argv = ["--seed", "1", "--name", "n", "--ckpt", "c", "--gpu", "0", "--n-gpu-per-node", "2", "--master-address", "h", "--node-rank", "1", "--num-proc-node", "2", "--image-size", "64", "--corrupt", "blur-uni", "--t0", "1e-3", "--T", "0.5", "--interval", "100", "--beta-max", "1.0", "--ot-ode", "--clip-denoise", "--cond-x1", "--add-x1-noise", "--batch-size", "8", "--microbatch", "2", "--num-itr", "5", "--lr", "1e-4", "--lr-gamma", "1", "--lr-step", "10", "--l2-norm", "0.1", "--ema", "0.9", "--dataset-dir", "d", "--log-dir", "l", "--log-writer", "wandb", "--wandb-api-key", "k", "--wandb-user", "u"]
+    opt = parse_train_options(argv)
+    assert (opt.name, opt.ckpt, opt.node_rank, opt.interval, opt.wandb_user) == ("n", "c", 1, 100, "u")
+    assert {"seed", "lr", "ot_ode", "wandb_api_key"} <= set(opt.given)
+    assert "device" not in opt.given
+
+
+@pytest.mark.parametrize("script", ["train", "sample", "compute_metrices"])
+def test_help_is_grouped_complete_and_quick(script):
+    command = [sys.executable, ROOT / f"{script}.py", "--help"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        seconds.append(time.perf_counter() - start)
+    print(f"{script} --help: {min(seconds):.2f} s")
+    code = f"import sys, {script}\ntry: {script}.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    probe = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert probe.stdout.strip().endswith("False")  # no torch: that is what keeps it quick
+    assert "run:" in text
+    assert "data:" in text
+    package = {"train": "training", "sample": "sampling", "compute_metrices": "judging"}[script]
+    parser = importlib.import_module(f"i2sb.options.{package}").build_parser()
+    for action in parser._actions:
+        assert len((action.help or "").split()) >= 3, f"{action.option_strings} is not explained"
+        assert action.option_strings[-1] in text
+
+
+WRONG = [
+    ("train", "", "--corrupt"),
+    ("train", "--corrupt jpeg", "argument --corrupt: invalid choice: 'jpeg' .*jpeg-5"),
+    ("train", "--corrupt jpeg-5 --lr -1", "argument --lr: '-1' is not legal: it takes a number above 0"),
+    ("train", "--corrupt jpeg-5 --lr nan", "argument --lr: 'nan' is not legal"),
+    ("train", "--corrupt jpeg-5 --interval 7", "--interval: '7' is not legal: it takes an even whole number"),
+    ("train", "--corrupt jpeg-5 --image-size 250", "--image-size: '250' is not legal: it takes a multiple of 16"),
+    ("train", "--corrupt jpeg-5 --image-size 48", "--image-size 48: this network halves images 5 times"),
+    ("train", "--corrupt jpeg-5 --ema 1.5", "--ema: '1.5' is not legal: it takes a number from 0 to 1"),
+    ("train", "--corrupt jpeg-5 --net huge", "--net: invalid choice: 'huge' .*adm-256"),
+    ("train", "--corrupt jpeg-5 --net tiny --num-channels 33", "--net tiny: .*33"),
+    ("train", "--corrupt jpeg-5 --t0 2", "--t0 2: must be below --T 1"),
+    ("train", "--corrupt jpeg-5 --eval-nfe 1000", "--eval-nfe 1000: legal is 1 to 999"),
+    ("train", "--corrupt jpeg-5 --name ../x", "--name: '../x' is not legal"),
+    ("sample", "--ckpt x --partition 4_4", "--partition: '4_4' is not legal: it takes I_N"),
+    ("sample", "--ckpt x --nfe 0", "--nfe: '0' is not legal: it takes a whole number of at least 1"),
+    ("sample", "--ckpt x --use-fp16 --precision bf16", "--use-fp16 and --precision bf16 contradict each other"),
+    ("sample", "--ckpt missing", "--ckpt missing: there is no folder results/missing here"),
+    ("compute_metrices", "--ckpt x --sample-dir y --mode best", "--mode: invalid choice: 'best' .*legacy_pytorch"),
+    ("compute_metrices", "--ckpt x --sample-dir y --metrics psnr nice", "--metrics: invalid choice: 'nice'"),
+]
+
+
+@pytest.mark.parametrize(("script", "argv", "message"), WRONG)
+def test_a_wrong_value_is_one_line(script, argv, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module = __import__(script)
+    try:
+        code = module.main([*argv.split(), "--device", "cpu"])
+    except SystemExit as exit:
+        code = exit.code
+    error = capsys.readouterr().err.strip()
+    assert code == 2
+    assert len(error.splitlines()) == 1
+    assert re.search(message, error), error
+    assert error.startswith(f"{script}.py: error: ")
+    assert not list(tmp_path.iterdir())

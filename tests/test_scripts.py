@@ -1,0 +1,202 @@
+"""The three scripts, one after the other, as a user runs them: train, resume, sample, judge."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from small_runs import metrics_argv, photos, sample_argv, script, train_argv
+
+import compute_metrices
+import sample
+import train
+from i2sb.recon import find_recon
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a data set and one trained checkpoint, results/sr4x-pool."""
+    folder = tmp_path_factory.mktemp("place")
+    dataset = photos(folder / "photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train.main(train_argv(dataset, "--ot-ode")) == 0
+    return folder
+
+
+@pytest.fixture
+def here(place, tmp_path, monkeypatch):
+    """A copy of `place` as the current folder."""
+    shutil.copytree(place, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_train_resume_sample_judge_in_own_processes(tmp_path):
+    dataset = photos(tmp_path / "photos")
+    done = script("train", train_argv(dataset, "--ot-ode", "--eval-every", "100", "--eval-nfe", "2"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "[Eval] psnr/corrupt" in done.stderr
+    folder = tmp_path / "results/sr4x-pool"
+    assert {"latest.pt", "options.pkl", "options.json"} <= {p.name for p in folder.iterdir()}
+    assert load(folder / "latest.pt")["resume"]["iteration"] == 4
+
+    again = script("train", ["--ckpt", "sr4x-pool", *train_argv(dataset, "--ot-ode", "--num-itr", "6")], tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "after iteration 4, 16 images" in again.stderr
+    state = load(folder / "latest.pt")
+    assert state["resume"]["iteration"] == 6
+    assert state["ema"]["num_updates"] == 6
+    log = (tmp_path / ".log/sr4x-pool/log.txt").read_text()
+    assert "started sr4x-pool" in log
+    assert "resumed sr4x-pool" in log
+
+    restored = script("sample", sample_argv(dataset, "sr4x-pool"), tmp_path)
+    assert restored.returncode == 0, restored.stderr
+    recon = load(folder / "samples_nfe2/recon.pt")
+    assert recon["arr"].shape == (12, 3, 32, 32)
+    assert recon["arr"].dtype == torch.float32
+    assert recon["label_arr"].tolist() == [label for label in range(4) for _ in range(3)]
+
+    judged = script("compute_metrices", metrics_argv(dataset, "sr4x-pool", "samples_nfe2"), tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    assert "PSNR" in judged.stdout
+    scores = json.loads((folder / "samples_nfe2/metrics.json").read_text())["scores"]
+    assert set(scores) == {"degraded", "restored"}
+    assert scores["restored"]["psnr"]["num_images"] == 12
+
+
+def test_metrics_agree_with_numpy(here):
+    assert sample.main(sample_argv(here / "photos", "sr4x-pool")) == 0
+    assert compute_metrices.main(metrics_argv(here / "photos", "sr4x-pool", "samples_nfe2")) == 0
+    folder = here / "results/sr4x-pool/samples_nfe2"
+    scores = json.loads((folder / "metrics.json").read_text())["scores"]
+    from PIL import Image
+
+    paths = sorted((here / "photos/val").glob("*/*.png"))
+    clean = np.stack([np.asarray(Image.open(path)) for path in paths]).astype(np.float64)
+    arr = load(folder / "recon.pt")["arr"].double().numpy().transpose(0, 2, 3, 1)
+    restored = np.round(np.clip((arr + 1) * 127.5, 0, 255))
+    blocks = clean.reshape(len(clean), 8, 4, 8, 4, 3).mean((2, 4))
+    degraded = np.round(blocks.repeat(4, 1).repeat(4, 2))
+    for name, images in {"restored": restored, "degraded": degraded}.items():
+        psnr = 20 * np.log10(255) - 10 * np.log10(((images - clean) ** 2).mean((1, 2, 3)))
+        assert scores[name]["psnr"]["value"] == pytest.approx(psnr.mean(), abs=0.02)
+    rows = (folder / "metrics_per_image.csv").read_text().splitlines()
+    assert rows[0].split(",") == ["image", "psnr_degraded", "ssim_degraded", "psnr_restored", "ssim_restored"]
+    assert len(rows) == 13
+
+
+@pytest.mark.parametrize(
+    "corrupt", ["jpeg-10", "blur-uni", "sr4x-bicubic", "inpaint-center", "inpaint-freeform2030", "mixture"]
+)
+@pytest.mark.parametrize("flags", [[], ["--cond-x1", "--add-x1-noise"]], ids=["plain", "cond"])
+def test_every_kind_of_task_trains_and_samples(here, corrupt, flags):
+    argv = train_argv(here / "photos", "--num-itr", "1", *flags, corrupt=corrupt)
+    assert train.main(argv) == 0
+    assert sample.main(sample_argv(here / "photos", corrupt)) == 0
+    assert compute_metrices.main(metrics_argv(here / "photos", corrupt, "samples_nfe2")) == 0
+    arr = load(here / f"results/{corrupt}/samples_nfe2/recon.pt")["arr"]
+    assert arr.isfinite().all()
+
+
+def test_images_do_not_depend_on_batches_or_partitions(here, monkeypatch):
+    argv = train_argv(here / "photos", "--num-itr", "1", "--cond-x1", corrupt="inpaint-freeform1020")
+    assert train.main(argv) == 0
+    arrays = {}
+    for batch in ("5", "12"):
+        options = ["--batch-size", batch, "--overwrite"]
+        assert sample.main(sample_argv(here / "photos", "inpaint-freeform1020", *options)) == 0
+        folder = here / "results/inpaint-freeform1020/samples_nfe2"
+        arrays[batch] = load(folder / "recon.pt")["arr"]
+    (folder / "recon.pt").unlink()
+    for part in range(5):
+        flags = ["--partition", f"{part}_5", "--batch-size", "3"]
+        assert sample.main(sample_argv(here / "photos", "inpaint-freeform1020", *flags)) == 0
+    parts = [load(path)["arr"] for path in find_recon(folder)]
+    assert [len(part) for part in parts] == [2, 2, 3, 2, 3]
+    torch.testing.assert_close(arrays["5"], arrays["12"], rtol=0, atol=2e-5)
+    torch.testing.assert_close(torch.cat(parts), arrays["12"], rtol=0, atol=2e-5)
+    assert compute_metrices.main(metrics_argv(here / "photos", "inpaint-freeform1020", "samples_nfe2")) == 0
+
+
+def test_a_finished_run_says_so_and_other_settings_are_noticed(here, capsys):
+    argv = sample_argv(here / "photos", "sr4x-pool")
+    assert sample.main(argv) == 0
+    path = here / "results/sr4x-pool/samples_nfe2/recon.pt"
+    written = path.stat().st_mtime_ns
+    assert sample.main(argv) == 0
+    assert "is finished already" in capsys.readouterr().err
+    assert path.stat().st_mtime_ns == written
+    assert sample.main([*argv, "--seed", "1"]) == 2
+    assert "seed was 0, now 1" in capsys.readouterr().err
+    assert sample.main([*argv, "--precision", "bf16"]) == 2
+    assert "precision was fp32, now bf16" in capsys.readouterr().err
+    assert sample.main([*argv, "--seed", "1", "--overwrite"]) == 0
+
+
+def test_pictures_and_compact_reconstructions(here):
+    from PIL import Image
+
+    flags = ["--save-images", "png", "--save-trajectory", "2", "--recon-dtype", "uint8"]
+    assert sample.main(sample_argv(here / "photos", "sr4x-pool", *flags)) == 0
+    folder = here / "results/sr4x-pool/samples_nfe2"
+    arr = load(folder / "recon.pt")["arr"]
+    assert arr.dtype == torch.uint8
+    images = sorted((folder / "images").rglob("*.png"))
+    assert [path.parent.name for path in images[::3]] == ["chelsea", "china", "coffee", "rocket"]
+    shown = np.asarray(Image.open(images[0])).transpose(2, 0, 1).astype(int)
+    assert abs(shown - arr[0].numpy().astype(int)).max() <= 1  # rounded against truncated
+    strips = sorted((folder / "trajectories").glob("*.png"))
+    assert [path.name for path in strips] == ["00000.png", "00001.png"]
+    assert Image.open(strips[0]).size == (3 * 32, 32)  # degraded, one step, restored
+    assert Image.open(strips[0].with_suffix(".webp")).n_frames == 3
+    assert compute_metrices.main(metrics_argv(here / "photos", "sr4x-pool", "samples_nfe2")) == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "argv", "message"),
+    [
+        (lambda h: None, lambda h: train_argv(h / "photos"), "there is a checkpoint already; go on from it by --ckpt"),
+        (
+            lambda h: None,
+            lambda h: train_argv(h / "photos", "--ckpt", "sr4x-pool", "--beta-max", "1.0"),
+            "cannot go on with --beta-max 1.0 .trained with 0.3.",
+        ),
+        (
+            lambda h: (h / "results/sr4x-pool/latest.pt").write_bytes(b"PK\x03\x04 half a file"),
+            lambda h: train_argv(h / "photos", "--ckpt", "sr4x-pool"),
+            "latest.pt: refused: it is cut off or damaged",
+        ),
+        (lambda h: None, lambda h: train_argv(h / "nowhere", "--name", "x"), "there is no such folder"),
+        (
+            lambda h: None,
+            lambda h: train_argv(h / "photos", "--name", "x", "--batch-size", "5"),
+            "--batch-size 5: must be a multiple of processes x --microbatch = 1 x 2 = 2",
+        ),
+    ],
+)
+def test_training_errors_are_one_line(here, capsys, damage, argv, message):
+    damage(here)
+    assert train.main(argv(here)) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("train.py: error: ")
+    import re
+
+    assert re.search(message, last), last
+
+
+def test_judging_errors_are_one_line(here, capsys):
+    assert compute_metrices.main(metrics_argv(here / "photos", "sr4x-pool", "samples_nfe9")) == 2
+    assert "there is no folder results/sr4x-pool/samples_nfe9" in capsys.readouterr().err
+    assert sample.main(sample_argv(here / "photos", "sr4x-pool")) == 0
+    other = photos(here / "other", val=2)
+    assert compute_metrices.main(metrics_argv(other, "sr4x-pool", "samples_nfe2")) == 2
+    assert "holds 12 images, the data set has 8" in capsys.readouterr().err
+    assert sample.main(sample_argv(here / "photos", "sr4x-pool", "--nfe", "10")) == 2
+    assert "trained with --interval 10; legal is 1 to 9" in capsys.readouterr().err
