@@ -35,6 +35,7 @@ TRAIN = {
     "ihc": (SKIMAGE, "ihc.png", 2),
     "hubble": (SKIMAGE, "hubble_deep_field.jpg", 1),
     "retina": (SKIMAGE, "retina.jpg", 1),
+    "rocket": (SKIMAGE, "rocket.jpg", 2),
     "camera": (SKIMAGE, "camera.png", 2),
     "coins": (SKIMAGE, "coins.png", 1),
     "brick": (SKIMAGE, "brick.png", 1),
@@ -45,11 +46,10 @@ VAL = {
     "coffee": (SKIMAGE, "coffee.png", 1),
     "china": (SKLEARN, "china.jpg", 1),
     "chelsea": (SKIMAGE, "chelsea.png", 1),
-    "rocket": (SKIMAGE, "rocket.jpg", 1),
 }
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)  # side of the cut square over side of the crop
 MANIFEST = "bundled.json"
-_VERSION = 1
+_VERSION = 2
 
 
 def build_bundled_photos(

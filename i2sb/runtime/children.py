@@ -51,7 +51,7 @@ def run_children(
       stderr (a UserError or SystemExit as its one line, anything else as a traceback), and its code returned:
       2 for a UserError, 1 for another exception, 128 + n for one killed by signal n.
     - SIGTERM, SIGINT and SIGUSR1 are passed on once each, and the children's own ends are waited for; the
-      second SIGINT kills them.
+      second SIGINT kills them (130).
     - Each child leads a process group, so that a terminal's Ctrl-C comes once, through this process, and what a
       child has started goes with it. A child whose parent is gone kills its group.
 
@@ -152,6 +152,8 @@ class _Children:
             while self.alive and time.monotonic() < deadline:
                 self._wait(deadline - time.monotonic())
             culprit = min(self._failures(), key=_by_blame)
+            if self._num_interrupts > 1:
+                culprit = Failure("interrupted twice: all processes were killed", 128 + signal.SIGINT, 0)
             print(culprit.text, file=sys.stderr, flush=True)
             self._terminate()
             return culprit.code

@@ -77,7 +77,7 @@ def process_group(
     import torch
     import torch.distributed as dist
 
-    store = _meet(placement, rank, listener)
+    store = meet(placement, rank, listener)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
@@ -109,8 +109,12 @@ def _leave(store: Store, rank: int, size: int) -> None:
         num_left = store.add("left", 0)
 
 
-def _meet(placement: Placement, rank: int, listener: socket.socket | None) -> Store:
-    """The store that all ranks share; returns when every one of them has come."""
+def meet(placement: Placement, rank: int, listener: socket.socket | None = None) -> Store:
+    """The store that all ranks share; returns when every one of them has come.
+
+    Raises:
+        UserError: they do not within I2SB_RENDEZVOUS_SECONDS (600), or two ranks contradict each other.
+    """
     from torch.distributed import PrefixStore
 
     clock = _Clock(placement, rank)
@@ -202,7 +206,7 @@ def _connect(placement: Placement, clock: _Clock) -> Store:
 def _within(seconds: float, function: Callable[[], Any]) -> Any:
     """`function()` in a thread that is left behind after some time: a TCPStore waits for a mute server for ever."""
     outcome = []
-    thread = threading.Thread(target=lambda: outcome.append(_outcome(function)), daemon=True)
+    thread = threading.Thread(target=lambda: outcome.append(_outcome(function)), daemon=True, name="rendezvous")
     thread.start()
     thread.join(seconds + 1)
     if not outcome:

@@ -1,8 +1,10 @@
 """Runs of `launch_worker.py` for tests: started, waited for with a limit, and swept away."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -62,14 +64,14 @@ class Run:
     def sweep(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
-        for pid in filter(is_alive, self.pids()):
+        for pid in filter(is_alive, self.pids()):  # before the pipes are read to their end: these hold them open
             os.kill(pid, signal.SIGKILL)
+        self.process.communicate()
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """run("--flag", "value", ..., VARIABLE="value") starts the worker; `via` is a command to put before it."""
+@pytest.fixture(name="start_run")
+def start_run_fixture(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """start_run("--flag", "value", ..., VARIABLE="value"); `via` is the command to put before the worker."""
     runs = []
 
     def start(*flags: object, via: tuple = (sys.executable,), **variables: str) -> Run:
@@ -98,3 +100,18 @@ def is_alive(pid: int) -> bool:
         return False
     except FileNotFoundError:
         return not Path("/proc/self/stat").exists()
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+def free_port() -> int:
+    """A port that nobody listens at now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

@@ -9,17 +9,20 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from i2sb.errors import UserError
+from i2sb.runtime.children import run_children
 from i2sb.runtime.launch import launch
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--do", default="report")
+    parser.add_argument("--without-torch", action="store_true")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gpu", type=int)
@@ -65,7 +68,7 @@ def do_report(opt: argparse.Namespace) -> None:
 def do_raise(opt: argparse.Namespace) -> None:
     if opt.global_rank == 1:
         raise ZeroDivisionError("told once")
-    be_deaf()
+    time.sleep(120)
 
 
 def do_user_error(opt: argparse.Namespace) -> None:
@@ -76,6 +79,10 @@ def do_exit(opt: argparse.Namespace) -> None:
     sys.exit("nothing to do" if opt.global_rank == 1 else None)
 
 
+def do_sleep(opt: argparse.Namespace) -> None:
+    time.sleep(120)
+
+
 def do_first_fails(opt: argparse.Namespace) -> None:
     from i2sb.runtime import distributed
 
@@ -83,19 +90,45 @@ def do_first_fails(opt: argparse.Namespace) -> None:
         raise ZeroDivisionError(f"rank {opt.global_rank}")
 
 
-def do_sleep(opt: argparse.Namespace) -> None:
-    """Has a forked helper, as a rank with a data loader does: it inherits what is open in the rank."""
+def do_collective(opt: argparse.Namespace) -> None:
+    """Rank 0 waits in a collective for rank 1, which never comes."""
+    from i2sb.runtime import distributed
+
+    note(opt)
+    if opt.global_rank == 0:
+        distributed.barrier()
+    time.sleep(120)
+
+
+def do_helper(opt: argparse.Namespace) -> None:
+    """Deaf to SIGTERM, with a forked helper as a data loader has: it inherits what is open in the rank."""
     helper = os.fork()
     if helper == 0:
         time.sleep(120)
         os._exit(0)
-    note(opt, helper=helper)
-    be_deaf()
-
-
-def be_deaf() -> None:
-    """As in an operation that never returns."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note(opt, helper=helper)
+    time.sleep(120)
+
+
+def do_count_signals(opt: argparse.Namespace) -> None:
+    """Ends well half a second after the first signal, with the names of all that came."""
+    names: list[str] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: names.append(signal.Signals(number).name))
+    note(opt)
+    while not names:
+        time.sleep(0.01)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    note(opt, names=names)
+
+
+def do_ignore_signals(opt: argparse.Namespace) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    note(opt)
     time.sleep(120)
 
 
@@ -111,16 +144,6 @@ def do_train(opt: argparse.Namespace) -> None:
                 return
             time.sleep(0.01)
     raise TimeoutError("no signal came")
-
-
-def do_never_stop(opt: argparse.Namespace) -> None:
-    """Catches signals, but never looks at the flag."""
-    from i2sb.runtime.distributed import StopSignal
-
-    with StopSignal():
-        note(opt, step="started")
-        for _ in range(600):
-            time.sleep(0.1)
 
 
 def do_talk(opt: argparse.Namespace) -> None:
@@ -156,41 +179,42 @@ def do_talk(opt: argparse.Namespace) -> None:
 
 
 def stop_by_one_rank(rank: int, round: int) -> dict:
-    """Only rank 1 gets a signal, at its fifth iteration; it is also the slower one, but for the first round."""
+    """Only rank 1 gets a signal, at its fifth iteration; `first` is how long the first poll took.
+
+    In round 0 rank 1 begins later, in round 1 it is slower, in round 2 it is faster.
+    """
     from i2sb.runtime.distributed import StopSignal
 
-    longest = 0.0
     with StopSignal() as stop:
+        time.sleep(0.5 if (round, rank) == (0, 1) else 0)
         for iteration in range(100):
             if rank == 1 and iteration == 5:
                 os.kill(os.getpid(), signal.SIGUSR1)
             start = time.perf_counter()
             name = stop.poll()
-            longest = max(longest, time.perf_counter() - start)
+            if iteration == 0:
+                first = time.perf_counter() - start
             if name:
-                return {"iteration": iteration, "signal": name, "longest": longest}
-            if round:
-                time.sleep(0.002 * round * rank)
-            if round == 0 and iteration == 0:
-                time.sleep(0.3 * rank)
+                return {"iteration": iteration, "signal": name, "first": first}
+            time.sleep(0.01 if (round, rank) in ((1, 1), (2, 0)) else 0)
     return {}
 
 
-def do_poll_once(opt: argparse.Namespace) -> None:
-    """Rank 0 must not wait in its first `poll` for rank 1, which comes a second later."""
-    from i2sb.runtime import distributed
+def children_without_torch(opt: argparse.Namespace) -> int:
+    """The processes that `launch` would start, but without torch, which takes seconds to import."""
+    arguments = [(opt, rank) for rank in range(opt.n_gpu_per_node)]
+    return run_children(as_rank, main, arguments)
 
-    with distributed.StopSignal() as stop:
-        distributed.barrier()
-        time.sleep(1.0 * opt.global_rank)
-        start = time.perf_counter()
-        stop.poll()
-        note(opt, seconds=time.perf_counter() - start)
+
+def as_rank(main: Callable, opt: argparse.Namespace, rank: int) -> None:
+    opt.global_rank = rank
+    main(opt)
 
 
 if __name__ == "__main__":
     try:
-        code = launch(parse(), main)
+        opt = parse()
+        code = children_without_torch(opt) if opt.without_torch else launch(opt, main)
     except UserError as error:
         print(error, file=sys.stderr)
         code = 2
