@@ -19,6 +19,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,13 @@ _VERSION = 2
 
 
 def build_bundled_photos(
-    out: str | os.PathLike, log: Any, *, size: int = 64, num_train: int = 3000, num_val: int = 12
+    out: str | os.PathLike,
+    log: Any,
+    *,
+    size: int = 64,
+    val_size: int | None = None,
+    num_train: int = 3000,
+    num_val: int = 12,
 ) -> Path:
     """Write crops to `out`/{train,val}/PHOTOGRAPH/*.png, unless they are there already.
 
@@ -61,6 +68,7 @@ def build_bundled_photos(
 
     Args:
         size: side of a crop in pixels.
+        val_size: side of a validation crop, where it is another one.
         num_train: number of training crops in all.
         num_val: number of validation crops per photograph.
 
@@ -69,8 +77,10 @@ def build_bundled_photos(
             disk.
     """
     out = Path(out)
-    settings = {"version": _VERSION, "size": size, "num_train": num_train, "num_val": num_val}
-    _check_settings(size, num_train, num_val)
+    val_size = size if val_size is None else val_size
+    sizes = {"size": size, "val_size": val_size}
+    settings = {"version": _VERSION, **sizes, "num_train": num_train, "num_val": num_val}
+    _check_settings(sizes.values(), num_train, num_val)
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         with lock(out.absolute().with_name(f".{out.absolute().name}.lock")):
@@ -81,20 +91,21 @@ def build_bundled_photos(
             shutil.rmtree(draft, ignore_errors=True)  # left by a build that was interrupted
             try:
                 train = _write_split(TRAIN, draft / "train", size, _shares(num_train))
-                val = _write_split(VAL, draft / "val", size, dict.fromkeys(VAL, num_val))
+                val = _write_split(VAL, draft / "val", val_size, dict.fromkeys(VAL, num_val))
                 (draft / MANIFEST).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
                 draft.rename(out)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{out}: the photographs cannot be written: {error.strerror or error}") from error
-    log.info(f"[Photographs] {out}: {train} training and {val} validation crops of {size} x {size} pixels")
+    log.info(f"[Photographs] {out}: {train} training crops of {size} px, {val} validation crops of {val_size} px")
     return out
 
 
-def _check_settings(size: int, num_train: int, num_val: int) -> None:
-    if not 16 <= size <= 256:
-        raise UserError(f"size {size}: crops of the bundled photographs can have 16 to 256 pixels a side")
+def _check_settings(sizes: Iterable[int], num_train: int, num_val: int) -> None:
+    for size in sizes:
+        if not 16 <= size <= 256:
+            raise UserError(f"size {size}: crops of the bundled photographs can have 16 to 256 pixels a side")
     if num_train < len(TRAIN) or num_val < 1:
         raise UserError(
             f"{num_train} and {num_val} crops: at least {len(TRAIN)} for training and 1 for validation"

@@ -20,12 +20,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--dataset-dir", type=Path, default=Path("/dataset"), metavar="DIR", help="the data set")
     parser.add_argument("--val-list", type=Path, metavar="FILE", help="as given to sample.py")
+    parser.add_argument("--image-size", type=int, metavar="PX", help="as given to sample.py, else the checkpoint's")
     parser.add_argument("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help="PNG to write")
     parser.add_argument("--rows", type=int, default=6, help="images shown")
     parser.add_argument("--tile", type=int, default=192, help="side of each image in the picture [pixels]")
-    parser.add_argument(
-        "--demand-gain", type=float, metavar="DB", help="exit with code 1 if a column gains less PSNR [dB]"
-    )
     return parser.parse_args(argv)
 
 
@@ -43,10 +41,6 @@ def main(argv: list[str] | None = None) -> int:
         for name, gain in gains.items():
             print(f"{name}: {gain:+.2f} dB PSNR over the degraded images")
         print(f"The picture: {args.out}")
-        lowest = min(gains.values())
-        if args.demand_gain is not None and lowest < args.demand_gain:
-            print(f"at least {args.demand_gain:g} dB were expected", file=sys.stderr)
-            return 1
         return 0
 
     from i2sb.runtime.script import run_script

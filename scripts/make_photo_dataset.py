@@ -16,6 +16,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the new data set")
     parser.add_argument("--size", type=int, default=64, help="side of the crops [pixels]")
+    parser.add_argument(
+        "--val-size", type=int, default=argparse.SUPPRESS, help="side of the validation crops (default: --size)"
+    )
     parser.add_argument("--num-train", type=int, default=3000, help="training crops in all")
     parser.add_argument("--num-val", type=int, default=12, help="validation crops per held-out photograph")
     return parser.parse_args(argv)
@@ -29,7 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         build_bundled_photos(
-            args.out, logging.getLogger(), size=args.size, num_train=args.num_train, num_val=args.num_val
+            args.out,
+            logging.getLogger(),
+            size=args.size,
+            val_size=getattr(args, "val_size", None),
+            num_train=args.num_train,
+            num_val=args.num_val,
         )
     except UserError as error:
         print(f"make_photo_dataset.py: error: {error}", file=sys.stderr)

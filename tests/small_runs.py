@@ -9,7 +9,7 @@ NET = ["--net", "tiny", "--channel-mult", "1,1"]
 SIZE = ["--image-size", "32"]
 
 
-def photos(folder: Path, train: int = 40, val: int = 3, size: int = 32) -> Path:
+def photos(folder: Path, train: int = 40, val: int = 4, size: int = 32) -> Path:
     """An ordinary data set folder with `train` training crops and `val` validation crops per photograph."""
     import logging
 

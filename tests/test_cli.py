@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -46,7 +47,12 @@ def test_published_names_and_defaults(parse, argv, expected):
 
 
 def test_every_published_train_flag_is_taken():
-    argv = ["--seed", "1", "--name", "n", "--ckpt", "c", "--gpu", "0", "--n-gpu-per-node", "2", "--master-address", "h", "--node-rank", "1", "--num-proc-node", "2", "--image-size", "64", "--corrupt", "blur-uni", "--t0", "1e-3", "--T", "0.5", "--interval", "100", "--beta-max", "1.0", "--ot-ode", "--clip-denoise", "--cond-x1", "--add-x1-noise", "--batch-size", "8", "--microbatch", "2", "--num-itr", "5", "--lr", "1e-4", "--lr-gamma", "1", "--lr-step", "10", "--l2-norm", "0.1", "--ema", "0.9", "--dataset-dir", "d", "--log-dir", "l", "--log-writer", "wandb", "--wandb-api-key", "k", "--wandb-user", "u"]
+    argv = shlex.split(
+        "--seed 1 --name n --ckpt c --gpu 0 --n-gpu-per-node 2 --master-address h --node-rank 1 --num-proc-node 2 "
+        "--image-size 64 --corrupt blur-uni --t0 1e-3 --T 0.5 --interval 100 --beta-max 1.0 --ot-ode --clip-denoise "
+        "--cond-x1 --add-x1-noise --batch-size 8 --microbatch 2 --num-itr 5 --lr 1e-4 --lr-gamma 1 --lr-step 10 "
+        "--l2-norm 0.1 --ema 0.9 --dataset-dir d --log-dir l --log-writer wandb --wandb-api-key k --wandb-user u"
+    )
     opt = parse_train_options(argv)
     assert (opt.name, opt.ckpt, opt.node_rank, opt.interval, opt.wandb_user) == ("n", "c", 1, 100, "u")
     assert {"seed", "lr", "ot_ode", "wandb_api_key"} <= set(opt.given)

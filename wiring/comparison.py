@@ -31,7 +31,7 @@ def draw_comparison(
     The images are spread over the classes: the first of each, then the second of each, and so on.
 
     Args:
-        opt: `ckpt`, `dataset_dir`, `val_list`, `device` are read.
+        opt: `ckpt`, `dataset_dir`, `val_list`, `device`, `image_size` (or None) are read.
         tile: side of each image in the picture [pixels].
 
     Returns the mean gain in PSNR over all images [dB] by sample folder.
@@ -41,6 +41,7 @@ def draw_comparison(
     """
     ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)
     ckpt_opt.dataset_dir, ckpt_opt.val_list = opt.dataset_dir, opt.val_list
+    ckpt_opt.image_size = opt.image_size or ckpt_opt.image_size
     dataset, corrupt, _ = evaluation_data(ckpt_opt, log)
     shown = spread_over_classes([label for _, label in dataset.samples], rows)
     columns: dict[str, dict[int, tuple[Tensor, float]]] = {"degraded": {}}

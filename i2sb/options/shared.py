@@ -109,7 +109,9 @@ def add_network(parser: Parser) -> None:
         metavar="R,..",
         help='image sizes at which attention sits [pixels], such as 32,16; "" for none',
     )
-    group.add_argument("--num-heads", type=positive_int, metavar="N", help="attention heads, where --num-head-channels is -1")
+    group.add_argument(
+        "--num-heads", type=positive_int, metavar="N", help="attention heads, where --num-head-channels is -1"
+    )
     group.add_argument("--num-head-channels", type=number(int, -1), metavar="N", help="channels per attention head")
     group.add_argument(
         "--dropout", type=number(float, 0, 1), metavar="P", help="share of activations dropped in training"
