@@ -13,13 +13,13 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group normalisation with 32 groups, computed in float32 (or wider).  [B,C,...] -> same shape and dtype.
+    """Group normalisation (of 32 groups), computed in float32 (or wider).  [B,C,...] -> same shape and dtype.
 
     float16 would overflow in the variance of large activations.
     """
 
-    def __init__(self, channels: int):
-        super().__init__(NUM_GROUPS, channels, eps=1e-5)
+    def __init__(self, channels: int, num_groups: int = NUM_GROUPS):
+        super().__init__(num_groups, channels, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 DEFAULT = "adm-256"
-NUM_GROUPS = 32  # of every group normalisation: each level's width is a multiple of it
+NUM_GROUPS = 32  # of every group normalisation in ADM's networks
 
 # What create_model takes when a preset says nothing else.
 DEFAULTS: dict[str, Any] = {
@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "use_fp16": False,
     "use_new_attention_order": False,
     "in_channels": 3,
+    "num_groups": NUM_GROUPS,
 }
 
 # ADM's multipliers, one per level, for the image sizes it was published for.
@@ -57,7 +58,11 @@ def _adm(image_size: int, num_channels: int = 256, num_res_blocks: int = 2, **ot
 
 
 def _small(image_size: int, num_res_blocks: int, channel_mult: str, **others: Any) -> dict[str, Any]:
-    """ADM's blocks in a narrow network; plain convolutions change the size, which costs a CPU less."""
+    """ADM's blocks in a narrow network; plain convolutions change the size, which costs a CPU less.
+
+    ADM-256 normalises 8 channels together at its narrowest.  So do these: with one channel to a group a network
+    forgets how strong each image's contrasts are, and restores smooth images badly.
+    """
     return {
         **DEFAULTS,
         "image_size": image_size,
@@ -66,6 +71,7 @@ def _small(image_size: int, num_res_blocks: int, channel_mult: str, **others: An
         "channel_mult": channel_mult,
         "num_head_channels": 32,
         "use_scale_shift_norm": True,
+        "num_groups": others.get("num_channels", 32) // 8,
         **others,
     }
 
@@ -127,7 +133,7 @@ def resolve(name: str, *, in_channels: int = 3, **overrides: Any) -> dict[str, A
     mult = parse_channel_mult(kwargs["channel_mult"], kwargs["image_size"])
     resolutions = parse_attention_resolutions(kwargs["attention_resolutions"])
     _check_reachable(name, kwargs["image_size"], len(mult), resolutions)
-    widths = level_widths(kwargs["num_channels"], mult)
+    widths = level_widths(kwargs["num_channels"], mult, kwargs["num_groups"])
     with_attention = {width for i, width in enumerate(widths) if kwargs["image_size"] // 2**i in resolutions}
     for width in with_attention | {widths[-1]}:
         heads_of(width, kwargs["num_heads"], kwargs["num_head_channels"])
@@ -189,15 +195,17 @@ def _check_reachable(name: str, image_size: int, num_levels: int, resolutions: t
         )
 
 
-def level_widths(model_channels: int, channel_mult: Sequence[float]) -> list[int]:
+def level_widths(model_channels: int, channel_mult: Sequence[float], num_groups: int = NUM_GROUPS) -> list[int]:
     """Channels of each level, checked."""
+    if num_groups < 1:
+        raise ValueError(f"num_groups must be at least 1; got {num_groups}")
     if model_channels % 2:  # half of the time embedding is cosines, half sines
         raise ValueError(f"num_channels must be even; got {model_channels}")
     for mult in channel_mult:
         width = mult * model_channels
-        if width <= 0 or width % NUM_GROUPS:
+        if width <= 0 or width % num_groups:
             raise ValueError(
-                f"num_channels x channel_mult must be a multiple of {NUM_GROUPS} on every level; "
+                f"num_channels x channel_mult must be a multiple of {num_groups} on every level; "
                 f"got {model_channels} x {mult:g} = {width:g}"
             )
     return [int(mult * model_channels) for mult in channel_mult]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .presets import parse_attention_resolutions, parse_channel_mult
+from .presets import NUM_GROUPS, parse_attention_resolutions, parse_channel_mult
 from .unet import UNetModel
 
 NUM_CLASSES = 1000
@@ -37,6 +37,7 @@ def create_model(
     use_fp16: bool = False,
     use_new_attention_order: bool = False,
     in_channels: int = 3,
+    num_groups: int = NUM_GROUPS,
     **others: Any,
 ) -> UNetModel:
     """The U-Net these arguments describe; see `UNetModel` for those not listed here.
@@ -49,6 +50,7 @@ def create_model(
         learn_sigma: 6 output channels instead of 3.
         class_cond: one of 1000 classes is given with each image.
         use_fp16: the torso runs in float16.
+        num_groups: of each group normalisation; not an argument of ADM's, whose networks have 32.
         others: the arguments of ADM's diffusion process, which are ignored.
 
     Raises:
@@ -77,4 +79,5 @@ def create_model(
         use_scale_shift_norm=use_scale_shift_norm,
         resblock_updown=resblock_updown,
         use_new_attention_order=use_new_attention_order,
+        num_groups=num_groups,
     )

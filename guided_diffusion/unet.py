@@ -21,7 +21,7 @@ from .nn import (
     timestep_embedding,
     zero,
 )
-from .presets import heads_of, level_widths
+from .presets import NUM_GROUPS, heads_of, level_widths
 
 TORSO_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -42,16 +42,19 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
         use_scale_shift_norm: bool = False,
         resample: str | None = None,
+        num_groups: int = NUM_GROUPS,
     ):
         super().__init__()
         self.use_scale_shift_norm = use_scale_shift_norm
         self.resample = resample
-        self.in_layers = nn.Sequential(GroupNorm32(channels), nn.SiLU(), conv3x3(channels, out_channels))
+        self.in_layers = nn.Sequential(
+            GroupNorm32(channels, num_groups), nn.SiLU(), conv3x3(channels, out_channels)
+        )
         self.emb_layers = nn.Sequential(
             nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels if use_scale_shift_norm else out_channels)
         )
         self.out_layers = nn.Sequential(
-            GroupNorm32(out_channels),
+            GroupNorm32(out_channels, num_groups),
             nn.SiLU(),
             nn.Dropout(dropout),
             zero(conv3x3(out_channels, out_channels)),
@@ -83,11 +86,18 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention of all pixels, added to the input.  [B,C,H,W] -> [B,C,H,W]."""
 
-    def __init__(self, channels: int, num_heads: int, *, use_new_attention_order: bool = False):
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        *,
+        use_new_attention_order: bool = False,
+        num_groups: int = NUM_GROUPS,
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.use_new_attention_order = use_new_attention_order
-        self.norm = GroupNorm32(channels)
+        self.norm = GroupNorm32(channels, num_groups)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero(nn.Conv1d(channels, channels, 1))
 
@@ -122,7 +132,7 @@ class UNetModel(nn.Module):
     Args (names are ADM's):
         image_size: size of the images it is meant for; information only, the network is fully convolutional.
         in_channels, out_channels: channels of the images going in and coming out.
-        model_channels: base width; level i has channel_mult[i] * model_channels channels, a multiple of 32.
+        model_channels: base width; level i has channel_mult[i] * model_channels channels, a multiple of num_groups.
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
         attention_resolutions: downsampling factors (1, 2, 4, ...) of the levels with attention; the middle
             has it always.
@@ -136,9 +146,10 @@ class UNetModel(nn.Module):
         use_scale_shift_norm: the time embedding scales and shifts the activations, instead of being added.
         resblock_updown: residual blocks change the size, instead of plain convolutions.
         use_new_attention_order: order of the channels of q, k, v and heads (see `nn.multi_head_attention`).
+        num_groups: of each group normalisation; all of ADM's networks have 32.
 
     Raises:
-        ValueError: no residual blocks, widths that are no multiple of 32 or not divisible into the heads.
+        ValueError: no residual blocks, widths that are no multiple of num_groups or not divisible into the heads.
     """
 
     def __init__(
@@ -160,11 +171,12 @@ class UNetModel(nn.Module):
         use_scale_shift_norm: bool = False,
         resblock_updown: bool = False,
         use_new_attention_order: bool = False,
+        num_groups: int = NUM_GROUPS,
     ):
         super().__init__()
         if num_res_blocks < 1:
             raise ValueError(f"num_res_blocks must be at least 1; got {num_res_blocks}")
-        widths = level_widths(model_channels, channel_mult)
+        widths = level_widths(model_channels, channel_mult, num_groups)
         attention_resolutions = frozenset(attention_resolutions)
         self.image_size = image_size
         self.in_channels = in_channels
@@ -182,11 +194,14 @@ class UNetModel(nn.Module):
                 dropout=dropout,
                 use_scale_shift_norm=use_scale_shift_norm,
                 resample=resample,
+                num_groups=num_groups,
             )
 
         def attention(channels: int, heads: int = num_heads) -> AttentionBlock:
             heads = heads_of(channels, heads, num_head_channels)
-            return AttentionBlock(channels, heads, use_new_attention_order=use_new_attention_order)
+            return AttentionBlock(
+                channels, heads, use_new_attention_order=use_new_attention_order, num_groups=num_groups
+            )
 
         def down(channels: int) -> nn.Module:
             return res(channels, channels, "down") if resblock_updown else Downsample(channels)
@@ -229,7 +244,7 @@ class UNetModel(nn.Module):
                     blocks.append(up(ch))
                 self.output_blocks.append(Blocks(*blocks))
 
-        self.out = nn.Sequential(GroupNorm32(ch), nn.SiLU(), zero(conv3x3(ch, out_channels)))
+        self.out = nn.Sequential(GroupNorm32(ch, num_groups), nn.SiLU(), zero(conv3x3(ch, out_channels)))
 
         self.set_checkpointing("all" if use_checkpoint else "none")
         if use_fp16:
