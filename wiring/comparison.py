@@ -85,7 +85,7 @@ def _collect(
 
 
 def _title(name: str) -> str:
-    return "restored, " + name.removeprefix("samples_").replace("nfe", "NFE ").replace("_", " ")
+    return "restored, " + name.removeprefix("samples_").removesuffix("_clip").replace("nfe", "NFE ")
 
 
 def _paint(
