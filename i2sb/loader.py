@@ -97,7 +97,13 @@ def ordered_loader(
 def _loader(dataset: Dataset, num_workers: int, device: torch.device | str, **options: Any) -> DataLoader:
     if num_workers:
         options.update(worker_init_fn=_leave_signals_to_parent, prefetch_factor=4)
-    return DataLoader(dataset, num_workers=num_workers, pin_memory=torch.device(device).type == "cuda", **options)
+    return DataLoader(
+        dataset,
+        num_workers=num_workers,
+        pin_memory=torch.device(device).type == "cuda",
+        generator=torch.Generator(),  # without one, each loader takes a number from the global generator
+        **options,
+    )
 
 
 def _leave_signals_to_parent(_: int) -> None:

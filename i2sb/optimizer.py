@@ -102,7 +102,8 @@ class Optimizer:
             ValueError: it is of another network.
         """
         mine = dict(self.adamw.param_groups[0])
-        sched = None if self.sched is None else (self.sched.gamma, self.sched.step_size)
+        first = mine.get("initial_lr", mine["lr"])
+        schedule = None if self.sched is None else (self.sched.gamma, self.sched.step_size)
         self.adamw.load_state_dict(state["optimizer"])
         for group in self.adamw.param_groups:
             for key in ("fused", "foreach", "capturable", "differentiable"):  # ways to compute on this device
@@ -111,19 +112,28 @@ class Optimizer:
                 group["weight_decay"] = mine["weight_decay"]
         if self.sched is not None and state.get("sched") is not None:
             self.sched.load_state_dict(state["sched"])
-            if "lr_gamma" in keep:
-                self.sched.gamma = sched[0]
-            if "lr_step" in keep:
-                self.sched.step_size = sched[1]
-        if keep:
-            self._set_lr(mine["initial_lr"] if "initial_lr" in mine else mine["lr"], "lr" in keep)
+        self._change_rates(first, schedule, keep)
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
 
-    def _set_lr(self, lr: float, changed: bool) -> None:
-        """The rate that the schedule would be at, had it begun with `lr` (or with its own, if not changed)."""
+    def _change_rates(self, first: float, schedule: tuple[float, int] | None, keep: Iterable[str]) -> None:
+        """Go over to another rate or schedule, where `keep` names what differs from the loaded ones."""
+        group = self.adamw.param_groups[0]
+        before = group.get("initial_lr", group["lr"]), None
+        if self.sched is not None:
+            before = before[0], (self.sched.gamma, self.sched.step_size)
+            gamma, step_size = before[1]
+            self.sched.gamma = schedule[0] if "lr_gamma" in keep else gamma
+            self.sched.step_size = schedule[1] if "lr_step" in keep else step_size
+        after = first if "lr" in keep else before[0], None
+        if self.sched is not None:
+            after = after[0], (self.sched.gamma, self.sched.step_size)
+        if after != before:
+            self._set_lr(after[0])
+
+    def _set_lr(self, first: float) -> None:
+        """The rate that the schedule would be at, had it begun with `first`."""
         for group in self.adamw.param_groups:
-            first = lr if changed else group.get("initial_lr", group["lr"])
             group["lr"] = group["initial_lr"] = first
             if self.sched is not None:
                 self.sched.base_lrs = [first]

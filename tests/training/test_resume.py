@@ -1,0 +1,171 @@
+"""A training that was interrupted goes on as if it had not been."""
+
+import json
+
+import pytest
+import torch
+from small_runs import photos, script, train_argv
+
+import train
+from i2sb.loader import EpochOrder, RankBatches
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """40 images: ten steps of 4 are an epoch, so that a resume after 3 or 12 steps lies inside one."""
+    return photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def state(name):
+    return torch.load(f"results/{name}/latest.pt", weights_only=True)
+
+
+def losses(name):
+    lines = [json.loads(line) for line in open(f".log/{name}/metrics.jsonl")]  # noqa: PTH123, SIM115
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def tensors(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors(item)
+
+
+def assert_same_bits(one, other, keys=("net", "ema", "optimizer")):
+    for key in keys:
+        pairs = list(zip(tensors(one[key]), tensors(other[key]), strict=True))
+        assert pairs
+        assert all(torch.equal(a, b) for a, b in pairs), key
+
+
+CASES = {
+    "plain": ["--num-workers", "0"],
+    "workers": ["--num-workers", "2"],
+    "dropout": ["--dropout", "0.3"],
+    "accumulation": ["--batch-size", "8", "--microbatch", "2", "--l2-norm", "0.01"],
+    "conditioned": ["--cond-x1", "--add-x1-noise"],
+    "bf16": ["--precision", "bf16"],
+}
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "case"),
+    [
+        ("jpeg-10", "plain"),
+        ("inpaint-freeform1020", "plain"),
+        ("mixture", "plain"),
+        ("inpaint-freeform1020", "workers"),
+        ("jpeg-10", "dropout"),
+        ("mixture", "accumulation"),
+        ("inpaint-freeform1020", "conditioned"),
+        ("jpeg-10", "bf16"),
+    ],
+)
+def test_in_one_go_or_interrupted_gives_the_same_bits(dataset, case, corrupt):
+    more = ["--deterministic", "--lr-step", "3", *CASES[case]]
+
+    def run(name, num_itr, *extra):
+        argv = train_argv(dataset, "--num-itr", num_itr, *more, "--name", name, *extra, corrupt=corrupt)
+        assert train.main(argv) == 0
+
+    run("straight", 15)
+    run("parts", 3)
+    run("parts", 12, "--ckpt", "parts")
+    run("parts", 15, "--ckpt", "parts")
+    assert_same_bits(state("straight"), state("parts"))
+    assert losses("straight") == losses("parts")
+    assert state("straight")["sched"] == state("parts")["sched"]
+
+
+def test_evaluations_change_no_number(dataset):
+    for name, every in (("with", "2"), ("without", "0")):
+        flags = ["--num-itr", "5", "--name", name, "--eval-every", every, "--eval-nfe", "2"]
+        assert train.main(train_argv(dataset, *flags, corrupt="inpaint-freeform2030")) == 0
+    assert_same_bits(state("with"), state("without"))
+
+
+def test_the_new_name_gets_the_results(dataset):
+    assert train.main(train_argv(dataset, "--name", "old", "--num-itr", "2")) == 0
+    before = state("old")
+    assert train.main(train_argv(dataset, "--ckpt", "old", "--name", "new", "--num-itr", "3")) == 0
+    assert state("new")["resume"]["iteration"] == 3
+    assert_same_bits(before, state("old"))
+
+
+def test_a_checkpoint_without_our_keys_goes_on_and_says_so(dataset, capsys):
+    assert train.main(train_argv(dataset, "--name", "old", "--num-itr", "3")) == 0
+    kept = {key: value for key, value in state("old").items() if key in ("net", "ema", "optimizer", "sched")}
+    torch.save(kept, "results/old/latest.pt")
+    assert train.main(train_argv(dataset, "--ckpt", "old", "--num-itr", "5")) == 0
+    assert "holds no data position and no random states" in capsys.readouterr().err
+    assert state("old")["resume"]["iteration"] == 5
+
+
+def test_changes_on_purpose_are_told_and_kept(dataset, capsys):
+    assert train.main(train_argv(dataset, "--name", "a", "--num-itr", "2", "--lr-gamma", "1")) == 0
+    argv = train_argv(dataset, "--ckpt", "a", "--num-itr", "3", "--lr", "5e-4", "--batch-size", "8", "--lr-gamma", "1")
+    assert train.main(argv) == 0
+    said = capsys.readouterr().err
+    assert "--lr is now 0.0005; a was trained with 0.001" in said
+    assert "--batch-size is now 8; a was trained with 4" in said
+    after = state("a")
+    assert after["optimizer"]["param_groups"][0]["lr"] == 5e-4
+    assert after["resume"]["num_images"] == 2 * 4 + 8
+
+
+@pytest.mark.parametrize(("world_size", "microbatch"), [(1, 4), (2, 2), (4, 1)])
+def test_all_ranks_together_see_a_permutation_per_epoch(world_size, microbatch):
+    seen = []
+    ranks = [iter(RankBatches(EpochOrder(10, 3), microbatch, r, world_size, start=0)) for r in range(world_size)]
+    for _ in range(5):
+        for rank in ranks:
+            seen += next(rank)
+    positions = [position for position, _ in seen]
+    assert sorted(positions) == list(range(20))
+    order = [index for _, index in sorted(seen)]
+    assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+    assert order[:10] != order[10:]
+
+
+def test_another_number_of_ranks_skips_no_image():
+    first = [iter(RankBatches(EpochOrder(10, 0), 2, rank, 2, start=0)) for rank in range(2)]
+    then = iter(RankBatches(EpochOrder(10, 0), 3, 0, 1, start=4))
+    seen = [item for rank in first for item in next(rank)] + next(then) + next(then)
+    assert sorted(index for _, index in seen) == list(range(10))
+
+
+def two_ranks(dataset, tmp_path, *flags, corrupt="inpaint-freeform1020"):
+    argv = train_argv(dataset, "--n-gpu-per-node", "2", "--deterministic", *flags, corrupt=corrupt)
+    done = script("train", argv, tmp_path)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path):
+    two_ranks(dataset, tmp_path, "--num-itr", "6", "--name", "straight", "--microbatch", "1")
+    two_ranks(dataset, tmp_path, "--num-itr", "4", "--name", "parts", "--microbatch", "1", "--num-workers", "2")
+    two_ranks(dataset, tmp_path, "--num-itr", "6", "--ckpt", "parts", "--microbatch", "1")
+    assert_same_bits(state("straight"), state("parts"))
+    assert losses("straight") == losses("parts")
+
+    one = train_argv(dataset, "--num-itr", "6", "--name", "one", "--microbatch", "2", corrupt="inpaint-freeform1020")
+    assert train.main(one) == 0
+    pairs = [(losses("one")[i], losses("straight")[i]) for i in range(1, 7)]
+    print("largest relative difference of losses, 1 rank and 2:", max(abs(a / b - 1) for a, b in pairs))
+    assert all(a == pytest.approx(b, rel=1e-4) for a, b in pairs)
+
+    # from two ranks to one: the images and the noise go on
+    two_ranks(dataset, tmp_path, "--num-itr", "4", "--name", "fewer", "--microbatch", "1")
+    argv = train_argv(dataset, "--num-itr", "6", "--ckpt", "fewer", "--microbatch", "2", corrupt="inpaint-freeform1020")
+    assert train.main(argv) == 0
+    assert losses("fewer")[6] == pytest.approx(losses("straight")[6], rel=1e-4)
