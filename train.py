@@ -57,7 +57,10 @@ def train(opt: argparse.Namespace) -> None:
         wandb_api_key=opt.wandb_api_key,
         rank=opt.global_rank,
         resume=opt.ckpt == opt.name,
+        start=runner.loaded_iteration(),
     ) as writer:
+        if writer.where:
+            log.info(f"[Log] {writer.where}")
         runner.train(opt, train_dataset, val_dataset, corrupt_method, writer=writer, judges=judges)
 
 

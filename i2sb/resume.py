@@ -17,11 +17,10 @@ def starting_point(state: Mapping[str, Any], opt: Any, log: Any) -> tuple[int, i
     One without them (the original's) tells the iteration by its optimizer; the data then begin anew, at the
     position that so many iterations of this batch size would have reached.
     """
-    resume = state.get("resume")
-    if isinstance(resume, Mapping) and {"iteration", "num_images"} <= set(resume):
-        log.info(f"[Resume] after iteration {resume['iteration']}, {resume['num_images']} images")
-        return int(resume["iteration"]), int(resume["num_images"])
-    iteration = _iteration_of_optimizer(state)
+    resume, iteration = state.get("resume"), iterations_done(state)
+    if _is_ours(resume):
+        log.info(f"[Resume] after iteration {iteration}, {resume['num_images']} images")
+        return iteration, int(resume["num_images"])
     log.warning(
         f"[Resume] the checkpoint holds no data position and no random states: weights, average, optimizer and "
         f"learning rate go on at iteration {iteration}, the images and the noise are drawn anew"
@@ -29,12 +28,19 @@ def starting_point(state: Mapping[str, Any], opt: Any, log: Any) -> tuple[int, i
     return iteration, iteration * opt.batch_size
 
 
-def _iteration_of_optimizer(state: Mapping[str, Any]) -> int:
+def iterations_done(state: Mapping[str, Any]) -> int:
+    """After which iteration a checkpoint was saved; the original's tell it by their schedule or optimizer."""
+    if _is_ours(state.get("resume")):
+        return int(state["resume"]["iteration"])
     sched = state.get("sched")
     if isinstance(sched, Mapping) and isinstance(sched.get("last_epoch"), int):
         return sched["last_epoch"]
     moments = state.get("optimizer", {}).get("state", {})
     return int(max((float(entry.get("step", 0)) for entry in moments.values()), default=0))
+
+
+def _is_ours(resume: Any) -> bool:
+    return isinstance(resume, Mapping) and {"iteration", "num_images"} <= set(resume)
 
 
 def capture_random_state(device: torch.device) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from i2sb.errors import UserError
 from i2sb.initial_weights import load_initial
 from i2sb.network import build_network
 from i2sb.precision import LOW, autocast, set_float32_products
+from i2sb.resume import iterations_done
 from i2sb.runtime.safe_torch import check_state
 from i2sb.schedule import make_betas, sampling_steps
 
@@ -82,6 +83,10 @@ class Runner:
             raise UserError(f"{path}: its average of weights does not fit: {error}") from error
         if "ema" in self.opt.given:
             self.ema.decay = decay
+
+    def loaded_iteration(self) -> int:
+        """After which iteration the loaded checkpoint was saved; 0 without one."""
+        return 0 if self.loaded is None else iterations_done(self.loaded)
 
     # Alg. 1
 
