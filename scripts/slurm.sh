@@ -7,7 +7,7 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
-#SBATCH --signal=USR1@300
+#SBATCH --signal=B:USR1@300
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
@@ -15,13 +15,14 @@ set -euo pipefail
 task="${1:?usage: sbatch scripts/slurm.sh TASK [flags of train.py]}"; shift
 name="$task"
 
-# Five minutes before the limit SLURM sends USR1 to every process of the step: train.py saves and ends with code 0.
-# The job is then put into the queue again and goes on from latest.pt, as it does after a failed node.
+# Five minutes before the limit SLURM sends USR1 to this script, which hands it to all processes of the step:
+# train.py saves and ends with code 0.  The job is then put into the queue again and goes on from latest.pt, as it
+# does after a failed node.
 resume=()
 [ -e "results/$name/latest.pt" ] && resume=(--ckpt "$name")
 
 requeue=""
-trap 'requeue=yes' USR1
+trap 'requeue=yes; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
 
 # Each launcher finds its node's index in SLURM's variables; the first node hosts rank 0.
 srun --kill-on-bad-exit=1 bash scripts/train.sh "$task" \
