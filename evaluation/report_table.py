@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluation.intervals import bootstrap_interval
+from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write
 
 
@@ -143,6 +144,30 @@ def write_metrics(path: Path, scores: Scores, settings: Mapping[str, Any] | None
     text = json.dumps(content, indent=2, default=str, allow_nan=False, ensure_ascii=False) + "\n"
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def read_metrics(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Score]]]:
+    """(settings, scores) of a file that `write_metrics` wrote.
+
+    Raises UserError where there is none, or it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        scores = {
+            row: {metric: _from_json(score) for metric, score in found.items()}
+            for row, found in content["scores"].items()
+        }
+        return dict(content["settings"]), scores
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; compute_metrices.py makes it") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or "it holds no scores"
+        raise UserError(f"{path}: cannot be read: {reason}; run compute_metrices.py again") from error
+
+
+def _from_json(content: Mapping[str, Any]) -> Score:
+    interval = content.get("interval")
+    return Score(content["value"], content["note"], content["num_images"], tuple(interval) if interval else None)
 
 
 def _as_json(score: Score) -> dict[str, Any]:

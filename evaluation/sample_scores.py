@@ -18,6 +18,7 @@ from evaluation.kid import FeatureReservoir
 from evaluation.kid import kid as kernel_distance
 from evaluation.pixels import to_float, to_uint8
 from evaluation.report_table import Score, kid_score, mean_score
+from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write
 
 SCALE = {"accuracy": 100.0}  # per cent
@@ -32,13 +33,16 @@ class Reference(NamedTuple):
 
 
 class SampleScores:
-    """Scores of one set of restored images, and of the degraded and clean ones beside it."""
+    """Scores of one set of restored images, and of the degraded and clean ones beside it.
 
-    def __init__(self, judges: Judges):
+    keep_features: needed for KID; up to 10,000 images' features are held.
+    """
+
+    def __init__(self, judges: Judges, keep_features: bool = True):
         self.judges = judges
         self.names: list[str] = []
         self.values: dict[str, dict[str, list[float]]] = {}  # row -> metric -> value per image
-        self.running, self.reservoir = RunningStatistics(), FeatureReservoir()
+        self.running, self.reservoir = RunningStatistics(), FeatureReservoir() if keep_features else None
 
     def add(self, names: list[str], clean: Tensor, degraded: Tensor, restored: Tensor, labels: Tensor) -> None:
         """Judge a batch: [B,3,S,S] each, float in about [-1,1] (restored also uint8); labels [B]."""
@@ -53,7 +57,8 @@ class SampleScores:
         if self.judges.features is not None:
             features = self.judges.features(to_uint8(restored))
             self.running.update(features)
-            self.reservoir.update(features)
+            if self.reservoir is not None:
+                self.reservoir.update(features)
 
     def table(self, metrics: Iterable[str], reference: Reference | None) -> dict[str, dict[str, Score]]:
         """Row -> metric -> score, for the `metrics` asked for."""
@@ -77,6 +82,8 @@ class SampleScores:
         if count < 2:
             return dict.fromkeys(("fid", "kid"), Score(None, "needs at least two images", count))
         scores = {"fid": Score(distance(self.running.finish(), reference.statistics), reference.note, count)}
+        if self.reservoir is None:
+            return scores
         if reference.features is None or not reference.features.num_images:
             scores["kid"] = Score(None, "needs images as its reference, not their statistics alone")
         else:
@@ -94,6 +101,24 @@ class SampleScores:
             writer.writerow([name, *(f"{self.values[row][metric][i]:.6g}" for row, metric in columns)])
         with atomic_write(path) as file:
             file.write(buffer.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def read_csv(path: Path) -> tuple[list[str], dict[str, list[float]]]:
+    """(names of the images, column -> value per image) of a file that `SampleScores.write_csv` wrote.
+
+    Raises UserError where there is none, or it holds something else.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            header, *rows = csv.reader(file)
+        values = [[float(cell) for cell in row[1:]] for row in rows]
+        columns = {key: [row[i] for row in values] for i, key in enumerate(header[1:])}
+        return [row[0] for row in rows], columns
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; compute_metrices.py makes it") from error
+    except (OSError, ValueError, IndexError) as error:
+        reason = getattr(error, "strerror", None) or "it holds no scores per image"
+        raise UserError(f"{path}: cannot be read: {reason}; run compute_metrices.py again") from error
 
 
 def uint8_batches(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:

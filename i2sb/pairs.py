@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +59,22 @@ def triples(
         numbers += count
     loader = ordered_loader(dataset, batches, num_workers=num_workers, device=device)
     for batch, (clean, labels), images in zip(batches, loader, restored):
-        clean = clean.to(device, non_blocking=True)
-        noise = ImageNoise(seed, batch, device)
-        degraded, _ = degrade(clean, corrupt, torch.tensor(batch), randn=noise.randn_like)
-        yield Triple(batch, clean, degraded, images.to(device), labels)
+        yield _triple(batch, clean, labels, images, corrupt, seed, device)
+
+
+def chosen_triple(
+    recon: Recon, dataset: Any, corrupt: Callable, numbers: Sequence[int], *, seed: int = 0, device: str = "cpu"
+) -> Triple:
+    """The images of these numbers only (one at least), as in `triples`; nothing else is read."""
+    items = [dataset[number] for number in numbers]
+    clean, labels = torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+    return _triple(list(numbers), clean, labels, recon.take(numbers), corrupt, seed, device)
+
+
+def _triple(
+    numbers: list[int], clean: Tensor, labels: Tensor, restored: Tensor, corrupt: Callable, seed: int, device: str
+) -> Triple:
+    clean = clean.to(device, non_blocking=True)
+    noise = ImageNoise(seed, numbers, device)
+    degraded, _ = degrade(clean, corrupt, torch.tensor(numbers), randn=noise.randn_like)
+    return Triple(numbers, clean, degraded, restored.to(device), labels)

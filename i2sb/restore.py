@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from torch import Tensor
 
 from i2sb.batch import Batch, make_batch
 from i2sb.draws import ImageNoise
+from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
-from i2sb.recon import ReconStore
-from i2sb.runtime.distributed import barrier
+from i2sb.recon_store import ReconStore
+from i2sb.runtime.distributed import barrier, broadcast_object
 from i2sb.runtime.progress import SampleProgress
 
 _IN_FLIGHT = 2  # batches being written while the next are restored
@@ -30,9 +33,10 @@ def restore(
     store: ReconStore,
     *,
     on_batch: Callable[[list[int], Tensor, Tensor], None] | None = None,
+    again: Sequence[int] = (),
     verbose: bool = True,
 ) -> None:
-    """Restore what the store lacks; this rank takes every world_size-th batch.
+    """Restore what the store lacks; this rank takes its share of the batches, see `shares`.
 
     Image i draws all its noise from a generator seeded by (opt.seed, i): the result depends neither on the
     batch size nor on ranks, partitions, or interruptions.
@@ -40,9 +44,16 @@ def restore(
     Args:
         opt: `seed`, `nfe`, `clip_denoise`, `batch_size`, `num_workers`, `save_trajectory` are read, and the
             bridge's options.
-        on_batch: called in a thread with (numbers, images [b,3,S,S], states [b,K,3,S,S]) of each batch.
+        on_batch: called in a thread with (numbers, images [b,3,S,S], states [b,K,3,S,S]) of each batch, before
+            the batch counts as done.
+        again: images to be restored though the store has them.
+
+    Raises:
+        UserError: a batch cannot be written, or its images are no finite numbers.
     """
-    batches = store.missing(opt.batch_size)[opt.global_rank :: opt.global_size]
+    # Rank 0 looks for all: the store changes as soon as the first rank is at work.
+    missing = broadcast_object(store.missing(opt.batch_size, again) if opt.global_rank == 0 else None)
+    batches = shares(missing, opt.global_size)[opt.global_rank]
     count = sum(map(len, batches))
     loader = ordered_loader(dataset, batches, num_workers=opt.num_workers, device=runner.device)
     nfe = opt.nfe or opt.interval - 1
@@ -53,14 +64,32 @@ def restore(
     ):
         pending: list[Future] = []
         for numbers, (images, labels) in zip(batches, loader):
+            began = time.perf_counter()
             states = _restore_batch(runner, opt, images, numbers, corrupt, nfe, progress.step)
-            pending.append(writing.submit(_write, store, numbers, states, labels, on_batch))
+            seconds = time.perf_counter() - began
+            if numbers is batches[0] and len(batches) > 1:  # it also chose kernels, or compiled
+                seconds = math.nan
+            pending.append(writing.submit(_write, store, numbers, states, labels, seconds, on_batch))
             if len(pending) > _IN_FLIGHT:
                 pending.pop(0).result()
             progress.images(len(numbers))
         for future in pending:
             future.result()
     barrier()
+
+
+def shares(batches: list[list[int]], world_size: int) -> list[list[list[int]]]:
+    """The batches of each rank, in order: each goes to the rank that has the fewest images so far.
+
+    Any two ranks differ by no more images than the largest batch has, also where a resumed run left small ones.
+    """
+    ranks: list[list[list[int]]] = [[] for _ in range(world_size)]
+    loads = [0] * world_size
+    for batch in batches:
+        rank = loads.index(min(loads))
+        ranks[rank].append(batch)
+        loads[rank] += len(batch)
+    return ranks
 
 
 def _restore_batch(
@@ -111,10 +140,21 @@ def boundary(runner: Any, opt: Any, images: Tensor, numbers: list[int], corrupt:
     )
 
 
-def _write(store: ReconStore, numbers: list[int], states: Tensor, labels: Tensor, on_batch: Callable | None) -> None:
-    store.write(numbers, states[:, 0], labels)
-    if on_batch is not None:
-        on_batch(numbers, states[:, 0], states)
+def _write(
+    store: ReconStore,
+    numbers: list[int],
+    states: Tensor,
+    labels: Tensor,
+    seconds: float,
+    on_batch: Callable | None,
+) -> None:
+    images = states[:, 0]
+    if not images.isfinite().all():
+        number = next(n for n, image in zip(numbers, images) if not image.isfinite().all())
+        raise UserError(f"image {number} came out with values that are no numbers; --precision fp32 or bf16 may help")
+    if on_batch is not None:  # before the batch is there: a run killed in between does it again
+        on_batch(numbers, images, states)
+    store.write(numbers, images, labels, seconds)
 
 
 def fingerprint(path: Path) -> str:

@@ -25,12 +25,13 @@ from evaluation.report_table import Score, Scores, print_scores, write_metrics
 from evaluation.sample_scores import Reference, SampleScores, uint8_batches
 from evaluation.weights import WeightsUnavailable
 from i2sb.ckpt_util import RESULTS, build_ckpt_option
+from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.pairs import check_pairs, triples
-from i2sb.recon import Recon, find_recon
+from i2sb.recon import Recon, find_recon, made_with
 from i2sb.restore import dataset_fingerprint
-from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import SampleProgress
+from i2sb.sampling_run import open_log
 
 
 def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
@@ -45,7 +46,7 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     """
     ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)
     recons = {name: Recon(find_recon(RESULTS / opt.ckpt / name)) for name in opt.sample_dir}
-    log = build_logger(RESULTS / opt.ckpt, opt.sample_dir[0])
+    log = open_log(RESULTS / opt.ckpt / opt.sample_dir[0])
     ckpt_opt.dataset_dir, ckpt_opt.val_list = opt.dataset_dir, opt.val_list
     if "image_size" in opt.given:
         ckpt_opt.image_size = opt.image_size
@@ -75,19 +76,22 @@ def evaluation_data(ckpt_opt: Any, log: Any) -> tuple[Any, Any, bool]:
 
 
 def _judge(opt: Any, recon: Recon, dataset: Any, corrupt: Any, judges: Judges, name: str) -> SampleScores:
-    scores = SampleScores(judges)
+    scores = SampleScores(judges, keep_features="kid" in opt.metrics)
     stream = triples(
         recon,
         dataset,
         corrupt,
         batch_size=opt.batch_size,
         num_workers=opt.num_workers,
-        seed=opt.seed,
+        seed=made_with(recon.paths[0]).get("seed", opt.seed),  # the same noise as the restored images saw
         device=opt.device,
     )
     with SampleProgress(len(recon), 1, opt.batch_size, description=f"judging {name}") as progress:
         for batch in stream:
             names = [dataset.short_name(dataset.samples[i][0]) for i in batch.numbers]
+            if not batch.restored.isfinite().all():
+                where = f"{names[0]} to {names[-1]}"
+                raise UserError(f"{name}: pixels that are no numbers in some image from {where}; restore them anew")
             scores.add(names, batch.clean, batch.degraded, batch.restored, batch.labels)
             progress.images(len(names))
     return scores

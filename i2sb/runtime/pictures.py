@@ -6,16 +6,20 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageSequence
 from torch import Tensor
 
+from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write
 
 FRAME_MILLISECONDS = 120
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """[3,H,W] in [-1,1] -> uint8 [H,W,3], rounded to the nearest level."""
+    """[3,H,W] in [-1,1] -> uint8 [H,W,3], rounded to the nearest level; uint8 [3,H,W] is only turned."""
+    if image.dtype == torch.uint8:
+        return image.cpu().permute(1, 2, 0).numpy()
     return ((image.float().cpu() + 1) * 127.5).clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
 
 
@@ -26,6 +30,19 @@ def save_picture(path: Path, image: Tensor) -> None:
         UserError: the file cannot be written.
     """
     _save(path, Image.fromarray(to_pixels(image)), **({"quality": 95} if path.suffix == ".jpg" else {}))
+
+
+def read_frames(path: Path) -> list[np.ndarray]:
+    """The frames of an animated picture, uint8 [H,W,3] each.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); remove it") from error
 
 
 def save_trajectory(stem: Path, states: Tensor) -> None:

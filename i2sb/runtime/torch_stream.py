@@ -58,6 +58,8 @@ class _Pickler(pickle.Pickler):
 def save_stream(path: str | os.PathLike, tensors: Mapping[str, Stream]) -> None:
     """Write {name: tensor} so that `torch.load` reads it, without ever holding a tensor in memory.
 
+    The same numbers give the same bytes: the entries bear no time.
+
     Raises:
         UserError: the file cannot be written.
         ValueError: the pieces do not add up to the shape.
@@ -69,11 +71,11 @@ def save_stream(path: str | os.PathLike, tensors: Mapping[str, Stream]) -> None:
     buffer = io.BytesIO()
     _Pickler(buffer, protocol=2).dump({name: _Tensor(storages[name], t.shape) for name, t in tensors.items()})
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("archive/data.pkl", buffer.getvalue())
-        archive.writestr("archive/byteorder", b"little")
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), buffer.getvalue())
+        archive.writestr(zipfile.ZipInfo("archive/byteorder"), b"little")
         for name, tensor in tensors.items():
             _write_storage(archive, file, storages[name], tensor, name)
-        archive.writestr("archive/version", b"3\n")
+        archive.writestr(zipfile.ZipInfo("archive/version"), b"3\n")
 
 
 def _write_storage(archive: zipfile.ZipFile, file: io.FileIO, storage: _Storage, tensor: Stream, name: str) -> None:

@@ -1,0 +1,142 @@
+"""Runs that are killed, and places that cannot be written to: real processes, real limits."""
+
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from places import FOLDER, NAME
+from processes import ROOT, as_child
+from small_runs import sample_argv
+
+import sample
+from i2sb.runtime.files import lock
+
+FLAGS = ["--nfe", "9", "--batch-size", "2"]  # 12 batches of about 0.1 s
+
+
+def start(here, *flags):
+    command = [sys.executable, str(ROOT / "sample.py"), *sample_argv(here / "photos", NAME, *FLAGS, *flags)]
+    return subprocess.Popen(command, cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def run_killed(here, rounds, chance, *flags):
+    """Start and kill -9 `rounds` times, then run to the end.  Returns how many of them had not finished."""
+    folder = here / "results" / NAME / "samples_nfe9"
+    parts, killed = folder / ".recon.parts", 0
+    for _ in range(rounds):
+        process = start(here, *flags)
+        before = len(list(parts.glob("*.npz")))
+        deadline = time.monotonic() + 60
+        while process.poll() is None and len(list(parts.glob("*.npz"))) <= before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(chance())
+        killed += process.poll() is None
+        process.kill()
+        process.communicate()
+    process = start(here, *flags)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return killed
+
+
+def reference(here):
+    """recon.pt's bytes of a run that nobody disturbs."""
+    assert sample.main(sample_argv(here / "photos", NAME, *FLAGS)) == 0
+    folder = here / "results" / NAME / "samples_nfe9"
+    content = (folder / "recon.pt").read_bytes()
+    shutil.rmtree(folder)
+    return folder, content
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(here):
+    folder, expected = reference(here)
+    dice = random.Random(0)
+    killed = run_killed(here, 3, lambda: dice.uniform(0, 0.12), "--save-images", "png", "--save-trajectory", "3")
+    assert killed >= 2
+    assert (folder / "recon.pt").read_bytes() == expected
+    assert len(list((folder / "images").rglob("*.png"))) == 24
+    assert len(list((folder / "trajectories").glob("*.webp"))) == 3
+    assert not list(folder.rglob("*.tmp"))
+    assert not (folder / ".recon.parts").exists()
+
+
+@pytest.mark.slow
+def test_many_kills_at_any_moment(here):
+    folder, expected = reference(here)
+    dice = random.Random(1)
+    total = 0
+    for _ in range(4):
+        total += run_killed(here, 8, lambda: dice.choice([0, dice.uniform(0, 0.2), dice.uniform(0, 2.0)]))
+        assert (folder / "recon.pt").read_bytes() == expected
+        shutil.rmtree(folder)
+    print(f"{total} runs killed before their end")
+    assert total >= 8
+
+
+def one_line(capsys, code, argv):
+    assert sample.main(argv) == code
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("sample.py: error: "), last
+    return last
+
+
+def test_a_second_run_on_the_same_folder_is_refused(here, capsys):
+    (here / FOLDER).mkdir(parents=True)
+    with lock(here / FOLDER / ".recon.lock"):
+        line = one_line(capsys, 2, sample_argv(here / "photos", NAME))
+    assert "another process is restoring images into it" in line
+    assert sample.main(sample_argv(here / "photos", NAME)) == 0
+
+
+@pytest.mark.parametrize(("size", "where"), [(20_000, ".npz"), (100_000, "recon.pt")])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(here, capsys, size, where):
+    """A limit on the size of files stands for the full disk."""
+    argv = sample_argv(here / "photos", NAME, "--batch-size", "4")  # batches of 49 KiB, recon.pt of 288 KiB
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        line = one_line(capsys, 2, argv)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert where in line
+    assert "cannot be written" in line
+    assert not (here / FOLDER / "recon.pt").exists()
+    assert sample.main(argv) == 0
+    assert len(torch.load(here / FOLDER / "recon.pt", weights_only=True)["arr"]) == 24
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(trained, monkeypatch):
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name) / "run"
+        shutil.copytree(trained, place)
+        for folder in (Path(name), place):
+            folder.chmod(0o755)
+        monkeypatch.chdir(place)
+
+        def run():
+            import contextlib
+            import io
+
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said):
+                code = sample.main(sample_argv(place / "photos", NAME))
+            return code, said.getvalue().strip().splitlines()[-1]
+
+        answer = as_child(run, no_root=True)
+    assert answer.startswith("(2, 'sample.py: error: results/sr4x-pool/samples_nfe2: cannot be written to:"), answer
+    assert "log-dir" not in answer
+
+
+def test_images_that_are_no_numbers_stop_the_run(here, capsys):
+    path = here / "results" / NAME / "latest.pt"
+    state = torch.load(path, weights_only=False)
+    state["ema"]["shadow_params"][-1].fill_(float("nan"))
+    torch.save(state, path)
+    assert "image 0 came out with values that are no numbers" in one_line(capsys, 2, sample_argv(here / "photos", NAME))

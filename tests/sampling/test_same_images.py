@@ -1,0 +1,192 @@
+"""The same images from any batch size, number of processes, launcher, partition, precision, and after a resume."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from places import FOLDER, NAME, images
+from processes import ROOT
+from small_runs import sample_argv, train_argv
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import sample
+import train
+from i2sb.ckpt_util import build_ckpt_option
+from i2sb.draws import ImageNoise
+from i2sb.recon import find_recon
+from i2sb.runner import Runner
+
+SAME = {"rtol": 0, "atol": 2e-5}  # kernels sum in another order for another batch shape
+
+
+def restored(here, *flags):
+    shutil.rmtree(here / FOLDER, ignore_errors=True)
+    assert sample.main(sample_argv(here / "photos", NAME, *flags)) == 0
+    return images(here / FOLDER)
+
+
+def run(command, here):
+    """A launcher's command with nothing of a launcher around it."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "SLURM_", "MASTER_"))}
+    done = subprocess.run(
+        command, cwd=here, capture_output=True, text=True, timeout=180, env={**environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return images(here / FOLDER)
+
+
+def test_batch_size_and_a_resume_with_another_one(here):
+    other = restored(here, "--batch-size", "5", "--seed", "1")
+    whole = restored(here, "--batch-size", "24")
+    small = restored(here, "--batch-size", "5")
+    assert (other - small).abs().max() > 1e-3
+    torch.testing.assert_close(small, whole, **SAME)
+    assert torch.equal(restored(here, "--batch-size", "5"), small)
+    # as a killed run leaves it: batches of 5, one of them missing in the middle
+    path = here / FOLDER / "recon.pt"
+    parts = path.with_name(".recon.parts")
+    parts.mkdir()
+    store_batches(here, parts, small, [(0, 5), (10, 15), (15, 20)])
+    path.unlink()
+    assert sample.main(sample_argv(here / "photos", NAME, "--batch-size", "3")) == 0
+    again = images(here / FOLDER)
+    assert torch.equal(again[10:20], small[10:20])
+    torch.testing.assert_close(again, whole, **SAME)
+
+
+def store_batches(here, parts, arr, ranges):
+    import numpy as np
+
+    for start, stop in ranges:
+        labels = np.zeros(stop - start, np.int64)
+        np.savez(parts / f"{start:08d}_{stop:08d}.npz", arr=arr[start:stop].numpy(), label_arr=labels, seconds=1.0)
+
+
+def test_two_processes_give_the_same_bits_at_equal_batch_shape(here):
+    alone = restored(here, "--batch-size", "4")
+    shutil.rmtree(here / FOLDER)
+    argv = sample_argv(here / "photos", NAME, "--batch-size", "4", "--n-gpu-per-node", "2")
+    assert torch.equal(run([sys.executable, str(ROOT / "sample.py"), *argv], here), alone)
+
+
+def launchers():
+    binaries = Path(sys.executable).parent
+    script = str(ROOT / "sample.py")
+    yield "torchrun", [str(binaries / "torchrun"), "--standalone", "--nproc-per-node", "2", script]
+    mpirun = shutil.which("mpirun", path=f"{binaries}{os.pathsep}{os.environ['PATH']}") or "mpirun"
+    yield "mpirun", [mpirun, "--allow-run-as-root", "--oversubscribe", "-np", "2", sys.executable, script]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "command"), list(launchers()), ids=["torchrun", "mpirun"])
+def test_launchers_give_the_same_bits(here, name, command):
+    if not shutil.which(command[0]):
+        pytest.skip(f"no {name} here: pip install -r requirements.txt brings it")
+    alone = restored(here, "--batch-size", "4")
+    shutil.rmtree(here / FOLDER)
+    argv = sample_argv(here / "photos", NAME, "--batch-size", "4")
+    if name == "mpirun":
+        argv += ["--num-proc-node", "2", "--master-address", "127.0.0.1"]
+    assert torch.equal(run([*command, *argv], here), alone)
+
+
+def test_parts_together_are_the_whole(here):
+    whole = restored(here, "--batch-size", "24")
+    shutil.rmtree(here / FOLDER)
+    for part in range(5):  # 5 does not divide 24
+        assert sample.main(sample_argv(here / "photos", NAME, "--partition", f"{part}_5", "--batch-size", "2")) == 0
+    paths = find_recon(here / FOLDER)
+    parts = torch.cat([torch.load(path, weights_only=True)["arr"] for path in paths])
+    torch.testing.assert_close(parts, whole, **SAME)
+
+
+def speak_up(here):
+    """Large weights in the last layer: a network that hardly learned says nearly nothing, in any precision."""
+    path = here / "results" / NAME / "latest.pt"
+    state = torch.load(path, weights_only=False)
+    state["ema"]["shadow_params"][-2].normal_(std=0.05)
+    torch.save(state, path)
+
+
+# fp16 and bf16 keep 11 and 8 bits of a number; restored images are in about [-1,1] after two steps.
+@pytest.mark.parametrize(
+    ("flags", "within"),
+    [
+        (["--precision", "tf32"], 2e-5),  # on a CPU the same as fp32
+        (["--precision", "bf16"], 1e-2),
+        (["--use-fp16"], 2e-3),
+        (["--no-channels-last"], 2e-5),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_precisions_are_close_to_fp32(here, flags, within):
+    speak_up(here)
+    exact, other = restored(here), restored(here, *flags)
+    difference = (other - exact).abs().max().item()
+    print(f"{' '.join(flags)}: largest difference {difference:.2e}")
+    assert difference <= within
+    assert (difference > 1e-6) == (within > 1e-3)  # half precision was really at work
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_give_the_same_images(here):
+    torch.testing.assert_close(restored(here, "--compile", "--batch-size", "10"), restored(here), rtol=0, atol=1e-4)
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations that would make a GPU's host wait: reading a number, shapes from data, copies away."""
+
+    SUSPECTS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.count = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        name = func.overloadpacket.__name__
+        to_a_device = any(isinstance(value, torch.device) for value in (*args, *(kwargs or {}).values()))
+        if any(suspect in name for suspect in self.SUSPECTS) or (to_a_device and name not in ("randn", "arange")):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("corrupt", ["sr4x-pool", "inpaint-center"])
+def test_no_step_waits_for_the_device(here, corrupt):
+    assert train.main(train_argv(here / "photos", "--num-itr", "1", "--name", "waits", corrupt=corrupt)) == 0
+    from types import SimpleNamespace as Options
+
+    opt = build_ckpt_option(Options(device="cpu"), None, "results/waits")
+    runner = Runner(opt, Quiet(), save_opt=False)
+    runner.keep_average_only()
+    noise = ImageNoise(0, range(3))
+    x1 = noise.randn_like(torch.empty(3, 3, 32, 32))
+    mask = (x1[:, :1] > 0).float() if corrupt.startswith("inpaint") else None
+    seen = {}
+    for nfe in (2, 8):
+        with Waits() as waits:
+            noisy = {"randn": noise.randn_like, "redraw_hole": False}
+            runner.ddpm_sampling(opt, x1, mask=mask, nfe=nfe, log_count=1, verbose=False, **noisy)
+        seen[nfe] = waits.seen
+    assert waits.count > 500
+    assert seen[2] == seen[8]  # inputs to the device before the first step, the result to the CPU after the last
+    assert set(seen[8]) <= {"to", "_to_copy"}
+
+
+def test_the_probe_of_waiting_sees_a_number_that_is_read():
+    with Waits() as waits, contextlib.suppress(RuntimeError):
+        torch.ones(1).sum().item()
+    assert "_local_scalar_dense" in waits.seen
+
+
+class Quiet:
+    def info(self, *args):
+        pass
+
+    warning = error = info

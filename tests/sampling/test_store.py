@@ -1,0 +1,134 @@
+"""Where restored images lie while they come: batches, gaps, damage, and who restores what."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from i2sb.errors import UserError
+from i2sb.recon import SECONDS, Recon, made_with
+from i2sb.recon_store import ReconStore, partition_range
+from i2sb.restore import shares
+from i2sb.sampling_run import picture_names
+
+
+def make_store(folder, stop=10, **settings):
+    store = ReconStore(folder, None, 0, stop, settings, (3, 4, 4))
+    assert not store.open(overwrite=False)
+    return store
+
+
+def put(store, start, stop, **more):
+    images = torch.arange(start, stop).float().reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    store.write(list(range(start, stop)), images, torch.arange(start, stop), **more)
+
+
+def first_pixels(path):
+    return torch.load(path, weights_only=True)["arr"][:, 0, 0, 0].tolist()
+
+
+@given(sizes=st.lists(st.integers(1, 8), max_size=30), ranks=st.integers(1, 7))
+def test_ranks_balance_to_within_one_batch(sizes, ranks):
+    ends = np.cumsum([0, *sizes]).tolist()
+    batches = [list(range(a, b)) for a, b in itertools.pairwise(ends)]
+    parts = shares(batches, ranks)
+    assert sorted(number for part in parts for batch in part for number in batch) == list(range(ends[-1]))
+    loads = [sum(map(len, part)) for part in parts]
+    assert max(loads) - min(loads) <= max(sizes, default=0)
+
+
+@given(count=st.integers(1, 60), parts=st.integers(1, 12))
+def test_parts_are_the_whole_in_order(count, parts):
+    ranges = [partition_range(f"{i}_{parts}", count) for i in range(parts)]
+    assert [number for r in ranges for number in range(*r)] == list(range(count))
+    assert max(b - a for a, b in ranges) - min(b - a for a, b in ranges) <= 1
+
+
+def test_gaps_are_found_and_overlapping_batches_joined(tmp_path):
+    store = make_store(tmp_path)
+    put(store, 4, 6)
+    assert store.missing(3) == [[0, 1, 2], [3], [6, 7, 8], [9]]
+    assert store.missing(4, again=[5]) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    for start, stop in ((0, 4), (4, 8), (8, 10)):  # another batch size: 4 to 6 is there twice
+        put(store, start, stop)
+    assert first_pixels(store.finish()) == list(range(10))
+    assert not store.parts.exists()
+
+
+def test_an_unfinished_store_says_how_many_are_missing(tmp_path):
+    store = make_store(tmp_path)
+    put(store, 0, 7)
+    with pytest.raises(UserError, match="3 images are missing; run the same command again"):
+        store.finish()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "short", "foreign"])
+def test_a_damaged_batch_is_named(tmp_path, damage):
+    store = make_store(tmp_path)
+    put(store, 0, 5)
+    put(store, 5, 10)
+    path = store._part(5, 10)
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[300] ^= 255
+        path.write_bytes(content)
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "short":
+        np.savez(path, arr=np.zeros((2, 3, 4, 4), np.float32), label_arr=np.zeros(2, np.int64), seconds=1.0)
+    else:
+        np.savez(path, other=np.zeros(3))
+    with pytest.raises(UserError, match=r"00000005_00000010.npz: is damaged .*; remove it and run the same") as error:
+        store.finish()
+    assert "\n" not in str(error.value)
+    assert not store.path.exists()
+    path.unlink()
+    assert store.missing(8) == [[5, 6, 7, 8, 9]]
+    put(store, 5, 10)
+    assert first_pixels(store.finish()) == list(range(10))
+
+
+def test_what_is_left_of_a_killed_writer_is_no_batch(tmp_path):
+    store = make_store(tmp_path)
+    (store.parts / ".00000000_00000005.npz.12ab34cd.tmp").write_bytes(b"half")
+    assert store.missing(10) == [list(range(10))]
+
+
+def test_seconds_per_image_are_the_median_batch_and_no_setting(tmp_path):
+    store = make_store(tmp_path, seed=1)
+    put(store, 0, 2, seconds=float("nan"))  # the first of a process
+    put(store, 2, 4, seconds=1.0)
+    put(store, 4, 8, seconds=2.0)
+    put(store, 8, 10, seconds=100.0)
+    made = made_with(store.finish())
+    assert made[SECONDS] == 0.5
+    assert made["seed"] == 1
+    assert ReconStore(tmp_path, None, 0, 10, {"seed": 1}, (3, 4, 4)).open(overwrite=False)
+
+
+def test_images_are_taken_from_any_part(tmp_path):
+    paths = []
+    for part, (start, stop) in enumerate(((0, 3), (3, 7), (7, 8))):
+        store = ReconStore(tmp_path, f"{part}_3", start, stop, {}, (3, 4, 4))
+        store.open(overwrite=False)
+        put(store, start, stop)
+        paths.append(store.finish())
+    recon = Recon(paths)
+    assert recon.take([7, 0, 3, 2])[:, 0, 0, 0].tolist() == [7, 0, 3, 2]
+    assert torch.cat(list(recon.batches(2)))[:, 0, 0, 0].tolist() == list(range(8))
+
+
+def test_pictures_have_names_of_their_own():
+    assert picture_names(["x/a.JPEG", "y/a.png", "x/b.c.jpg"], "png") == ["x/a.png", "y/a.png", "x/b.c.png"]
+    assert picture_names(["x/a.jpg", "x/a.png", "x/a.jpg.png"], "png") == [
+        "x/a.jpg.png",
+        "x/a.png.png",
+        "x/a.jpg.png.png",
+    ]
+    listed_twice = picture_names(["x/a.jpg", "x/b.jpg", "x/a.jpg"], "jpg")
+    assert len(set(listed_twice)) == 3

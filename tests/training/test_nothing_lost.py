@@ -1,0 +1,199 @@
+"""Kills, signals, full disks and broken gradients: the last good checkpoint survives, and what happened is told."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import ROOT, photos, train_argv
+
+import train
+from i2sb.ckpt_util import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def start(*argv: str, **options) -> subprocess.Popen:
+    """train.py in a process of its own, its stderr in the file `said`."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *map(str, argv)],
+        stderr=Path("said").open("w"),
+        stdout=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, Path("said").read_text()[-2000:]
+        assert time.monotonic() < deadline, "it took too long: " + Path("said").read_text()[-2000:]
+        time.sleep(0.02)
+
+
+def said() -> str:
+    return Path("said").read_text()
+
+
+def iteration(name="sr4x-pool") -> int:
+    return load_checkpoint(Path("results") / name / "latest.pt")["resume"]["iteration"]
+
+
+def kill_at_random(dataset, rounds: int, seed: int = 0) -> None:
+    """kill -9 at a random moment of a run that saves at every iteration; the next run goes on from there."""
+    draw = random.Random(seed)
+    latest = Path("results/sr4x-pool/latest.pt")
+    assert train.main(train_argv(dataset, "--num-itr", "1")) == 0
+    last = iteration()
+    for _ in range(rounds):
+        argv = train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "100000", "--save-every", "1")
+        process = start(*argv)
+        before = latest.stat().st_mtime_ns
+        wait_for(lambda before=before: latest.stat().st_mtime_ns != before, process)
+        time.sleep(draw.uniform(0, 0.15))
+        told = said().count("[Save]")
+        process.kill()
+        process.wait()
+        reached = iteration()  # a whole file, whatever the moment
+        assert reached >= last + max(1, told)  # what was told to be saved is saved: one iteration at most is lost
+        last = reached
+    assert train.main(train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", last + 1)) == 0
+    leftovers = [path.name for path in latest.parent.iterdir() if path.name.endswith(".tmp")]
+    assert not leftovers  # the last save swept what killed ones had left
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(dataset):
+    kill_at_random(dataset, rounds=4)
+
+
+@pytest.mark.slow
+def test_sixty_kills(dataset):
+    kill_at_random(dataset, rounds=60, seed=1)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_saves_and_ends_well(dataset, name):
+    process = start(*train_argv(dataset, "--num-itr", "100000", "--num-workers", "1"))
+    wait_for(lambda: "[Train] 3/" in said(), process)
+    process.send_signal(getattr(signal, name))
+    assert process.wait(timeout=60) == 0, said()
+    stopped = iteration()
+    assert f"{name}: stopped after iteration {stopped} and saved; to go on: python train.py --ckpt sr4x-pool" in said()
+    assert "Traceback" not in said()
+
+
+def test_a_signal_ends_an_evaluation_too(dataset):
+    argv = train_argv(dataset, "--num-itr", "100000", "--interval", "10000", "--eval-every", "1")
+    process = start(*argv)
+    wait_for(lambda: "[Eval] iteration 0" in said(), process)
+    time.sleep(0.5)
+    process.terminate()
+    assert process.wait(timeout=60) == 0, said()
+    assert iteration() == 1
+
+
+def test_a_signal_to_the_launcher_stops_both_ranks(dataset):
+    argv = train_argv(dataset, "--num-itr", "100000", "--n-gpu-per-node", "2", "--microbatch", "1")
+    process = start(*argv)
+    wait_for(lambda: "[Train] 3/" in said(), process)
+    process.terminate()
+    assert process.wait(timeout=60) == 0, said()
+    assert f"SIGTERM: stopped after iteration {iteration()} and saved" in said()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(dataset):
+    assert train.main(train_argv(dataset, "--num-itr", "1")) == 0
+    latest = Path("results/sr4x-pool/latest.pt")
+    before = latest.read_bytes()
+
+    def limit():  # no file may grow beyond half of a checkpoint
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+
+    process = start(*train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "2"), preexec_fn=limit)
+    assert process.wait(timeout=90) == 2, said()
+    last = said().strip().splitlines()[-1]
+    assert last.startswith("train.py: error: ")
+    assert "latest.pt: cannot be written: " in last
+    assert "(the file there is as it was)" in last
+    assert latest.read_bytes() == before
+    assert [path.name for path in latest.parent.glob(".*tmp")] == []
+
+
+def test_numbered_checkpoints_and_the_last_iteration(dataset):
+    assert train.main(train_argv(dataset, "--num-itr", "5", "--save-every", "2", "--keep-every", "2")) == 0
+    folder = Path("results/sr4x-pool")
+    assert sorted(path.name for path in folder.glob("iteration_*")) == ["iteration_0000002.pt", "iteration_0000004.pt"]
+    kept = load_checkpoint(folder / "iteration_0000002.pt")
+    assert kept["resume"]["iteration"] == 2
+    assert iteration() == 5
+
+
+class Poison:
+    """Replaces the loss by NaN at the given calls."""
+
+    def __init__(self, runner_class, calls):
+        self.count, self.calls, self.loss = 0, calls, runner_class.training_loss
+
+    def __get__(self, runner, owner):
+        def loss(*args):
+            self.count += 1
+            value = self.loss(runner, *args)
+            return value * float("nan") if self.count in self.calls else value
+
+        return loss
+
+
+def test_steps_without_finite_gradients_are_skipped_and_counted(dataset, monkeypatch, capsys):
+    from i2sb.runner import Runner
+
+    argv = train_argv(dataset, "--num-itr", "3", "--microbatch", "4")
+    assert train.main([*argv, "--name", "clean", "--num-itr", "2"]) == 0
+    clean = load_checkpoint("results/clean/latest.pt")
+    monkeypatch.setattr(Runner, "training_loss", Poison(Runner, {3}))
+    assert train.main([*argv, "--name", "poisoned"]) == 0
+    assert "1 steps skipped" in capsys.readouterr().err
+    poisoned = load_checkpoint("results/poisoned/latest.pt")
+    for key, tensor in clean["net"].items():
+        assert torch.equal(tensor, poisoned["net"][key])  # the third step changed nothing
+    assert poisoned["optimizer"]["state"][0]["step"] == 2
+
+
+def test_too_many_of_them_stop_the_run(dataset, monkeypatch, capsys):
+    from i2sb.runner import Runner
+
+    assert train.main(train_argv(dataset, "--num-itr", "1")) == 0
+    before = Path("results/sr4x-pool/latest.pt").read_bytes()
+    monkeypatch.setattr(Runner, "training_loss", Poison(Runner, set(range(100))))
+    argv = train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "50", "--max-nonfinite", "3")
+    assert train.main(argv) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("train.py: error: --max-nonfinite 3: so many steps in a row had gradients")
+    assert "stopped at iteration 4" in last
+    assert Path("results/sr4x-pool/latest.pt").read_bytes() == before
+
+
+def test_the_wandb_key_is_in_no_file(dataset, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    secret = "abcdef0123456789" * 2 + "deadbeef"
+    argv = train_argv(dataset, "--num-itr", "2", "--log-writer", "wandb", "--wandb-api-key", secret)
+    process = start(*argv, env={**os.environ, "WANDB_MODE": "offline"})
+    assert process.wait(timeout=120) == 0, said()
+    files = [path for path in Path().rglob("*") if path.is_file()]
+    assert any("wandb" in str(path) for path in files)
+    for path in files:
+        assert secret.encode() not in path.read_bytes(), path
