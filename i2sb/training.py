@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,11 @@ class Training:
         if self.world_size == 1:
             return runner.forward
         ids = [runner.device.index] if runner.device.type == "cuda" else None
-        return DistributedDataParallel(
-            runner.forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newest torch has another name for broadcast_buffers
+            return DistributedDataParallel(
+                runner.forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def __enter__(self) -> Training:
         self.stop.__enter__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -238,6 +239,19 @@ def _child(outbox: connection.Connection, work: Callable, main: Callable, args: 
     with _telling(outbox):
         outbox.send(_READY)
         work(_Telling(main, outbox), *args)
+    _leave_at_once()
+
+
+def _leave_at_once() -> None:
+    """End a process whose work is done, without tearing Python down.
+
+    Threads of torch.distributed that still want Python then would be unwound by force, and abort the process.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 class _Telling:

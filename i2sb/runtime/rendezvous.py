@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import socket
 import sys
@@ -97,6 +98,7 @@ def process_group(
             dist.destroy_process_group()
         raise
     _leave(store, rank, placement.global_size)
+    gc.collect()  # what still holds the group (a network's wrapper) would keep its threads until Python ends
     dist.destroy_process_group()
 
 
