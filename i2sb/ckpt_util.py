@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from i2sb import portable
 from i2sb.errors import UserError
 from i2sb.options import training_defaults
 from i2sb.runtime.files import atomic_write
@@ -82,10 +83,15 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
             f"--ckpt {folder.name}: there is no folder {folder} here; scripts/download_checkpoint.sh fetches "
             "published checkpoints, train.py --name makes others"
         )
-    saved = with_defaults(load_namespace(folder / "options.pkl"))
+    if portable.is_portable(folder):
+        options, saved_in = folder / portable.DESCRIPTION, folder / portable.WEIGHTS
+        saved = with_defaults(portable.load_description(options))
+    else:
+        options, saved_in = folder / "options.pkl", folder / "latest.pt"
+        saved = with_defaults(load_namespace(options))
     if log is not None:
-        log.info(f"[Options] {folder / 'options.pkl'}")
-    saved.ckpt_path, saved.load = folder, folder / "latest.pt"
+        log.info(f"[Options] {options}")
+    saved.ckpt_path, saved.load = folder, saved_in
     if not saved.load.is_file():
         raise UserError(f"{saved.load}: there is no such file")
     fp16 = getattr(opt, "use_fp16", False)
@@ -160,9 +166,13 @@ def keep_checkpoint(latest: Path, iteration: int) -> Path:
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """The content of a latest.pt; tensors stay on the disk until they are used, and no code in it runs.
 
+    An exported ema.safetensors serves as well: its "ema" is None, and it has no optimizer.
+
     Raises:
         UserError: no such file, or it is damaged, hostile, or no checkpoint.
     """
+    if Path(path).name == portable.WEIGHTS:
+        return {"net": portable.load_weights(Path(path)), "ema": None}
     state = load_torch(path, mmap=True)
     missing = [key for key in ("net", "ema") if not (isinstance(state, dict) and isinstance(state.get(key), dict))]
     if missing:

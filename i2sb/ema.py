@@ -44,6 +44,12 @@ class ExponentialMovingAverage:
         torch._foreach_lerp_(self.shadow_params, self._targets(parameters), 1.0 - decay)
 
     @torch.no_grad()
+    def follow(self) -> None:
+        """Begin anew: the average is the current parameters."""
+        torch._foreach_copy_(self.shadow_params, self._targets(None))
+        self.num_updates = 0
+
+    @torch.no_grad()
     def copy_to(self, parameters: Iterable[Parameter] | None = None) -> None:
         """Overwrite the parameters with the average."""
         for target, shadow in zip(self._targets(parameters), self.shadow_params):

@@ -76,6 +76,8 @@ class Runner:
         self.forward = torch.compile(self.net) if opt.compile else self.net
 
     def _load_average(self, path: str | Path) -> None:
+        if self.loaded["ema"] is None:  # exported weights are the average
+            return
         decay = self.ema.decay
         try:
             self.ema.load_state_dict(self.loaded["ema"])

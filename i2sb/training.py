@@ -78,11 +78,13 @@ class Training:
     def _start_random_numbers(self) -> None:
         # With several ranks the bridge's noise has generators of its own, and dropout differs by rank.
         torch.manual_seed(self.opt.seed + (self.rank if self.world_size > 1 else 0))
-        if self.runner.loaded is not None:
+        if self.runner.loaded is not None and "optimizer" not in self.runner.loaded:
+            self.log.info("[Resume] weights alone: a new training starts from them, at iteration 0")
+        elif self.runner.loaded is not None:
             self.iteration, self.num_images = starting_point(self.runner.loaded, self.opt, self.log)
             self.optimizer.load_state_dict(self.runner.loaded, keep=self.opt.given)
             restore_random_state(self.runner.loaded, self.draws, self.rank, self.world_size, self.log)
-            self.runner.loaded = None  # as large as the network four times over
+        self.runner.loaded = None  # as large as the network four times over
 
     def _distributed(self, runner: Any) -> Callable:
         if self.world_size == 1:
@@ -90,9 +92,12 @@ class Training:
         ids = [runner.device.index] if runner.device.type == "cuda" else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newest torch has another name for broadcast_buffers
-            return DistributedDataParallel(
+            forward = DistributedDataParallel(
                 runner.forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )
+        if runner.ema.num_updates == 0:  # the ranks have just taken over rank 0's first weights
+            runner.ema.follow()
+        return forward
 
     def __enter__(self) -> Training:
         self.stop.__enter__()

@@ -1,0 +1,45 @@
+"""Export a checkpoint's averaged weights as safetensors, with a JSON file that describes network and bridge.
+
+sample.py and train.py take the resulting folder (results/NAME with ema.safetensors and ema.json) as --ckpt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ckpt", required=True, metavar="NAME", help="the checkpoint is results/NAME/latest.pt")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the two files (default: results/NAME itself)"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    from i2sb.runtime.script import run_script
+
+    def work() -> int:
+        from i2sb.ckpt_util import RESULTS, build_ckpt_option
+        from i2sb.portable import export
+        from i2sb.runner import Runner
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        opt = build_ckpt_option(argparse.Namespace(device="cpu"), None, RESULTS / args.ckpt)
+        runner = Runner(opt, logging.getLogger("export"), save_opt=False)
+        for path in export(runner, args.out or RESULTS / args.ckpt):
+            print(path)
+        return 0
+
+    return run_script("export_safetensors.py", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
