@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import torch
 from i2sb import portable
 from i2sb.errors import UserError
 from i2sb.options import training_defaults
+from i2sb.options.saved import fault_of, shown
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.safe_torch import load_torch
 from i2sb.safe_pickle import dump_namespace, is_secret, load_namespace
@@ -91,7 +91,11 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
         saved = with_defaults(load_namespace(options))
     if log is not None:
         log.info(f"[Options] {options}")
-    saved.ckpt_path, saved.load = folder, saved_in
+    if fault := fault_of(vars(saved), (*BRIDGE_OPTIONS, *TASK_OPTIONS, "net")):
+        raise UserError(f"{options}: refused: {fault}")
+    if not isinstance(saved.network, (dict, type(None))):
+        raise UserError(f"{options}: refused: its network is {shown(saved.network)}, not named arguments")
+    saved.ckpt_path, saved.load, saved.given = folder, saved_in, ()
     if not saved.load.is_file():
         raise UserError(f"{saved.load}: there is no such file")
     fp16 = getattr(opt, "use_fp16", False)
@@ -152,14 +156,18 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def keep_checkpoint(latest: Path, iteration: int) -> Path:
-    """Keep the present latest.pt under a name with its iteration: a link, where the file system has them."""
+    """Keep the present latest.pt under a name with its iteration: a link, where the file system has them.
+
+    Raises:
+        UserError: it has none, and no room for a copy.
+    """
     kept = latest.with_name(f"iteration_{iteration:07d}.pt")
     kept.unlink(missing_ok=True)
     try:
         os.link(latest, kept)
     except OSError:
-        with contextlib.suppress(OSError):
-            shutil.copyfile(latest, kept)
+        with atomic_write(kept) as copy, latest.open("rb") as file:
+            shutil.copyfileobj(file, copy, 2**24)
     return kept
 
 

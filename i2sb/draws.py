@@ -52,10 +52,13 @@ class TrainingDraws:
         return {"cpu": self.on_cpu.get_state(), "device": self.on_device.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state_dict`."""
-        if self.on_cpu is not None and state:
-            self.on_cpu.set_state(state["cpu"].cpu())
-            self.on_device.set_state(state["device"].cpu())
+        """Continue from `state_dict`; a GPU's generator stays as it is where the state is a CPU's, and vice versa."""
+        if self.on_cpu is None or not state:
+            return
+        self.on_cpu.set_state(state["cpu"].cpu())
+        on_device = state["device"].cpu()
+        if self.on_device is not self.on_cpu and len(on_device) == len(self.on_device.get_state()):
+            self.on_device.set_state(on_device)
 
 
 class ImageNoise:

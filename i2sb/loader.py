@@ -60,7 +60,8 @@ class SeededItems(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> Any:
         position, index = item
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * _PRIME + position)
+            # not torch.manual_seed: without workers it would also put the GPU's noise back to a known place
+            torch.default_generator.manual_seed(self.seed * _PRIME + position)
             return self.dataset[index]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion import presets
-from guided_diffusion.script_util import create_model
+from guided_diffusion.script_util import DIFFUSION_ARGUMENTS, create_model
 from i2sb.errors import UserError
+from i2sb.options.saved import shown
+from i2sb.runtime.pickle_machine import one_line
 from i2sb.safe_pickle import load_plain_dict
 from i2sb.schedule import noise_levels
+
+_LARGEST = {"num_res_blocks": 64}  # ADM's have 3 at most
+_MAX_PARAMETERS = 2**33
 
 
 class BridgeNet(nn.Module):
@@ -71,16 +76,51 @@ def network_kwargs(opt: Any, log: Any = None) -> dict[str, Any]:
     return kwargs
 
 
-def build_network(opt: Any, log: Any = None) -> BridgeNet:
+def build_network(opt: Any, log: Any = None, check: Callable[[BridgeNet], None] | None = None) -> BridgeNet:
     """The network of the options, on the CPU, freshly initialised.
 
+    Args:
+        check: is given the network on the meta device, before anything is allocated.
+
     Raises:
-        UserError: arguments that make no network.
+        UserError: arguments that make no network, or none of a bridge.
     """
     kwargs = network_kwargs(opt, log)
     try:
+        _check_kwargs(kwargs)
+        with torch.device("meta"):
+            unallocated = BridgeNet(kwargs, opt.t0, opt.T, opt.interval)
+        if (count := sum(p.numel() for p in unallocated.parameters())) > _MAX_PARAMETERS:
+            raise ValueError(f"it would have {count} parameters")
+        if check is not None:
+            check(unallocated)
         net = BridgeNet(kwargs, opt.t0, opt.T, opt.interval)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the network cannot be built: {error}") from error
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError, MemoryError) as error:
+        raise UserError(f"the network cannot be built: {one_line(error, 300)}") from error
     net.unnamed = not getattr(opt, "network", None)
     return net
+
+
+def _check_kwargs(kwargs: Mapping[str, Any]) -> None:
+    """Raise a ValueError for values that another program (or a stranger) may have saved and no bridge can use.
+
+    What they say together is checked where the network is built.
+    """
+    for name, value in kwargs.items():
+        kind = type(presets.DEFAULTS.get(name, 0))
+        if name in DIFFUSION_ARGUMENTS or name in ("channel_mult", "attention_resolutions"):
+            legal = type(value) in (str, int, float, bool, list, tuple)
+        elif name == "dropout":
+            legal = type(value) in (int, float) and 0 <= value < 1
+        elif kind is bool:
+            legal = type(value) is bool
+        else:
+            legal = type(value) is int and -1 <= value <= _LARGEST.get(name, 2**14)
+        if not legal:
+            raise ValueError(f"{one_line(name, 40)} is {shown(value)}, which is not legal")
+    for name in ("class_cond", "learn_sigma"):
+        if kwargs.get(name):
+            raise ValueError(f"{name} is for other models: a bridge has no classes and predicts 3 channels")
+    levels = presets.parse_channel_mult(kwargs.get("channel_mult", ""), kwargs.get("image_size", 256))
+    if len(levels) > 16:
+        raise ValueError(f"channel_mult has {len(levels)} levels")

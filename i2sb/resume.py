@@ -11,8 +11,10 @@ from torch import Tensor
 from i2sb.draws import TrainingDraws
 
 
-def starting_point(state: Mapping[str, Any], opt: Any, log: Any) -> tuple[int, int]:
+def starting_point(state: Mapping[str, Any], opt: Any, log: Any, dataset_size: int | None = None) -> tuple[int, int]:
     """(iterations done, images seen) of a checkpoint.
+
+    A data set of another size than `dataset_size` then had goes through in another order, which is told.
 
     One without them (the original's) tells the iteration by its optimizer; the data then begin anew, at the
     position that so many iterations of this batch size would have reached.
@@ -20,6 +22,12 @@ def starting_point(state: Mapping[str, Any], opt: Any, log: Any) -> tuple[int, i
     resume, iteration = state.get("resume"), iterations_done(state)
     if _is_ours(resume):
         log.info(f"[Resume] after iteration {iteration}, {resume['num_images']} images")
+        before = resume.get("dataset_size", dataset_size)
+        if before != dataset_size:
+            log.warning(
+                f"[Resume] the data set has {dataset_size} images and had {before}: their order is another one, "
+                "and images of this epoch may come again"
+            )
         return iteration, int(resume["num_images"])
     log.warning(
         f"[Resume] the checkpoint holds no data position and no random states: weights, average, optimizer and "
@@ -68,7 +76,7 @@ def restore_random_state(state: Mapping[str, Any], draws: TrainingDraws, rank: i
         return
     log.warning(f"[Resume] from {before} to {world_size} processes: the images go on in their order")
     if world_size == 1 and resume.get("draws"):
-        torch.set_rng_state(resume["draws"]["cpu"].cpu())
+        _set_global({"cpu": resume["draws"]["cpu"], "cuda": resume["draws"]["device"]})
     elif before == 1 and own:
         draws.load_state_dict({"cpu": own[0]["cpu"], "device": own[0].get("cuda", own[0]["cpu"])})
     else:
@@ -77,5 +85,8 @@ def restore_random_state(state: Mapping[str, Any], draws: TrainingDraws, rank: i
 
 def _set_global(state: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+    if "cuda" not in state or not torch.cuda.is_available():
+        return
+    on_gpu = state["cuda"].cpu()
+    if len(on_gpu) == len(torch.cuda.get_rng_state()):  # not one that was saved on a CPU
+        torch.cuda.set_rng_state(on_gpu)

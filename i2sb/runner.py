@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from i2sb.batch import make_batch
+from i2sb.checkpoint_check import check_checkpoint
 from i2sb.ckpt_util import load_checkpoint, save_options, with_defaults
 from i2sb.diffusion import Diffusion, Noise, label_from_x0, x0_from_label
 from i2sb.draws import TrainingDraws
 from i2sb.ema import ExponentialMovingAverage
 from i2sb.errors import UserError
 from i2sb.initial_weights import load_initial
-from i2sb.network import build_network
+from i2sb.network import BridgeNet, build_network
 from i2sb.precision import LOW, autocast, set_float32_products
 from i2sb.resume import iterations_done
 from i2sb.runtime.safe_torch import check_state
@@ -56,15 +57,14 @@ class Runner:
             self.diffusion = Diffusion(make_betas(opt.interval, opt.beta_max), opt.device)
         except ValueError as error:
             raise UserError(str(error)) from error
-        self.net = build_network(opt, log)
+        self.loaded = load_checkpoint(opt.load) if getattr(opt, "load", None) else None
+        self.net = build_network(opt, log, self._check_loaded)
         if save_opt:
             opt.network = {**self.net.kwargs}
             save_options(opt, Path(opt.ckpt_path))
-        self.loaded = load_checkpoint(opt.load) if getattr(opt, "load", None) else None
         if self.loaded is None:
             load_initial(self.net, opt, log)
         else:
-            check_state(opt.load, self.loaded["net"], self.net.state_dict())
             self.net.load_state_dict(self.loaded["net"])
             log.info(f"[Net] weights of {opt.load}")
         self.net.to(self.device)
@@ -74,6 +74,12 @@ class Runner:
         if self.loaded is not None:
             self._load_average(opt.load)
         self.forward = torch.compile(self.net) if opt.compile else self.net
+
+    def _check_loaded(self, unallocated: BridgeNet) -> None:
+        """Before a file's idea of a network takes any memory: it must be the one whose weights are there."""
+        if self.loaded is not None:
+            check_state(self.opt.load, self.loaded["net"], unallocated.state_dict())
+            check_checkpoint(self.opt.load, self.loaded, list(unallocated.parameters()))
 
     def _load_average(self, path: str | Path) -> None:
         if self.loaded["ema"] is None:  # exported weights are the average
@@ -107,7 +113,7 @@ class Runner:
             integers=draws.integers,
             randn=draws.randn_like,
         )
-        step = draws.integers(opt.interval, len(x0)).to(x0.device)
+        step = draws.integers(opt.interval, len(x0)).to(x0.device, non_blocking=True)
         xt = self.diffusion.q_sample(step, x0, batch.x1, opt.ot_ode, randn=draws.randn_like)
         label = self.compute_label(step, x0, xt)
         with autocast(self.device, opt.precision):

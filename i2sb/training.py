@@ -81,7 +81,9 @@ class Training:
         if self.runner.loaded is not None and "optimizer" not in self.runner.loaded:
             self.log.info("[Resume] weights alone: a new training starts from them, at iteration 0")
         elif self.runner.loaded is not None:
-            self.iteration, self.num_images = starting_point(self.runner.loaded, self.opt, self.log)
+            self.iteration, self.num_images = starting_point(
+                self.runner.loaded, self.opt, self.log, len(self.train_dataset)
+            )
             self.optimizer.load_state_dict(self.runner.loaded, keep=self.opt.given)
             restore_random_state(self.runner.loaded, self.draws, self.rank, self.world_size, self.log)
         self.runner.loaded = None  # as large as the network four times over
@@ -128,14 +130,14 @@ class Training:
         with TrainProgress(opt.num_itr, start=self.iteration, shown=self.rank == 0) as self.progress:
             while self.iteration < opt.num_itr and not stopped_by:
                 if self._due_for_evaluation():
-                    stopped_by = self._evaluate()
-                    meter.restart()
+                    with meter.paused():
+                        stopped_by = self._evaluate()
                 meter.add(*self._step(batches))
                 self.iteration += 1
                 self.num_images += opt.batch_size
                 if self.iteration % opt.log_every == 0 or self.iteration == opt.num_itr:
                     self._report(meter)
-                if self.iteration % opt.save_every == 0:
+                if self.iteration % opt.save_every == 0 or self._to_be_kept():
                     saved = self._save()
                 stopped_by = stopped_by or self.stop.poll()
             if saved != self.iteration:
@@ -204,6 +206,9 @@ class Training:
                 "with a lower --lr or another --precision"
             )
 
+    def _to_be_kept(self) -> bool:
+        return bool(self.opt.keep_every) and self.iteration % self.opt.keep_every == 0
+
     def _save(self) -> int:
         """Write latest.pt (rank 0; all ranks take part for their random states).  Returns the iteration."""
         states = gather_objects(capture_random_state(self.runner.device))
@@ -224,7 +229,7 @@ class Training:
             }
             save_checkpoint(self.latest, state)
             self.log.info(f"[Save] {self.latest}, iteration {self.iteration}")
-            if self.opt.keep_every and self.iteration % self.opt.keep_every == 0:
+            if self._to_be_kept():
                 keep_checkpoint(self.latest, self.iteration)
         return self.iteration
 
@@ -235,15 +240,18 @@ class Meter:
     def __init__(self, device: torch.device, batch_size: int):
         self.batch_size = batch_size
         self._sums = torch.zeros(2, device=device)
-        self._count, self._seconds, self._since = 0, 0.0, time.perf_counter()
+        self._count, self._since = 0, time.perf_counter()
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
         self._sums += torch.stack([loss, norm])
         self._count += 1
 
-    def restart(self) -> None:
-        """The time until now does not count."""
-        self._since = time.perf_counter()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time of the block does not count."""
+        begin = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - begin
 
     def read(self) -> dict[str, float]:
         """Means since the last call, over all ranks."""

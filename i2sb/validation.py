@@ -43,7 +43,7 @@ def evaluate(
     images, labels = default_collate([dataset[i] for i in numbers])[:2]
     x0, index = images.to(runner.device), torch.tensor(numbers)
     noise = ImageNoise(opt.seed, numbers, runner.device)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[runner.device] if runner.device.type == "cuda" else []):
         torch.manual_seed(opt.seed)
         batch = make_batch(
             x0,

@@ -1,0 +1,135 @@
+"""Starting from ADM's weights: 6 to 3 output channels, 3 to 6 input channels; on a small stand-in and at full size."""
+
+import json
+import logging
+import socket
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import photos, train_argv
+
+import train
+from guided_diffusion import presets
+from guided_diffusion.script_util import create_model
+from i2sb.errors import UserError
+from i2sb.initial_weights import _adapted, is_adm_256, load_initial, load_initial_weights
+from i2sb.network import BridgeNet, build_network
+from i2sb.runtime.safe_torch import check_state
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SMALL = presets.resolve("tiny", channel_mult="1,1")
+LOG = logging.getLogger("test")
+
+
+def adm_file(path: Path) -> dict[str, torch.Tensor]:
+    """A small network's weights as ADM publishes them: bare names, means and variances (6 output channels)."""
+    torch.manual_seed(1)
+    model = create_model(**{**SMALL, "learn_sigma": True})
+    state = {key: torch.randn_like(value) for key, value in model.state_dict().items()}
+    torch.save(state, path)
+    return state
+
+
+@pytest.mark.parametrize("in_channels", [3, 6])
+def test_published_weights_are_taken_over(tmp_path, in_channels):
+    published = adm_file(tmp_path / "adm.pt")
+    net = BridgeNet({**SMALL, "in_channels": in_channels}, 1e-4, 1.0, 10)
+    fresh = {key: value.clone() for key, value in net.diffusion_model.state_dict().items()}
+    load_initial_weights(net, tmp_path / "adm.pt")
+    for key, value in net.diffusion_model.state_dict().items():
+        if key.startswith("out.2"):
+            assert torch.equal(value, published[key][:3])
+        elif key == "input_blocks.0.0.weight":
+            assert torch.equal(value[:, :3], published[key])
+            assert torch.equal(value[:, 3:], fresh[key][:, 3:])  # the new channels stay as they were initialised
+            assert value.shape[1] == in_channels
+        else:
+            assert torch.equal(value, published[key])
+
+
+@pytest.mark.parametrize("kind", ["uncond", "cond"])
+def test_the_full_network_on_the_meta_device(kind):
+    golden = json.loads((GOLDEN / f"adm256_{kind}_keys.json").read_text())
+    keys = golden["keys"]
+    kwargs = presets.resolve("adm-256", in_channels=6 if kind == "cond" else 3)
+    with torch.device("meta"):
+        net = BridgeNet(kwargs, 1e-4, 1.0, 1000)
+        published = {key: torch.empty(shape) for key, shape in keys.items()}
+        for key in ("out.2.weight", "out.2.bias"):
+            published[key] = torch.empty([6, *keys[key][1:]])
+        published["input_blocks.0.0.weight"] = torch.empty(256, 3, 3, 3)
+    mine = net.diffusion_model.state_dict()
+    assert list(mine) == list(keys)
+    adapted = _adapted(published, mine)
+    check_state("adm.pt", adapted, mine)
+    assert {key: list(value.shape) for key, value in adapted.items()} == keys
+
+
+def test_which_networks_adm_has_weights_for():
+    golden = json.loads((GOLDEN / "adm256_uncond_keys.json").read_text())
+    assert is_adm_256(golden["create_model_kwargs"])
+    assert is_adm_256(presets.resolve("adm-256", in_channels=6, dropout=0.1))
+    for name in ("adm-64", "adm-128", "adm-512", "tiny", "small", "medium"):
+        assert not is_adm_256(presets.resolve(name))
+    assert not is_adm_256(presets.resolve("adm-256", num_channels=128))
+    assert not is_adm_256(presets.resolve("adm-256", use_scale_shift_norm=False))
+
+
+def options(**changes) -> Namespace:
+    return Namespace(**{"cond_x1": False, "t0": 1e-4, "T": 1.0, "interval": 10, "no_pretrained": False, **changes})
+
+
+def test_the_originals_own_files_come_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    import pickle
+
+    kwargs = {key: value for key, value in SMALL.items() if key not in ("in_channels",)}
+    (tmp_path / "data/256x256_diffusion_uncond_fixedsigma.pkl").write_bytes(pickle.dumps(kwargs))
+    state = create_model(**SMALL).state_dict()
+    torch.save(state, tmp_path / "data/256x256_diffusion_uncond_fixedsigma.pt")
+    opt = options()
+    net = build_network(opt, LOG)
+    load_initial(net, opt, LOG)
+    assert all(torch.equal(value, state[key]) for key, value in net.diffusion_model.state_dict().items())
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save({"input_blocks.0.0.weight": torch.zeros(2)}, tmp_path / "adm.pt")
+    with pytest.raises(UserError, match=r"adm.pt: its network does not fit: it lacks"):
+        load_initial_weights(BridgeNet(SMALL, 1e-4, 1.0, 10), tmp_path / "adm.pt")
+    torch.save([1, 2], tmp_path / "adm.pt")
+    with pytest.raises(UserError, match=r"adm.pt: its network is no state dict but list"):
+        load_initial_weights(BridgeNet(SMALL, 1e-4, 1.0, 10), tmp_path / "adm.pt")
+
+
+@pytest.mark.parametrize("flags", [[], ["--net", "small"]], ids=["tiny", "small"])
+def test_a_small_network_fetches_nothing(tmp_path, monkeypatch, flags):
+    """Also with free-form holes, on images of one's own: no connection is tried."""
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: asked.append(args) or [])
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
+    monkeypatch.chdir(tmp_path)
+    argv = train_argv(photos(tmp_path / "photos"), "--num-itr", "1", *flags, corrupt="inpaint-freeform1020")
+    if flags:
+        argv = [word for word in argv if word not in ("--channel-mult", "1,1")]
+    assert train.main([*argv, "--eval-every", "1", "--eval-nfe", "1"]) == 0
+    assert not asked
+
+
+def test_adm_is_asked_for_by_default_and_told_in_one_line(tmp_path, monkeypatch):
+    from webserver import closed_address
+
+    from i2sb import addresses
+
+    monkeypatch.chdir(tmp_path)
+    there = addresses.Remote(name="adm.pt", what="the pretrained ADM weights", url=f"{closed_address()}/adm.pt")
+    monkeypatch.setattr(addresses, "ADM_WEIGHTS", there)
+    monkeypatch.setattr("i2sb.runtime.download.time.sleep", lambda seconds: None)
+    with torch.device("meta"):
+        net = BridgeNet(presets.resolve("adm-256"), 1e-4, 1.0, 1000)
+    with pytest.raises(UserError, match=r"the pretrained ADM weights: could not fetch .*put it at data/adm.pt"):
+        load_initial(net, options(), LOG)
+    load_initial(net, options(no_pretrained=True), LOG)  # fetches nothing

@@ -1,0 +1,189 @@
+"""Hostile and damaged files met by the three scripts: refused in one line with the file's name, nothing executed."""
+
+import contextlib
+import io
+import logging
+import shutil
+
+import hostile
+import numpy as np
+import pytest
+import torch
+from small_runs import metrics_argv, photos, sample_argv, train_argv
+
+import compute_metrices
+import sample
+import train
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    photos(folder / "photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train.main(train_argv(folder / "photos", "--name", "a", "--num-itr", "1")) == 0
+        assert sample.main(sample_argv(folder / "photos", "a")) == 0
+    return folder
+
+
+@pytest.fixture
+def here(place, tmp_path, monkeypatch):
+    shutil.copytree(place, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    return tmp_path / "run"
+
+
+SAMPLE = (sample, lambda h: sample_argv(h / "photos", "a", "--overwrite"))
+JUDGE = (compute_metrices, lambda h: metrics_argv(h / "photos", "a", "samples_nfe2"))
+RESUME = (train, lambda h: train_argv(h / "photos", "--ckpt", "a", "--num-itr", "2"))
+NAMED = ("--net", "tiny", "--channel-mult", "1,1")
+RETRAIN = (train, lambda h: [word for word in train_argv(h / "photos", "--name", "b") if word not in NAMED])
+FILES = {  # file -> the script that opens it
+    "results/a/latest.pt": [SAMPLE, RESUME],
+    "results/a/options.pkl": [SAMPLE, RESUME, JUDGE],
+    "results/a/samples_nfe2/recon.pt": [JUDGE],
+    "photos/val_faster_imagefolder.lmdb.pt": [SAMPLE],
+    "photos/train_faster_imagefolder.lmdb.pt": [RESUME],
+    "data/256x256_diffusion_uncond_fixedsigma.pkl": [RETRAIN],
+}
+CASES = [(path, script) for path, scripts in FILES.items() for script in scripts]
+IDS = [f"{path.rpartition('/')[2]}-{script[0].__name__}" for path, script in CASES]
+
+
+def run(script, here, capsys) -> tuple[int, str]:
+    module, argv = script
+    code = module.main(argv(here))
+    lines = capsys.readouterr().err.strip().splitlines()
+    return code, lines[-1] if lines else ""
+
+
+def assert_refused(code: int, last: str, script, path: str) -> None:
+    assert code == 2, last
+    assert last.startswith(f"{script[0].__name__}.py: error: "), last
+    assert path.rpartition("/")[2] in last, last
+    assert len(last) < 900
+
+
+@pytest.mark.parametrize(("path", "script"), CASES, ids=IDS)
+def test_no_hostile_file_is_executed(here, capsys, path, script):
+    trap = here / "trap"
+    trap.mkdir()
+    target = here / path
+    target.parent.mkdir(exist_ok=True)
+    good = target.read_bytes() if target.exists() else b""
+    some = dict(list(hostile.attacks(trap).items())[::6])  # all of them meet the readers in tests/i2sb
+    bad = {**some, **hostile.bombs(), "nothing": b"", "half": good[: len(good) // 2]}
+    for name, data in bad.items():
+        target.write_bytes(data)
+        code, last = run(script, here, capsys)
+        assert_refused(code, last, script, path)
+        assert not list(trap.iterdir()), name
+
+
+@pytest.mark.parametrize(
+    ("arr", "labels", "message"),
+    [
+        (torch.zeros(12, 3, 32), torch.zeros(12), "it holds no restored images"),
+        (torch.zeros(12, 1, 32, 32), torch.zeros(12), "it holds no restored images"),
+        (torch.zeros(12, 3, 32, 32), torch.zeros(11), "it holds no restored images"),
+        (torch.zeros(12, 3, 32, 32, dtype=torch.int64), torch.zeros(12), "its images are torch.int64"),
+        (torch.zeros(12, 3, 16, 16), torch.zeros(12), "its images have 16x16 pixels; give --image-size 16"),
+        (torch.zeros(12, 3, 32, 32), torch.zeros(12), "labels are not the data set's"),
+    ],
+)
+def test_samples_of_another_shape(here, capsys, arr, labels, message):
+    torch.save({"arr": arr, "label_arr": labels}, here / "results/a/samples_nfe2/recon.pt")
+    code, last = run(JUDGE, here, capsys)
+    assert code == 2
+    assert message in last
+
+
+def test_statistics_that_are_none(tmp_path):
+    from evaluation.fid import load_statistics
+    from i2sb.errors import UserError
+
+    buffer = io.BytesIO()
+    np.savez(buffer, mu=np.zeros(4), sigma=np.eye(4))
+    path = tmp_path / "fid.npz"
+    refused = 0
+    for data in hostile.damaged([buffer.getvalue()], 300, seed=0):
+        path.write_bytes(data)
+        try:
+            load_statistics(path)
+        except UserError as error:
+            refused += "\n" not in str(error)
+    print(f"{refused} of 300 damaged statistics refused")
+    assert refused > 100
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_unreadable_image_names_its_key(tmp_path, monkeypatch, capsys, workers):
+    monkeypatch.chdir(tmp_path)
+    dataset = photos(tmp_path / "photos")
+    assert train.main(train_argv(dataset, "--num-itr", "1", "--name", "a")) == 0
+    for split in ("train", "val"):
+        for file in dataset.glob(f"{split}_faster*"):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+        for image in (dataset / split).glob("*/*_0001.png"):
+            image.write_bytes(image.read_bytes()[:200])
+    flags = ["--num-itr", "30", "--num-workers", workers, "--name", "b"]
+    assert train.main(train_argv(dataset, *flags)) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "train_faster_imagefolder.lmdb: cannot decode the image" in last
+    assert "_0001.png: " in last
+    assert sample.main(sample_argv(dataset, "a", "--num-workers", workers)) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "val_faster_imagefolder.lmdb: cannot decode the image" in last
+
+
+def test_a_list_of_ones_own_chooses_the_images(here, capsys):
+    (here / "list.txt").write_text("photos/val/coffee/coffee_0002.png\nC:\\any\\china\\china_0000.png\n")
+    argv = [*SAMPLE[1](here), "--val-list", str(here / "list.txt")]
+    assert sample.main(argv) == 0
+    recon = torch.load(here / "results/a/samples_nfe2/recon.pt", weights_only=True)
+    assert recon["label_arr"].tolist() == [2, 1]
+    (here / "list.txt").write_text("coffee/coffee_0002.png\ncoffee/tea.png\n")
+    assert sample.main(argv) == 2
+    assert "1 of the 2 listed images are not in" in capsys.readouterr().err
+
+
+def mutate(here, capsys, count: int, seed: int) -> tuple[int, int]:
+    """`count` damaged copies of each file through each script that opens it: (refused, taken as harmless)."""
+    originals = {path: (here / path).read_bytes() for path in FILES if (here / path).exists()}
+    refused = taken = 0
+    for path, script in CASES:
+        if path not in originals:
+            continue
+        for data in hostile.damaged([originals[path]], count, seed=seed):
+            (here / path).write_bytes(data)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(here / "results/a/samples_nfe2/.recon.parts")
+            code, last = run(script, here, capsys)
+            if code == 0:
+                taken += 1  # the damage met a byte that means nothing, or an option of no weight
+            else:
+                refused += 1
+                assert code == 2, last
+                assert last.startswith(f"{script[0].__name__}.py: error: "), last
+            for other, content in originals.items():
+                (here / other).write_bytes(content)
+    return refused, taken
+
+
+def test_damaged_files_through_the_scripts(here, capsys):
+    logging.disable(logging.CRITICAL)
+    try:
+        refused, taken = mutate(here, capsys, count=8, seed=3)
+    finally:
+        logging.disable(logging.NOTSET)
+    print(f"{refused} refused, {taken} harmless")
+    assert refused > 20
+
+
+@pytest.mark.slow
+def test_thousands_of_damaged_files_through_the_scripts(here, capsys):
+    refused, taken = mutate(here, capsys, count=400, seed=4)
+    with capsys.disabled():
+        print(f"{refused} refused, {taken} harmless")
+    assert refused > 1000

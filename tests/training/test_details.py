@@ -1,0 +1,153 @@
+"""Numbered checkpoints, evaluations, averages, W&B, and two ranks that agree on all of it."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import photos, script, train_argv
+
+import train
+from i2sb import ckpt_util
+from i2sb.ckpt_util import load_checkpoint
+from i2sb.draws import TrainingDraws
+from i2sb.training import Meter
+
+GRIDS = {"image/clean", "image/corrupt", "image/recon", "trajectory/recon_traj", "trajectory/pred_clean_traj"}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def metrics(name, key):
+    """step -> value, from metrics.jsonl."""
+    lines = [json.loads(line) for line in Path(f".log/{name}/metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+def test_numbered_checkpoints_need_not_fall_on_saves(dataset):
+    flags = ["--num-itr", "7", "--save-every", "1000", "--keep-every", "3", "--name", "a"]
+    assert train.main(train_argv(dataset, *flags)) == 0
+    kept = {path.name: load_checkpoint(path)["resume"]["iteration"] for path in Path("results/a").glob("iteration_*")}
+    assert kept == {"iteration_0000003.pt": 3, "iteration_0000006.pt": 6}
+
+
+def test_a_file_system_without_links_gets_copies(dataset, monkeypatch):
+    def no_links(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(ckpt_util.os, "link", no_links)
+    assert train.main(train_argv(dataset, "--num-itr", "2", "--keep-every", "1", "--name", "a")) == 0
+    folder = Path("results/a")
+    assert (folder / "iteration_0000002.pt").read_bytes() == (folder / "latest.pt").read_bytes()
+    assert (folder / "iteration_0000001.pt").stat().st_ino != (folder / "latest.pt").stat().st_ino
+
+
+def test_the_loss_is_the_mean_over_micro_batches_and_iterations(dataset, monkeypatch):
+    from i2sb.runner import Runner
+
+    losses, compute = [], Runner.training_loss
+
+    def noted(*args):
+        losses.append(compute(*args))
+        return losses[-1]
+
+    monkeypatch.setattr(Runner, "training_loss", noted)
+    flags = ["--num-itr", "5", "--batch-size", "6", "--microbatch", "2", "--log-every", "3", "--name", "a"]
+    assert train.main(train_argv(dataset, *flags)) == 0
+    values = [loss.item() for loss in losses]
+    assert len(values) == 15
+    expected = {3: sum(values[:9]) / 9, 5: sum(values[9:]) / 6}
+    assert metrics("a", "loss") == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_speed_is_that_of_training_alone():
+    meter = Meter(torch.device("cpu"), batch_size=10)
+    time.sleep(0.2)
+    meter.add(torch.tensor(1.0), torch.tensor(1.0))
+    with meter.paused():
+        time.sleep(0.4)
+    time.sleep(0.2)
+    meter.add(torch.tensor(1.0), torch.tensor(1.0))
+    assert 20 / 0.55 < meter.read()["images_per_second"] <= 20 / 0.4
+
+
+def test_evaluations_at_0_and_500_and_in_between(dataset):
+    argv = train_argv(dataset, "--eval-every", "499", "--eval-nfe", "1")
+    assert train.main([*argv, "--name", "a", "--num-itr", "2"]) == 0
+    state = torch.load("results/a/latest.pt", weights_only=True)
+    state["resume"]["iteration"] = 497
+    torch.save(state, "results/a/latest.pt")
+    assert train.main([*argv, "--ckpt", "a", "--num-itr", "502"]) == 0
+    assert list(metrics("a", "psnr/recon")) == [0, 499, 500]
+    assert set(metrics("a", "psnr/recon")) == set(metrics("a", "psnr/corrupt"))
+
+
+def test_another_data_set_is_told(dataset, tmp_path, capsys):
+    assert train.main(train_argv(dataset, "--num-itr", "2", "--name", "a")) == 0
+    more = photos(tmp_path / "more", train=44)
+    assert train.main(train_argv(more, "--num-itr", "3", "--ckpt", "a")) == 0
+    said = capsys.readouterr().err
+    assert said.count("images and had 40: their order is another one") == 1
+
+
+def test_noise_of_a_gpu_run_goes_on_as_far_as_a_cpu_can():
+    one, other = (TrainingDraws(0, 2, "cpu", seed=seed) for seed in (0, 1))
+    state = {**one.state_dict(), "device": torch.zeros(16, dtype=torch.uint8)}  # what a CUDA generator's looks like
+    other.load_state_dict(state)
+    assert torch.equal(one.integers(1000, 8), other.integers(1000, 8))
+
+
+def test_two_ranks_evaluate_like_one_and_stop_together(dataset, tmp_path):
+    argv = train_argv(dataset, "--num-itr", "40", "--eval-every", "1000", "--eval-nfe", "2", "--lr", "1e30")
+    argv += ["--max-nonfinite", "3", "--save-every", "1"]
+    one = script("train", [*argv, "--microbatch", "4", "--name", "one"], tmp_path)
+    two = script("train", [*argv, "--microbatch", "2", "--name", "two", "--n-gpu-per-node", "2"], tmp_path)
+    for done in (one, two):  # the first step throws the weights away, the others have no finite gradients
+        assert done.returncode == 2
+        told = done.stderr.splitlines()[-1].removeprefix("train.py: error: ")
+        assert told.startswith("--max-nonfinite 3: so many steps in a row had gradients that are no numbers, stopped")
+        assert done.stderr.count("--max-nonfinite 3: ") == 1
+        assert "Traceback" not in done.stderr
+    assert metrics("one", "skipped_steps") == metrics("two", "skipped_steps")
+    for key in ("psnr/corrupt", "psnr/recon"):
+        assert metrics("two", key)[0] == pytest.approx(metrics("one", key)[0], rel=1e-5)
+
+
+def test_wandb_offline_has_scalars_grids_and_options(dataset, tmp_path):
+    secret = "0123456789abcdef" * 2 + "feedbeef"
+    flags = ["--num-itr", "3", "--eval-every", "2", "--eval-nfe", "2", "--log-writer", "wandb", "--name", "a"]
+    variables = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    done = script("train", train_argv(dataset, *flags, "--wandb-api-key", secret), tmp_path, env=variables)
+    assert done.returncode == 0, done.stderr
+    assert "[Log] offline, send it by: wandb sync " in done.stderr
+    (run,) = Path(".log/wandb").glob("offline-run-*")
+    pictures = {"/".join(path.relative_to(run / "files/media/images").parts) for path in run.rglob("*.png")}
+    assert {name.rsplit("_", 2)[0] for name in pictures} == GRIDS
+    assert len(pictures) == 2 * len(GRIDS)  # iterations 0 and 2
+    rows = history(next(run.glob("*.wandb")))
+    assert [rows[step]["loss"] for step in (1, 2, 3)] == pytest.approx(list(metrics("a", "loss").values()))
+    assert [rows[step]["psnr/recon"] for step in (0, 2)] == pytest.approx(list(metrics("a", "psnr/recon").values()))
+    for path in filter(Path.is_file, tmp_path.rglob("*")):
+        assert secret.encode() not in path.read_bytes(), path
+
+
+def history(path: Path) -> dict[int, dict]:
+    """step -> values of an offline run."""
+    import wandb_files
+
+    rows = {}
+    for record in wandb_files.read(path):
+        if record.HasField("history"):
+            row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+            rows.setdefault(int(row["_step"]), {}).update(row)
+    return rows
