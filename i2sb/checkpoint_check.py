@@ -101,7 +101,7 @@ def _is_entry(entry: Any, shape: tuple) -> bool:
 
 def _schedule(sched: Any) -> Iterator[str]:
     # torch would put any entry in the place of its own methods
-    if not isinstance(sched, dict) or any(hasattr(StepLR, str(key)) or key == "optimizer" for key in sched):
+    if not isinstance(sched, dict) or any(map(_is_method, sched)):
         yield "its sched is not the state of a StepLR"
         return
     for name in _SCHED_COUNTS:
@@ -113,6 +113,10 @@ def _schedule(sched: Any) -> Iterator[str]:
         values = sched.get(name)
         if not (isinstance(values, list) and len(values) == 1 and _is_number(values[0], 0)):
             yield f"its sched has {name} {shown(values)}"
+
+
+def _is_method(key: Any) -> bool:
+    return key == "optimizer" or callable(getattr(StepLR, str(key), None))
 
 
 def _scaler(scaler: Any) -> Iterator[str]:

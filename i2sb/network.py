@@ -95,6 +95,8 @@ def build_network(opt: Any, log: Any = None, check: Callable[[BridgeNet], None] 
         if check is not None:
             check(unallocated)
         net = BridgeNet(kwargs, opt.t0, opt.T, opt.interval)
+    except UserError:
+        raise
     except (TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError, MemoryError) as error:
         raise UserError(f"the network cannot be built: {one_line(error, 300)}") from error
     net.unnamed = not getattr(opt, "network", None)

@@ -136,7 +136,7 @@ class _Children:
         self._num_interrupts = 0
 
     def start(self, work: Callable, main: Callable, arguments: list[tuple], first_rank: int) -> None:
-        resource_tracker.ensure_running()  # it would unblock what we block next
+        _start_tracker()  # first, as it would unblock what we block next
         with _signals_blocked():  # children start with them blocked, until they have left our process group
             for rank, args in enumerate(arguments, first_rank):
                 self.all.append(_Child(f"rank {rank}", (work, main, args)))
@@ -213,6 +213,22 @@ def _by_blame(failure: Failure) -> tuple:
     """Sorts the failure that the others came from first: their errors may reach us before its death does."""
     was_killed = failure.code > 128 and failure.code != 128 + signal.SIGABRT
     return failure.is_echo, not was_killed, failure.when
+
+
+def _start_tracker() -> None:
+    """Start multiprocessing's resource tracker deaf to SIGUSR1, which SLURM sends to every process of a step.
+
+    To SIGINT and SIGTERM it is deaf by itself.
+    """
+    number = getattr(signal, "SIGUSR1", None)
+    if number is None or threading.current_thread() is not threading.main_thread():
+        resource_tracker.ensure_running()
+        return
+    before = signal.signal(number, signal.SIG_IGN)  # what is ignored stays so in a new program
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.signal(number, before)
 
 
 @contextlib.contextmanager
