@@ -83,6 +83,9 @@ def _optimizer(optimizer: Any, shapes: list[tuple]) -> Iterator[str]:
     for name in ("amsgrad", "maximize"):
         if group.get(name, False) is not False:
             yield f"its optimizer has {name} {shown(group[name])}"
+    for name in ("foreach", "fused", "capturable", "differentiable"):
+        if type(group.get(name)) not in (bool, type(None)):
+            yield f"its optimizer has {name} {shown(group[name])}"
     for number, entry in moments.items():
         if type(number) is not int or not 0 <= number < len(shapes) or not _is_entry(entry, shapes[number]):
             yield f"its optimizer has no sound state of parameter {shown(number)}"

@@ -98,9 +98,16 @@ def build_network(opt: Any, log: Any = None, check: Callable[[BridgeNet], None] 
     except UserError:
         raise
     except (TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError, MemoryError) as error:
-        raise UserError(f"the network cannot be built: {one_line(error, 300)}") from error
+        raise UserError(f"{_origin(opt)}the network cannot be built: {one_line(error, 300)}") from error
     net.unnamed = not getattr(opt, "network", None)
     return net
+
+
+def _origin(opt: Any) -> str:
+    """The file or folder that the network's arguments come from, for a message."""
+    if not getattr(opt, "network", None) and network_file(opt.cond_x1).is_file():
+        return f"{network_file(opt.cond_x1)}: "
+    return f"{Path(opt.load).parent}: " if getattr(opt, "load", None) else ""
 
 
 def _check_kwargs(kwargs: Mapping[str, Any]) -> None:

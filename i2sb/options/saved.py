@@ -29,7 +29,7 @@ def fault_of(options: Mapping[str, Any], names: Iterable[str]) -> str | None:
 
 def shown(value: Any) -> str:
     """A value as text of one line, cut where it is long."""
-    text = ascii(value)
+    text = " ".join(ascii(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

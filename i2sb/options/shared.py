@@ -26,7 +26,9 @@ NET_OVERRIDES = (
 
 def add_run(parser: Parser) -> Any:
     group = parser.add_argument_group("run")
-    group.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="seed of all random draws")
+    group.add_argument(
+        "--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help="seed of all random draws"
+    )
     group.add_argument(
         "--device",
         choices=("auto", "cuda", "mps", "cpu"),
