@@ -169,3 +169,10 @@ def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path)
     argv = train_argv(dataset, "--num-itr", "6", "--ckpt", "fewer", "--microbatch", "2", corrupt="inpaint-freeform1020")
     assert train.main(argv) == 0
     assert losses("fewer")[6] == pytest.approx(losses("straight")[6], rel=1e-4)
+
+    # and from one to two
+    argv = train_argv(dataset, "--num-itr", "4", "--name", "more", "--microbatch", "2", corrupt="inpaint-freeform1020")
+    assert train.main(argv) == 0
+    two_ranks(dataset, tmp_path, "--num-itr", "6", "--ckpt", "more", "--microbatch", "1")
+    for step in (5, 6):
+        assert losses("more")[step] == pytest.approx(losses("one")[step], rel=1e-4)

@@ -1,0 +1,124 @@
+"""The commands beside train.py: the published ones, the SLURM example, the memory table."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_runs import ROOT, photos, train_argv
+
+from i2sb.ckpt_util import load_checkpoint
+from i2sb.options import parse_train_options
+
+PUBLISHED = {  # task -> beta_max, OT-ODE
+    "jpeg-5": (0.3, False),
+    "jpeg-10": (0.3, False),
+    "sr4x-pool": (0.3, False),
+    "sr4x-bicubic": (0.3, False),
+    "blur-uni": (1.0, True),
+    "blur-gauss": (1.0, True),
+    "inpaint-center": (1.0, True),
+    "inpaint-freeform1020": (1.0, True),
+    "inpaint-freeform2030": (1.0, True),
+}
+
+
+def bash(name: str, *argv: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["bash", ROOT / "scripts" / name, *argv], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_the_published_trainings(task):
+    done = bash("train.sh", "--dry-run", task, "--n-gpu-per-node", "8", "--lr", "1e-4")
+    assert done.returncode == 0, done.stderr
+    _, script, *argv = shlex.split(done.stdout)
+    assert Path(script).resolve() == ROOT / "train.py"
+    opt = parse_train_options(argv)
+    assert (opt.corrupt, opt.name) == (task, task)
+    assert (opt.beta_max, opt.ot_ode) == PUBLISHED[task]
+    assert (opt.interval, opt.batch_size, opt.microbatch, opt.image_size) == (1000, 256, 2, 256)
+    assert (opt.n_gpu_per_node, opt.lr) == (8, 1e-4)  # what is added is handed on
+
+
+@pytest.mark.parametrize("argv", [[], ["--dry-run"], ["jpeg-7"]])
+def test_other_tasks_are_not_published(argv):
+    done = bash("train.sh", *argv)
+    assert done.returncode == 2
+    assert "TASK is one of jpeg-5 " in done.stderr
+
+
+# What the example asks of SLURM, on this machine: the step is one process that a signal finds by its number.
+SLURM = {
+    "srun": 'shift; export SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_STEP_ID=0; echo $$ > step; exec "$@"',
+    "scontrol": 'if [ "$1" = show ]; then echo localhost; else echo "$@" >> asked; fi',
+    "scancel": '[ "$*" = "--signal=USR1 7" ] && kill -USR1 "$(cat step)"',
+}
+
+
+def test_a_slurm_job_saves_itself_and_goes_on_from_there(tmp_path):
+    photos(tmp_path / "photos")
+    (tmp_path / "bin").mkdir()
+    for name, body in SLURM.items():
+        (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")  # a job starts in the repository
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "here", "SLURM_GPUS_ON_NODE": "1"}
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    latest = tmp_path / "results/sr4x-pool/latest.pt"
+
+    def start(num_itr: int, said: Path) -> subprocess.Popen:
+        return subprocess.Popen(
+            ["bash", "scripts/slurm.sh", "sr4x-pool", *train_argv(tmp_path / "photos", "--num-itr", num_itr)],
+            cwd=tmp_path,
+            env={**os.environ, **job, "PATH": path, "PYTHON": sys.executable},
+            stdout=subprocess.DEVNULL,
+            stderr=said.open("w"),
+        )
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    process, deadline = start(100000, first), time.monotonic() + 90
+    while "[Train] 3/" not in first.read_text():
+        assert process.poll() is None, first.read_text()[-2000:]
+        assert time.monotonic() < deadline, first.read_text()[-2000:]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=60) == 0, first.read_text()[-2000:]
+    stopped = load_checkpoint(latest)["resume"]["iteration"]
+    assert f"SIGUSR1: stopped after iteration {stopped} and saved" in first.read_text()
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+
+    assert start(stopped + 1, second).wait(timeout=90) == 0, second.read_text()[-2000:]
+    assert f"[Resume] after iteration {stopped}, " in second.read_text()
+    assert load_checkpoint(latest)["resume"]["iteration"] == stopped + 1
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"  # a job that is done does not come again
+
+
+def test_the_memory_table(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import torch
+    from memory_table import saved_bytes
+
+    class Net(torch.nn.Module):
+        in_channels = 3
+
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 5, 3, padding=1, device="meta")
+
+        def forward(self, x, steps):
+            return torch.sigmoid(self.conv(x)).exp()
+
+    # the convolution keeps its input, the sigmoid and the exponential keep what they give; weights do not count
+    assert saved_bytes(Net(), 8, 2) == 2 * 8 * 8 * (3 + 5 + 5) * 4
+
+    script = [sys.executable, ROOT / "scripts/memory_table.py", "--net", "tiny", "--image-size", "32"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "computed from shapes, not measured" in done.stdout
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    cells = {name: [float(cell) for cell in values] for name, *values in rows}
+    assert list(cells) == ["fp32, tf32", "bf16, fp16"]
