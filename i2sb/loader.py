@@ -7,6 +7,8 @@ taken up at any position, by any number of ranks and workers.
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.util
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -98,6 +100,8 @@ def ordered_loader(
 def _loader(dataset: Dataset, num_workers: int, device: torch.device | str, **options: Any) -> DataLoader:
     if num_workers:
         options.update(worker_init_fn=_leave_signals_to_parent, prefetch_factor=4)
+        # Not atexit: the ranks that we start ourselves run these alone.
+        multiprocessing.util.Finalize(None, _end_workers, exitpriority=10)
     return DataLoader(
         dataset,
         num_workers=num_workers,
@@ -105,6 +109,17 @@ def _loader(dataset: Dataset, num_workers: int, device: torch.device | str, **op
         generator=torch.Generator(),  # without one, each loader takes a number from the global generator
         **options,
     )
+
+
+def _end_workers() -> None:
+    """Kill the loaders that are left when a process ends.
+
+    An error keeps its loader alive until then, and Python would ask the workers to end by SIGTERM, which they
+    ignore, and wait for them for ever.  They only read, so nothing is lost.
+    """
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 def _leave_signals_to_parent(_: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from small_runs import metrics_argv, photos, sample_argv, train_argv
+from small_runs import script as own_process
 
 import compute_metrices
 import sample
@@ -135,6 +136,31 @@ def test_an_unreadable_image_names_its_key(tmp_path, monkeypatch, capsys, worker
     assert sample.main(sample_argv(dataset, "a", "--num-workers", workers)) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "val_faster_imagefolder.lmdb: cannot decode the image" in last
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_process_ends_after_an_unreadable_image(tmp_path, workers, ranks):
+    """In processes of their own: a worker that is left over must not keep them from ending."""
+    dataset = photos(tmp_path / "photos")
+    for image in dataset.glob("*/*/*_0001.png"):
+        image.write_bytes(image.read_bytes()[:200])
+    flags = ["--num-itr", "30", "--num-workers", workers]
+    if ranks == 2:
+        flags += ["--n-gpu-per-node", "2", "--microbatch", "1"]
+    done = own_process("train", train_argv(dataset, *flags), tmp_path)  # raises if it takes minutes
+    assert done.returncode == 2, done.stderr
+    assert "cannot decode the image" in done.stderr.strip().splitlines()[-1]
+
+
+def test_sampling_ends_after_an_unreadable_image(here):
+    for file in (here / "photos").glob("val_faster*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    for image in (here / "photos/val").glob("*/*_0001.png"):
+        image.write_bytes(image.read_bytes()[:200])
+    done = own_process("sample", sample_argv(here / "photos", "a", "--num-workers", "2", "--overwrite"), here)
+    assert done.returncode == 2, done.stderr
+    assert "cannot decode the image" in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_list_of_ones_own_chooses_the_images(here, capsys):
