@@ -6,17 +6,18 @@ reference = cached_statistics(path, lambda: feature_statistics(batches_of_clean_
 fid = distance(restored, reference)
 """
 
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from evaluation.frechet import RunningStatistics, Statistics, frechet_distance
+from evaluation.frechet import RunningStatistics, Statistics, check_gaussian, frechet_distance
 from evaluation.weights import fetch
 from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write
+from i2sb.runtime.pickle_machine import one_line
+from i2sb.runtime.safe_npz import load_npz
 
 TRAINING_STATISTICS_URL = (
     "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/"
@@ -44,7 +45,15 @@ def feature_statistics(
 
 
 def distance(restored: Statistics, reference: Statistics) -> float:
-    """The Frechet inception distance of two sets of images."""
+    """The Frechet inception distance of two sets of images.
+
+    Raises UserError for a reference of another network's features.
+    """
+    if restored.mu.shape != reference.mu.shape:
+        raise UserError(
+            f"FID: its reference has statistics of {len(reference.mu)} features per image, the network gives "
+            f"{len(restored.mu)}: remove the file, or give --fid-ref"
+        )
     return frechet_distance(restored.mu, restored.sigma, reference.mu, reference.sigma)
 
 
@@ -63,16 +72,19 @@ def load_statistics(path: Path) -> Statistics:
     Raises UserError for a file that holds no such statistics.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            mu, sigma = (np.asarray(arrays[key], dtype=np.float64) for key in ("mu", "sigma"))
-            num_images = int(arrays["num_images"]) if "num_images" in arrays else None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
+        arrays = load_npz(path, ("mu", "sigma"), optional=("num_images",))
+        if any(array.dtype.kind not in "fiu" for array in arrays.values()):
+            raise ValueError("they are no numbers")
+        mu, sigma = (arrays[key].astype(np.float64) for key in ("mu", "sigma"))
+        num_images = int(arrays["num_images"].item()) if "num_images" in arrays else None
+        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise ValueError(f"mu is {mu.shape} and sigma {sigma.shape}")
+        check_gaussian(mu, sigma)
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"{path} holds no FID statistics (arrays mu [D] and sigma [D, D]): {reason}"
         ) from error
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise UserError(f"{path}: mu is {mu.shape} and sigma {sigma.shape}, expected [D] and [D, D]")
     return Statistics(mu, sigma, num_images)
 
 
@@ -100,8 +112,11 @@ def cached_statistics(path: Path, compute: Callable[[], Statistics], source: str
 
 
 def _source(path: Path) -> str:
-    with np.load(path, allow_pickle=False) as arrays:
-        return str(arrays["source"]) if "source" in arrays else ""
+    try:
+        found = load_npz(path, (), optional=("source",), limit=2**16)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: its source cannot be read: {one_line(error, 200)}; remove it") from error
+    return one_line(found["source"], 200) if "source" in found else ""
 
 
 def validation_statistics_path(

@@ -45,6 +45,11 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     return float(np.sum((mu1 - mu2) ** 2) + np.trace(sigma1) + np.trace(sigma2) - 2 * trace_of_root)
 
 
+def check_gaussian(mu: ArrayLike, sigma: ArrayLike) -> None:
+    """Raises the ValueError that `frechet_distance` would raise for this mean and covariance."""
+    _factor(_checked(mu, sigma, "stored")[1], "stored")
+
+
 def _checked(mu: ArrayLike, sigma: ArrayLike, which: str) -> tuple[np.ndarray, np.ndarray]:
     mu = np.atleast_1d(np.asarray(mu, dtype=np.float64))
     sigma = np.atleast_2d(np.asarray(sigma, dtype=np.float64))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion import presets
+from i2sb.errors import UserError
 from i2sb.network import BridgeNet, network_file
 from i2sb.runtime.safe_torch import check_state, load_torch
 
@@ -75,12 +76,14 @@ def load_initial_weights(net: BridgeNet, path: str | Path) -> None:
     if isinstance(state, dict):
         state = _adapted(dict(state), mine)
     check_state(path, state, mine)
+    if not all(value.is_floating_point() for value in state.values()):
+        raise UserError(f"{path}: refused: it holds tensors that are no weights")
     unet.load_state_dict(state, strict=True)
 
 
 def _adapted(state: dict[str, Any], mine: Mapping[str, Tensor]) -> dict[str, Any]:
     def fits(value: Any, key: str) -> bool:
-        return isinstance(value, Tensor) and value.ndim == mine[key].ndim
+        return isinstance(value, Tensor) and value.is_floating_point() and value.ndim == mine[key].ndim
 
     for key in LAST:
         value = state.get(key)

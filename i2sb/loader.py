@@ -7,6 +7,7 @@ taken up at any position, by any number of ranks and workers.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.util
 import signal
@@ -117,9 +118,14 @@ def _end_workers() -> None:
     An error keeps its loader alive until then, and Python would ask the workers to end by SIGTERM, which they
     ignore, and wait for them for ever.  They only read, so nothing is lost.
     """
-    for worker in multiprocessing.active_children():
-        if worker.daemon:
-            worker.kill()
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):
+        # torch's handler would call these deaths an error, on top of the one that is being told
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in workers:
+        worker.kill()
+        worker.join()
 
 
 def _leave_signals_to_parent(_: int) -> None:

@@ -63,6 +63,8 @@ def load_description(path: Path) -> argparse.Namespace:
         UserError: no such file, or one that describes no bridge.
     """
     try:
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file")
         with path.open("rb") as file:
             about = json.loads(file.read(_MAX_JSON))
     except OSError as error:

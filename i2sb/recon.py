@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from i2sb.errors import UserError
+from i2sb.runtime.pickle_machine import one_line
 from i2sb.runtime.safe_torch import load_torch
 
 SECONDS = "seconds_per_image"  # measured, so no setting
@@ -87,12 +87,24 @@ class Recon:
 
 
 def made_with(recon: Path) -> dict[str, Any]:
-    """What is known of how a recon.pt was made: see `ReconStore`'s settings, and SECONDS.  The original's: {}."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(recon.with_suffix(".json").read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-    return {}
+    """What is known of how a recon.pt was made: see `ReconStore`'s settings, and SECONDS.  The original's: {}.
+
+    Raises:
+        UserError: the file beside it is damaged.
+    """
+    side = recon.with_suffix(".json")
+    if not side.is_file():
+        return {}
+    try:
+        found = json.loads(side.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f"{side}: refused: it is no JSON; remove it to have the images judged as they are") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{side}: refused: it holds no settings")
+    for name, kinds in (("seed", (int,)), ("nfe", (int,)), (SECONDS, (int, float, type(None)))):
+        if name in found and (type(found[name]) not in kinds or not -(2**63) <= (found[name] or 0) < 2**63):
+            raise UserError(f"{side}: refused: its {name} is {one_line(found[name], 60)}")
+    return found
 
 
 def find_recon(folder: Path) -> list[Path]:

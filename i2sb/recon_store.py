@@ -14,7 +14,6 @@ import math
 import re
 import shutil
 import statistics
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ from torch import Tensor
 from i2sb.errors import UserError
 from i2sb.recon import SECONDS
 from i2sb.runtime.files import atomic_write, lock
+from i2sb.runtime.pickle_machine import one_line
+from i2sb.runtime.safe_npz import load_npz
 from i2sb.runtime.torch_stream import Stream, save_stream
 
 DTYPES = {"float32": np.float32, "uint8": np.uint8}
@@ -107,7 +108,8 @@ class ReconStore:
             self.path.rename(_free_name(self.path))
         different = sorted(k for k in found or {} if k != SECONDS and found[k] != self.settings.get(k))
         if different:
-            shown = "; ".join(f"{key} was {found[key]}, now {self.settings.get(key)}" for key in different)
+            was = [f"{one_line(k, 40)} was {one_line(found[k])}, now {self.settings.get(k)}" for k in different]
+            shown = "; ".join(was[:5]) + (f" and {len(was) - 5} more" if len(was) > 5 else "")
             raise UserError(f"{self.folder}: holds images made with other settings ({shown}); --overwrite starts anew")
         if self.path.exists():
             shutil.rmtree(self.parts, ignore_errors=True)
@@ -130,7 +132,7 @@ class ReconStore:
             found = json.loads(self.side.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise UserError(f"{self.side}: cannot be read; --overwrite starts anew")
@@ -201,12 +203,14 @@ class ReconStore:
     def _load(self, place: tuple[int, int], key: str) -> np.ndarray:
         path = self._part(*place)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found = arrays[key]
-                if key != "seconds" and len(found) != place[1] - place[0]:
-                    raise ValueError(f"it has {len(found)} images")
-                return found
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            found = load_npz(path, [key], limit=2**36)[key]
+            shape = {"arr": self.image_shape, "label_arr": ()}.get(key)
+            if shape is not None and found.shape != (place[1] - place[0], *shape):
+                raise ValueError(f"its {key} has the shape {list(found.shape)}")
+            if found.dtype != {"arr": DTYPES[self.dtype], "label_arr": np.int64}.get(key, np.float64):
+                raise ValueError(f"its {key} is {found.dtype}")
+            return found
+        except (OSError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{path}: is damaged ({reason}); remove it and run the same command again") from error
 

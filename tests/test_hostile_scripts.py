@@ -2,8 +2,11 @@
 
 import contextlib
 import io
+import json
 import logging
+import pickle
 import shutil
+from argparse import Namespace
 
 import hostile
 import numpy as np
@@ -15,6 +18,14 @@ from small_runs import script as own_process
 import compute_metrices
 import sample
 import train
+from guided_diffusion import presets
+from i2sb.ckpt_util import build_ckpt_option
+from i2sb.portable import export
+from i2sb.runner import Runner
+
+LOG = logging.getLogger("test")
+NETWORK = "data/256x256_diffusion_uncond_fixedsigma.pkl"
+FIRST_WEIGHTS = "data/256x256_diffusion_uncond_fixedsigma.pt"
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +36,14 @@ def place(tmp_path_factory):
         patch.chdir(folder)
         assert train.main(train_argv(folder / "photos", "--name", "a", "--num-itr", "1")) == 0
         assert sample.main(sample_argv(folder / "photos", "a")) == 0
+        runner = Runner(build_ckpt_option(Namespace(device="cpu"), None, folder / "results/a"), LOG, save_opt=False)
+        export(runner, folder / "results/e")
+    # a network and its first weights, as the original finds them
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / NETWORK).write_bytes(pickle.dumps(presets.resolve("tiny", channel_mult="1,1")))
+    state = torch.load(folder / "results/a/latest.pt", weights_only=True)["net"]
+    bare = {key.removeprefix("diffusion_model."): value for key, value in state.items()}
+    torch.save(bare, folder / FIRST_WEIGHTS)
     return folder
 
 
@@ -38,15 +57,22 @@ def here(place, tmp_path, monkeypatch):
 SAMPLE = (sample, lambda h: sample_argv(h / "photos", "a", "--overwrite"))
 JUDGE = (compute_metrices, lambda h: metrics_argv(h / "photos", "a", "samples_nfe2"))
 RESUME = (train, lambda h: train_argv(h / "photos", "--ckpt", "a", "--num-itr", "2"))
+SAMPLE_ON = (sample, lambda h: sample_argv(h / "photos", "a"))
+SAMPLE_EXPORTED = (sample, lambda h: sample_argv(h / "photos", "e", "--overwrite"))
 NAMED = ("--net", "tiny", "--channel-mult", "1,1")
-RETRAIN = (train, lambda h: [word for word in train_argv(h / "photos", "--name", "b") if word not in NAMED])
+ANEW = ("--name", "b", "--num-itr", "1", "--overwrite")
+RETRAIN = (train, lambda h: [word for word in train_argv(h / "photos", *ANEW) if word not in NAMED])
 FILES = {  # file -> the script that opens it
     "results/a/latest.pt": [SAMPLE, RESUME],
     "results/a/options.pkl": [SAMPLE, RESUME, JUDGE],
     "results/a/samples_nfe2/recon.pt": [JUDGE],
     "photos/val_faster_imagefolder.lmdb.pt": [SAMPLE],
     "photos/train_faster_imagefolder.lmdb.pt": [RESUME],
-    "data/256x256_diffusion_uncond_fixedsigma.pkl": [RETRAIN],
+    NETWORK: [RETRAIN],
+    FIRST_WEIGHTS: [RETRAIN],
+    "results/a/samples_nfe2/recon.json": [JUDGE, SAMPLE_ON],
+    "results/e/ema.safetensors": [SAMPLE_EXPORTED],
+    "results/e/ema.json": [SAMPLE_EXPORTED],
 }
 CASES = [(path, script) for path, scripts in FILES.items() for script in scripts]
 IDS = [f"{path.rpartition('/')[2]}-{script[0].__name__}" for path, script in CASES]
@@ -104,11 +130,14 @@ def test_statistics_that_are_none(tmp_path):
     from evaluation.fid import load_statistics
     from i2sb.errors import UserError
 
-    buffer = io.BytesIO()
-    np.savez(buffer, mu=np.zeros(4), sigma=np.eye(4))
+    good = []
+    for save in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        save(buffer, mu=np.zeros(4), sigma=np.eye(4), num_images=np.int64(9))
+        good.append(buffer.getvalue())
     path = tmp_path / "fid.npz"
     refused = 0
-    for data in hostile.damaged([buffer.getvalue()], 300, seed=0):
+    for data in hostile.damaged(good, 300, seed=0):
         path.write_bytes(data)
         try:
             load_statistics(path)
@@ -116,6 +145,63 @@ def test_statistics_that_are_none(tmp_path):
             refused += "\n" not in str(error)
     print(f"{refused} of 300 damaged statistics refused")
     assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"mu": np.zeros(4)}, "it has no array sigma"),
+        ({"mu": np.array([{}] * 4), "sigma": np.eye(4)}, "its array mu holds Python objects"),
+        ({"mu": np.zeros(4), "sigma": np.array([["a"] * 4] * 4)}, "they are no numbers"),
+        ({"mu": np.zeros(4), "sigma": np.eye(5)}, r"mu is \(4,\) and sigma \(5, 5\)"),
+        ({"mu": np.full(4, np.nan), "sigma": np.eye(4)}, "not finite"),
+        ({"mu": np.zeros(4), "sigma": -np.eye(4)}, "not positive semi-definite"),
+    ],
+)
+def test_statistics_of_another_kind(tmp_path, arrays, reason):
+    from evaluation.fid import load_statistics
+    from i2sb.errors import UserError
+
+    np.savez_compressed(tmp_path / "fid.npz", **arrays)
+    with pytest.raises(UserError, match=rf"fid.npz holds no FID statistics .*: .*{reason}"):
+        load_statistics(tmp_path / "fid.npz")
+
+
+def test_a_small_archive_of_huge_arrays(tmp_path):
+    from i2sb.runtime.safe_npz import load_npz
+
+    np.savez_compressed(tmp_path / "bomb.npz", mu=np.zeros(2**17))
+    assert (tmp_path / "bomb.npz").stat().st_size < 2**14
+    with pytest.raises(ValueError, match="has 1048704 bytes, more than the 1048576 that are accepted"):
+        load_npz(tmp_path / "bomb.npz", ["mu"], limit=2**20)
+
+
+@pytest.mark.parametrize(
+    ("change", "script", "message"),
+    [
+        ({"seed": "'; rm -rf"}, JUDGE, "recon.json: refused: its seed is '; rm -rf"),
+        ({"seed": 2**70}, JUDGE, "recon.json: refused: its seed is 1180591620717411303424"),
+        ({"nfe": [2]}, JUDGE, "recon.json: refused: its nfe is [2]"),
+        ({"nfe": "\x1b[2J\n\n3"}, SAMPLE_ON, "nfe was ?[2J 3, now 2"),
+        ({f"k{i}": "x" * 10**5 for i in range(99)}, SAMPLE_ON, "and 94 more"),
+    ],
+    ids=["text", "large", "list", "terminal", "many"],
+)
+def test_notes_beside_the_images_are_checked(here, capsys, change, script, message):
+    path = here / "results/a/samples_nfe2/recon.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    code, last = run(script, here, capsys)
+    assert code == 2
+    assert message in last
+    assert len(last) < 1500
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "[]", ""], ids=["deep", "cut", "list", "empty"])
+def test_notes_that_are_none(here, capsys, content):
+    (here / "results/a/samples_nfe2/recon.json").write_text(content)
+    for script in (JUDGE, SAMPLE_ON):
+        code, last = run(script, here, capsys)
+        assert_refused(code, last, script, "recon.json")
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

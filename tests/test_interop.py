@@ -5,11 +5,13 @@ are skipped (the small ones among them are also in tests/interop, and read by ot
 """
 
 import argparse
+import importlib
 import json
 import pathlib
 import pickle
 import pickletools
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,9 @@ from small_runs import ROOT, metrics_argv, sample_argv
 import compute_metrices
 import sample
 import train
+
+sys.path.insert(0, str(ROOT / "scripts"))
+export = importlib.import_module("export_safetensors")
 
 INTEROP = ROOT.parent / "shared/interop"
 pytestmark = pytest.mark.skipif(not INTEROP.is_dir(), reason="the original's result folders are not on this machine")
@@ -120,6 +125,23 @@ def layout(value, path=""):
         yield path, type(value).__name__, ()
 
 
+def imported(data: bytes) -> list[tuple[str, str]]:
+    """(module, name) of what a pickle of protocol 4 imports."""
+    texts, memo, found = [], [], []
+    for op, arg, _ in pickletools.genops(data):
+        if op.name == "SHORT_BINUNICODE":
+            texts.append(arg)
+        elif op.name == "MEMOIZE":
+            memo.append(texts[-1] if texts else None)
+        elif op.name in ("BINGET", "LONG_BINGET"):
+            texts.append(memo[arg])
+        elif op.name == "STACK_GLOBAL":
+            found.append((texts[-2], texts[-1]))
+        assert op.name not in ("GLOBAL", "INST")
+    assert found
+    return found
+
+
 def test_a_checkpoint_of_ours_has_the_originals_layout(here):
     argv = ["--corrupt", "jpeg-10", "--name", "ours", "--dataset-dir", "dataset", "--image-size", "64"]
     argv += ["--interval", "100", "--batch-size", "4", "--num-itr", "1", "--device", "cpu", "--num-workers", "0"]
@@ -137,8 +159,7 @@ def test_a_checkpoint_of_ours_has_the_originals_layout(here):
     assert set(theirs["sched"]) <= set(ours["sched"])
 
     data = (here / "results/ours/options.pkl").read_bytes()
-    found = {arg for op, arg, _ in pickletools.genops(data) if op.name in ("SHORT_BINUNICODE", "GLOBAL")}
-    assert {"argparse", "Namespace", "pathlib", "PosixPath"} <= found
+    assert set(imported(data)) == set(imported((INTEROP / "results/jpeg-10/options.pkl").read_bytes()))
     options = pickle.loads(data)  # our own file, as the original opens it
     original = pickle.loads((INTEROP / "results/jpeg-10/options.pkl").read_bytes())
     assert isinstance(options, argparse.Namespace)
@@ -149,6 +170,49 @@ def test_a_checkpoint_of_ours_has_the_originals_layout(here):
     for path in (here / "results/ours", here / ".log"):
         for file in path.rglob("*"):
             assert not file.is_file() or b"kkkk" not in file.read_bytes(), file
+
+
+def test_the_original_would_go_on_from_ours(here):
+    """Optimizer, schedule and average of ours fit torch's own classes over the original's parameters, by position."""
+    argv = ["--ckpt", "jpeg-10", "--corrupt", "jpeg-10", "--dataset-dir", "dataset", "--num-itr", "4"]
+    assert train.main([*argv, "--device", "cpu", "--num-workers", "0", "--eval-every", "0"]) == 0
+    ours, theirs = load(here / "results/jpeg-10/latest.pt"), load(INTEROP / "results/jpeg-10/latest.pt")
+    parameters = [torch.nn.Parameter(value.clone()) for value in theirs["net"].values()]
+    optimizer = torch.optim.AdamW(parameters, lr=1.0)
+    optimizer.load_state_dict(ours["optimizer"])
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1)
+    schedule.load_state_dict(ours["sched"])
+    for parameter, shadow in zip(parameters, ours["ema"]["shadow_params"], strict=True):
+        assert optimizer.state[parameter]["exp_avg"].shape == shadow.shape == parameter.shape
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    schedule.step()
+    assert {int(state["step"]) for state in optimizer.state.values()} == {5}
+    assert schedule.last_epoch == 5
+
+
+def equals_the_originals(recon):
+    theirs = load(INTEROP / "results/jpeg-10/samples_nfe1/recon.pt")["arr"]
+    return (load(recon)["arr"] - theirs).abs().max() < 2e-3
+
+
+def test_exported_weights_of_the_original_sample_alike(here):
+    assert export.main(["--ckpt", "jpeg-10", "--out", "results/exported"]) == 0
+    shutil.rmtree(here / "results/jpeg-10")
+    (here / "data/256x256_diffusion_uncond_fixedsigma.pkl").unlink()  # ema.json says it by itself
+    assert sample.main(sample_argv(here / "dataset", "exported", "--nfe", "1")) == 0
+    assert equals_the_originals(here / "results/exported/samples_nfe1/recon.pt")
+
+
+def test_a_network_named_by_hand_serves_as_well(here):
+    file = here / "data/256x256_diffusion_uncond_fixedsigma.pkl"
+    kwargs = pickle.loads(file.read_bytes())  # our fixture's own
+    file.unlink()
+    names = ("num_channels", "num_res_blocks", "channel_mult", "num_head_channels")
+    flags = [word for name in names for word in (f"--{name.replace('_', '-')}", str(kwargs[name]))]
+    flags += ["--net", "adm-256", "--attention-resolutions", "128"]  # half the size, as 32 is of the original's 64
+    assert sample.main(sample_argv(here / "dataset", "jpeg-10", "--nfe", "1", *flags)) == 0
+    assert equals_the_originals(here / "results/jpeg-10/samples_nfe1/recon.pt")
 
 
 def test_options_of_a_gpu_machine_serve_here(here):
