@@ -18,7 +18,9 @@ from typing import Any
 import lmdb
 
 from dataset.imagefolder_index import ImageIndex, read_index, scan_image_folder, write_index
-from dataset.lmdb_store import MAX_KEY, LmdbImages, as_key, open_readonly
+from dataset.lmdb_check import check_whole
+from dataset.lmdb_pages import LmdbError, LmdbFile
+from dataset.lmdb_store import MAX_KEY, LmdbImages, as_key
 from dataset.steps import Steps
 from i2sb.errors import UserError
 from i2sb.runtime.files import lock, sync_folder
@@ -79,6 +81,10 @@ def build_lmdb(
         raise UserError(
             f"{lmdb_path}: cannot be built: {_reason(error)}; `python scripts/build_lmdb.py {images} "
             f"OTHER_FOLDER/{lmdb_path.name}` builds it elsewhere"
+        ) from error
+    except (lmdb.CorruptedError, LmdbError) as error:
+        raise UserError(
+            f"{lmdb_path}: cannot be built: {error}; delete {lmdb_path.name}.partial to start anew"
         ) from error
     except (OSError, lmdb.Error) as error:
         raise UserError(f"{lmdb_path}: cannot be built: {_reason(error)}") from error
@@ -149,11 +155,11 @@ def _map_size(files: Batch) -> int:
 
 
 def _open_partial(path: Path, map_size: int) -> lmdb.Environment:
-    """The LMDB under construction; one that cannot be read (after a power cut) is thrown away."""
+    """The LMDB under construction; a damaged one (after a power cut) is thrown away."""
     if path.exists():
         try:
-            open_readonly(path).close()
-        except UserError:
+            check_whole(LmdbFile(path))
+        except (LmdbError, FileNotFoundError):
             shutil.rmtree(path)
     return lmdb.open(os.fspath(path), map_size=map_size)
 

@@ -12,6 +12,7 @@ import hostile
 import numpy as np
 import pytest
 import torch
+from hostile_lmdb import damaged_lmdb
 from small_runs import metrics_argv, photos, sample_argv, train_argv
 from small_runs import script as own_process
 
@@ -22,6 +23,7 @@ from guided_diffusion import presets
 from i2sb.ckpt_util import build_ckpt_option
 from i2sb.portable import export
 from i2sb.runner import Runner
+from scripts import build_lmdb
 
 LOG = logging.getLogger("test")
 NETWORK = "data/256x256_diffusion_uncond_fixedsigma.pkl"
@@ -281,6 +283,43 @@ def mutate(here, capsys, count: int, seed: int) -> tuple[int, int]:
             for other, content in originals.items():
                 (here / other).write_bytes(content)
     return refused, taken
+
+
+VERIFY = (build_lmdb, lambda h: ["--verify", str(h / "photos/val_faster_imagefolder.lmdb")])
+
+
+def mutate_lmdbs(here, capsys, count: int, seed: int) -> tuple[int, int]:
+    """As `mutate`, for the wrong numbers in an LMDB that would have the lmdb library end the process."""
+    refused = taken = 0
+    for split, script in (("train", RESUME), ("val", SAMPLE), ("val", VERIFY)):
+        data = here / f"photos/{split}_faster_imagefolder.lmdb/data.mdb"
+        good = data.read_bytes()
+        for content in damaged_lmdb(good, count, seed):
+            data.write_bytes(content)
+            code, last = run(script, here, capsys)
+            taken += code == 0
+            refused += code != 0
+            if script is VERIFY and code == 1:
+                continue  # the bad images are listed
+            assert code in (0, 2), last
+            if code == 2:
+                assert "error: " in last
+                assert f"{split}_faster_imagefolder.lmdb: " in last
+        data.write_bytes(good)
+    return refused, taken
+
+
+def test_lmdbs_with_wrong_numbers_through_the_scripts(here, capsys):
+    refused, _ = mutate_lmdbs(here, capsys, count=12, seed=5)
+    assert refused > 10
+
+
+@pytest.mark.slow
+def test_hundreds_of_lmdbs_with_wrong_numbers_through_the_scripts(here, capsys):
+    refused, taken = mutate_lmdbs(here, capsys, count=300, seed=6)
+    with capsys.disabled():
+        print(f"{refused} refused, {taken} harmless")
+    assert refused > 300
 
 
 def test_damaged_files_through_the_scripts(here, capsys):
