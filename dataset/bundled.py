@@ -26,7 +26,7 @@ from typing import Any
 from PIL import Image
 
 from i2sb.errors import UserError
-from i2sb.runtime.files import lock
+from i2sb.runtime.files import lock, read_json
 
 SKIMAGE, SKLEARN = ("skimage", "data"), ("sklearn", "datasets/images")
 # photograph -> (package, file, share of the crops); grey textures and smooth pictures count less
@@ -116,7 +116,7 @@ def _is_there(out: Path, settings: dict[str, int]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:
-        found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        found = read_json(out / MANIFEST)
     except (OSError, ValueError):
         raise UserError(f"{out}: exists and is not a folder of bundled photographs; choose another") from None
     if found != settings:

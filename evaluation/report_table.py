@@ -13,7 +13,7 @@ from rich.text import Text
 
 from evaluation.intervals import bootstrap_interval
 from i2sb.errors import UserError
-from i2sb.runtime.files import atomic_write
+from i2sb.runtime.files import atomic_write, read_json
 
 
 class Metric(NamedTuple):
@@ -152,7 +152,7 @@ def read_metrics(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Score]
     Raises UserError where there is none, or it holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         scores = {
             row: {metric: _from_json(score) for metric, score in found.items()}
             for row, found in content["scores"].items()
@@ -167,7 +167,12 @@ def read_metrics(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Score]
 
 def _from_json(content: Mapping[str, Any]) -> Score:
     interval = content.get("interval")
-    return Score(content["value"], content["note"], content["num_images"], tuple(interval) if interval else None)
+    if not isinstance(content["note"], str) or not isinstance(content["num_images"], int | None):
+        raise ValueError("a score's note is a text, and its number of images an integer")
+    if interval is not None:
+        low, high = map(float, interval)
+        interval = low, high
+    return Score(content["value"], content["note"], content["num_images"], interval)
 
 
 def _as_json(score: Score) -> dict[str, Any]:

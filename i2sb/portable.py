@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from i2sb.errors import UserError
-from i2sb.runtime.files import atomic_write
+from i2sb.runtime.files import atomic_write, read_json
 from i2sb.runtime.pickle_machine import one_line
 
 WEIGHTS, DESCRIPTION = "ema.safetensors", "ema.json"
 FORMAT = 1
 BRIDGE = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1", "add_x1_noise", "corrupt", "image_size")
-_MAX_JSON = 2**20
 
 
 def export(runner: Any, folder: Path) -> tuple[Path, Path]:
@@ -65,11 +64,10 @@ def load_description(path: Path) -> argparse.Namespace:
     try:
         if not path.is_file():
             raise UserError(f"{path}: there is no such file")
-        with path.open("rb") as file:
-            about = json.loads(file.read(_MAX_JSON))
+        about = read_json(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise UserError(f"{path}: refused: it is no JSON") from None
     bridge, network = (about.get(key) if isinstance(about, dict) else None for key in ("bridge", "network"))
     if not isinstance(bridge, dict) or not isinstance(network, dict) or about.get("format") != FORMAT:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from i2sb.errors import UserError
+from i2sb.runtime.files import read_json
 from i2sb.runtime.pickle_machine import one_line
 from i2sb.runtime.safe_torch import load_torch
 
@@ -96,8 +96,8 @@ def made_with(recon: Path) -> dict[str, Any]:
     if not side.is_file():
         return {}
     try:
-        found = json.loads(side.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(side)
+    except (OSError, ValueError):
         raise UserError(f"{side}: refused: it is no JSON; remove it to have the images judged as they are") from None
     if not isinstance(found, dict):
         raise UserError(f"{side}: refused: it holds no settings")

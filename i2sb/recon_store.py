@@ -24,7 +24,7 @@ from torch import Tensor
 
 from i2sb.errors import UserError
 from i2sb.recon import SECONDS
-from i2sb.runtime.files import atomic_write, lock
+from i2sb.runtime.files import atomic_write, lock, read_json
 from i2sb.runtime.pickle_machine import one_line
 from i2sb.runtime.safe_npz import load_npz
 from i2sb.runtime.torch_stream import Stream, save_stream
@@ -129,10 +129,10 @@ class ReconStore:
 
     def _read_side(self) -> dict[str, Any] | None:
         try:
-            found = json.loads(self.side.read_text(encoding="utf-8"))
+            found = read_json(self.side)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             found = None
         if not isinstance(found, dict):
             raise UserError(f"{self.side}: cannot be read; --overwrite starts anew")

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
+from pathlib import Path
 from typing import Any
 
 from i2sb.errors import UserError
@@ -307,7 +308,7 @@ def _failure(error: BaseException) -> Failure | None:
             return Failure(f"{multiprocessing.current_process().name} ended with code {code}", code, now)
         return Failure(str(code), 2, now)
     if isinstance(error, UserError):
-        return Failure(str(error), 2, now)
+        return Failure(f"{Path(sys.argv[0]).name}: error: {error}", 2, now)  # as `run_script` has it
     if isinstance(error, KeyboardInterrupt):
         return Failure("interrupted", 128 + signal.SIGINT, now)
     text = f"{multiprocessing.current_process().name} failed:\n{traceback.format_exc()}".rstrip()

@@ -1,14 +1,16 @@
-"""Files that are whole or not there: atomic writing and locks between processes."""
+"""Files that are whole or not there: atomic writing, locks between processes, careful reading of JSON."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import io
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from i2sb.errors import UserError
 
@@ -17,7 +19,25 @@ try:
 except ImportError:  # Windows: one process at a time is all we can offer there
     fcntl = None
 
+_MAX_JSON = 2**26
 _NO_LOCKS_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a small JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, or too large or too deep to be one of ours.
+    """
+    with Path(path).open("rb") as file:
+        content = file.read(_MAX_JSON + 1)
+    if len(content) > _MAX_JSON:
+        raise ValueError(f"it is larger than {_MAX_JSON} bytes")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 class _Draft(io.FileIO):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from i2sb.errors import UserError
+from i2sb.runtime.files import read_json
 
 
 class WebPage(UserError):
@@ -75,7 +75,7 @@ class Job:
 
     def read_notes(self) -> dict[str, Any]:
         try:
-            notes = json.loads(self.notes.read_text(encoding="utf-8"))
+            notes = read_json(self.notes)
         except (OSError, ValueError):
             return {}
         same = isinstance(notes, dict) and notes.get("source") == self.source()

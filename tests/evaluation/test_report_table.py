@@ -11,7 +11,16 @@ import torch
 from rich.console import Console
 
 from evaluation.published import PUBLISHED
-from evaluation.report_table import Score, kid_score, mean_score, metrics_table, print_scores, write_metrics
+from evaluation.report_table import (
+    Score,
+    kid_score,
+    mean_score,
+    metrics_table,
+    print_scores,
+    read_metrics,
+    write_metrics,
+)
+from i2sb.errors import UserError
 
 REASON = "Inception weights: could not fetch https://a.b/c.pth; put it at /home/[x]/a/very/long/path/c.pth"
 SCORES = {
@@ -138,3 +147,42 @@ def test_every_public_name_is_there():
         assert getattr(evaluation, name) is not None
     with pytest.raises(AttributeError, match="nonesuch"):
         _ = evaluation.nonesuch
+
+
+def test_metrics_are_read_back(tmp_path):
+    write_metrics(tmp_path / "metrics.json", SCORES, {"nfe": 5})
+    settings, scores = read_metrics(tmp_path / "metrics.json")
+    assert settings == {"nfe": 5}
+    assert scores == SCORES
+
+
+SCORE = '{"value": %s, "note": %s, "num_images": %s, "interval": %s}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '{"settings": {}, "scores": []}',
+        '{"settings": 5, "scores": {}}',
+        '{"settings": {}, "scores": {"degraded": {"psnr": 5}}}',
+        *(
+            '{"settings": {}, "scores": {"degraded": {"psnr": ' + SCORE % cell + "}}}"
+            for cell in [
+                ('"24"', '""', "8", "null"),
+                ("24", "5", "8", "null"),
+                ("24", '""', '"8"', "null"),
+                ("24", '""', "8", "[1]"),
+                ("24", '""', "8", '["a", "b"]'),
+                ("24", '""', "8", "5"),
+            ]
+        ),
+    ],
+)
+def test_what_holds_no_scores_is_refused(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json: cannot be read: it holds no scores; run compute_metrices"):
+        read_metrics(tmp_path / "metrics.json")

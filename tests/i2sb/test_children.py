@@ -20,7 +20,10 @@ def test_child_that_raises_is_told_once(start_run) -> None:
     assert stderr.count("Traceback") == 1
 
 
-@pytest.mark.parametrize(("do", "line"), [("user-error", "--lr -1: must be above 0\n"), ("exit", "nothing to do\n")])
+@pytest.mark.parametrize(
+    ("do", "line"),
+    [("user-error", "launch_worker.py: error: --lr -1: must be above 0\n"), ("exit", "nothing to do\n")],
+)
 def test_child_that_ends_with_one_line(start_run, do: str, line: str) -> None:
     assert start_run(*TWO, do).wait() == (2, line)
 

@@ -11,7 +11,8 @@ import torch
 from processes import as_child, names, python, readonly_folder
 
 from i2sb.errors import UserError
-from i2sb.runtime.files import atomic_write, lock
+from i2sb.runtime import files
+from i2sb.runtime.files import atomic_write, lock, read_json
 
 # --- atomic_write
 
@@ -210,3 +211,31 @@ def test_the_lock_is_freed_by_an_error(tmp_path):
         pass
     with pytest.raises(OSError, match="No such file"), lock(tmp_path / "missing/lock"):
         pass
+
+
+# --- read_json
+
+
+def test_json_is_read(tmp_path):
+    (tmp_path / "a.json").write_bytes('{"a": [1, "\u00fc"]}'.encode())
+    assert read_json(tmp_path / "a.json") == {"a": [1, "\u00fc"]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe\xfd", b"[" * 10**6, b"1" * 10_000],
+    ids=["empty", "cut", "binary", "deep", "long"],
+)
+def test_what_is_no_json_of_ours_is_a_value_error(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_huge_json_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_MAX_JSON", 100)
+    (tmp_path / "a.json").write_bytes(b" " * 99 + b"1")
+    assert read_json(tmp_path / "a.json") == 1
+    (tmp_path / "a.json").write_bytes(b" " * 100 + b"1")
+    with pytest.raises(ValueError, match="larger than 100 bytes"):
+        read_json(tmp_path / "a.json")
