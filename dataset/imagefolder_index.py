@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import atomic_write
-from i2sb.runtime.pickle_machine import Refused, one_line
+from i2sb.runtime.pickle_machine import Refused
 from i2sb.runtime.safe_torch import load_object
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

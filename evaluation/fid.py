@@ -14,9 +14,8 @@ from torch import Tensor
 
 from evaluation.frechet import RunningStatistics, Statistics, check_gaussian, frechet_distance
 from evaluation.weights import fetch
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import atomic_write
-from i2sb.runtime.pickle_machine import one_line
 from i2sb.runtime.safe_npz import load_npz
 
 TRAINING_STATISTICS_URL = (

@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right."""
+"""The one exception for what a user can put right, and text that is fit for its one line."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,14 @@ class UserError(ValueError):
 
     The entry scripts print it without a traceback and exit with code 2.
     """
+
+
+def printable(text: object) -> str:
+    """Text that may hold a stranger's names, without what steers a terminal or cannot be encoded."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def one_line(text: object, length: int = 100) -> str:
+    """Text of a stranger's file, for one line of limited length."""
+    line = printable(" ".join(str(text).split()))
+    return line if len(line) <= length else line[: length - 3] + "..."

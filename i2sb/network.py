@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from guided_diffusion import presets
 from guided_diffusion.script_util import DIFFUSION_ARGUMENTS, create_model
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line
 from i2sb.options.saved import shown
-from i2sb.runtime.pickle_machine import one_line
 from i2sb.safe_pickle import load_plain_dict
 from i2sb.schedule import noise_levels
 

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import atomic_write, read_json
-from i2sb.runtime.pickle_machine import one_line
 
 WEIGHTS, DESCRIPTION = "ema.safetensors", "ema.json"
 FORMAT = 1

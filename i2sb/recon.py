@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import read_json
-from i2sb.runtime.pickle_machine import one_line
 from i2sb.runtime.safe_torch import load_torch
 
 SECONDS = "seconds_per_image"  # measured, so no setting

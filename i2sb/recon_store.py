@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line
 from i2sb.recon import SECONDS
 from i2sb.runtime.files import atomic_write, lock, read_json
-from i2sb.runtime.pickle_machine import one_line
 from i2sb.runtime.safe_npz import load_npz
 from i2sb.runtime.torch_stream import Stream, save_stream
 

@@ -13,10 +13,10 @@ import re
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line
 from i2sb.runtime import pickle_machine
 from i2sb.runtime.files import atomic_write
-from i2sb.runtime.pickle_machine import Global, Made, Policy, Refused, one_line
+from i2sb.runtime.pickle_machine import Global, Made, Policy, Refused
 
 MAX_BYTES = 256 * 1024  # an options.pkl has about 700
 MAX_INT = 2**63

@@ -56,23 +56,24 @@ def build(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     from dataset.lmdb_verify import verify_lmdb
+    from i2sb.errors import printable
 
     count, bad = verify_lmdb(args.lmdb, threads=args.threads)
     for path, reason in bad:
-        print(f"{path}: {reason}")
+        print(f"{printable(path)}: {printable(reason)}")
     print(f"{args.lmdb}: {count} images read, {len(bad)} faults")
     return 1 if bad else 0
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    from i2sb.errors import UserError
+    from i2sb.errors import UserError, printable
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return verify(args) if args.verify else build(args)
     except UserError as error:
-        print(f"build_lmdb.py: error: {error}", file=sys.stderr)
+        print(f"build_lmdb.py: error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("build_lmdb.py: interrupted; the same command goes on from here", file=sys.stderr)

@@ -9,6 +9,7 @@ import shutil
 from argparse import Namespace
 
 import hostile
+import lmdb
 import numpy as np
 import pytest
 import torch
@@ -320,6 +321,18 @@ def test_hundreds_of_lmdbs_with_wrong_numbers_through_the_scripts(here, capsys):
     with capsys.disabled():
         print(f"{refused} refused, {taken} harmless")
     assert refused > 300
+
+
+def test_names_that_steer_the_terminal_or_are_no_text_are_shown_harmlessly(tmp_path, capsys):
+    names = [b"/a/c/\x1b[2J.png", b"/a/c/\xff\xfe.png", b"/a/c/two\nlines.png"]
+    with lmdb.open(str(tmp_path / "x.lmdb")) as environment, environment.begin(write=True) as writing:
+        for name in names:
+            writing.put(name, b"no image")
+    assert build_lmdb.main(["--verify", str(tmp_path / "x.lmdb")]) == 1
+    shown = capsys.readouterr().out
+    for text in ("/a/c/?[2J.png: ", "/a/c/??.png: ", "/a/c/two?lines.png: "):
+        assert text in shown
+    assert "\x1b" not in shown
 
 
 def test_damaged_files_through_the_scripts(here, capsys):

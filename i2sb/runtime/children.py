@@ -17,7 +17,7 @@ from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import Any
 
-from i2sb.errors import UserError
+from i2sb.errors import UserError, printable
 
 _PASSED_ON = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 _ECHO = 1.0  # seconds in which other children's failures may come in before the first one is named
@@ -308,7 +308,7 @@ def _failure(error: BaseException) -> Failure | None:
             return Failure(f"{multiprocessing.current_process().name} ended with code {code}", code, now)
         return Failure(str(code), 2, now)
     if isinstance(error, UserError):
-        return Failure(f"{Path(sys.argv[0]).name}: error: {error}", 2, now)  # as `run_script` has it
+        return Failure(f"{Path(sys.argv[0]).name}: error: {printable(error)}", 2, now)  # as `run_script` has it
     if isinstance(error, KeyboardInterrupt):
         return Failure("interrupted", 128 + signal.SIGINT, now)
     text = f"{multiprocessing.current_process().name} failed:\n{traceback.format_exc()}".rstrip()

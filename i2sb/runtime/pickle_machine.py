@@ -19,6 +19,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from i2sb.errors import one_line
+
 MAX_DEPTH = 64
 MAX_INT_KEY = 2**24
 BYTES_PER_OBJECT = (
@@ -98,13 +100,6 @@ def _remaining(stream: BinaryIO) -> int:
     end = stream.seek(0, io.SEEK_END)
     stream.seek(here)
     return end - here
-
-
-def one_line(text: object, length: int = 100) -> str:
-    """Text of a stranger's file, fit for one line of a terminal."""
-    line = " ".join(str(text).split())
-    line = "".join(c if c.isprintable() else "?" for c in line)
-    return line if len(line) <= length else line[: length - 3] + "..."
 
 
 def measure(value: Any, limit: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from i2sb.runtime.pickle_machine import one_line
+from i2sb.errors import one_line
 
 MAX_BYTES = 2**30  # of an array; FID's covariance has 32 MiB
 

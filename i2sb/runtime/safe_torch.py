@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line
 from i2sb.runtime import pickle_machine
-from i2sb.runtime.pickle_machine import Made, Refused, one_line
+from i2sb.runtime.pickle_machine import Made, Refused
 from i2sb.runtime.torch_pickle import ObjectPolicy, TensorPolicy
 
 MAX_PICKLE = 8 * 2**20  # a checkpoint of 553 M parameters has 0.4 MiB beside its tensors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from i2sb.errors import UserError
+from i2sb.errors import UserError, printable
 
 INTERRUPTED = 130  # what shells give for Ctrl-C
 
@@ -26,7 +26,7 @@ def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
         if debug and not isinstance(error, SystemExit):
             return _inspect(error)
         if isinstance(error, UserError):
-            print(f"{name}: error: {error}", file=sys.stderr)
+            print(f"{name}: error: {printable(error)}", file=sys.stderr)
             return 2
         raise
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from i2sb.errors import one_line
 from i2sb.runtime import pickle_machine
 from i2sb.runtime.pickle_machine import Global, Made, Policy, Refused
 
@@ -71,7 +72,7 @@ class TensorPolicy(Policy):
         if numel < 0 or any(item is not None for item in rest) or len(rest) > 1:
             raise Refused("it refers to stored numbers in a way that torch does not")
         if self.seen.setdefault(key, storage) != storage:
-            raise Refused(f"it describes the stored numbers {pickle_machine.one_line(key)} in two ways")
+            raise Refused(f"it describes the stored numbers {one_line(key)} in two ways")
         self._check_bytes(key, storage)
         return storage
 
@@ -81,7 +82,7 @@ class TensorPolicy(Policy):
         else:
             fits = storage.nbytes == self.stored_bytes(key)
         if not fits:
-            name = pickle_machine.one_line(key)
+            name = one_line(key)
             raise Refused(f"it declares {storage.nbytes} bytes of numbers ({name}) that are not there")
 
     def make(self, kind: Global, args: tuple) -> Made:
