@@ -14,10 +14,16 @@ set -euo pipefail
 
 task="${1:?usage: sbatch scripts/slurm.sh TASK [flags of train.py]}"; shift
 name="$task"
+for ((i = 1; i <= $#; i++)); do
+    case "${!i}" in
+        --name) next=$((i + 1)); name="${!next:-}" ;;
+        --name=*) name="${!i#--name=}" ;;
+    esac
+done
 
 # Five minutes before the limit SLURM sends USR1 to this script, which hands it to all processes of the step:
 # train.py saves and ends with code 0.  The job is then put into the queue again and goes on from latest.pt, as it
-# does after a failed node.
+# does after a failed node (also where the first start was from another --ckpt: the last flag counts).
 resume=()
 [ -e "results/$name/latest.pt" ] && resume=(--ckpt "$name")
 
@@ -29,7 +35,7 @@ srun --kill-on-bad-exit=1 bash scripts/train.sh "$task" \
     --n-gpu-per-node "${SLURM_GPUS_ON_NODE:-8}" \
     --num-proc-node "$SLURM_JOB_NUM_NODES" \
     --master-address "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)" \
-    "${resume[@]}" "$@" &
+    "$@" "${resume[@]}" &
 step=$!
 # A signal ends `wait` early: wait again until the step itself has ended.
 code=0; wait "$step" || code=$?

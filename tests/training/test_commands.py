@@ -68,11 +68,12 @@ def test_a_slurm_job_saves_itself_and_goes_on_from_there(tmp_path):
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")  # a job starts in the repository
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "here", "SLURM_GPUS_ON_NODE": "1"}
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    latest = tmp_path / "results/sr4x-pool/latest.pt"
+    latest = tmp_path / "results/mine/latest.pt"
 
     def start(num_itr: int, said: Path) -> subprocess.Popen:
+        flags = train_argv(tmp_path / "photos", "--num-itr", num_itr, "--name", "mine")
         return subprocess.Popen(
-            ["bash", "scripts/slurm.sh", "sr4x-pool", *train_argv(tmp_path / "photos", "--num-itr", num_itr)],
+            ["bash", "scripts/slurm.sh", "sr4x-pool", *flags],
             cwd=tmp_path,
             env={**os.environ, **job, "PATH": path, "PYTHON": sys.executable},
             stdout=subprocess.DEVNULL,
