@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -17,8 +18,8 @@ from torch.optim.lr_scheduler import StepLR
 class Optimizer:
     """One object for what happens between the backward pass and the next forward pass.
 
-    A step whose gradients hold a NaN or an infinity is skipped and counted.  On a GPU neither the check nor
-    the skipping waits for the device.
+    A step of which a loss or a gradient is a NaN or an infinity is skipped and counted.  On a GPU neither the
+    check nor the skipping waits for the device.
 
     Args:
         parameters: what is optimised.
@@ -52,7 +53,9 @@ class Optimizer:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those that are there."""
-        self.scaler.scale(loss).backward()
+        # A loss that is no number may have gradients that are: spoil them, so that every rank skips the step.
+        sound = torch.where(loss.detach().isfinite(), 1.0, math.nan)
+        self.scaler.scale(loss * sound).backward()
 
     def step(self) -> Tensor:
         """Take one step with the gathered gradients and forget them.  Returns their norm, on the device."""

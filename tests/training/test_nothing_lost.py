@@ -157,27 +157,28 @@ def test_numbered_checkpoints_and_the_last_iteration(dataset):
 
 
 class Poison:
-    """Replaces the loss by NaN at the given calls."""
+    """Spoils the loss at the given calls: by a NaN, or by an infinity that leaves finite gradients."""
 
-    def __init__(self, runner_class, calls):
-        self.count, self.calls, self.loss = 0, calls, runner_class.training_loss
+    def __init__(self, runner_class, calls, spoil=lambda loss: loss * float("nan")):
+        self.count, self.calls, self.loss, self.spoil = 0, calls, runner_class.training_loss, spoil
 
     def __get__(self, runner, owner):
         def loss(*args):
             self.count += 1
             value = self.loss(runner, *args)
-            return value * float("nan") if self.count in self.calls else value
+            return self.spoil(value) if self.count in self.calls else value
 
         return loss
 
 
-def test_steps_without_finite_gradients_are_skipped_and_counted(dataset, monkeypatch, capsys):
+@pytest.mark.parametrize("spoil", [lambda loss: loss * float("nan"), lambda loss: loss + float("inf")])
+def test_steps_without_finite_losses_or_gradients_are_skipped_and_counted(dataset, monkeypatch, capsys, spoil):
     from i2sb.runner import Runner
 
     argv = train_argv(dataset, "--num-itr", "3", "--microbatch", "4")
     assert train.main([*argv, "--name", "clean", "--num-itr", "2"]) == 0
     clean = load_checkpoint("results/clean/latest.pt")
-    monkeypatch.setattr(Runner, "training_loss", Poison(Runner, {3}))
+    monkeypatch.setattr(Runner, "training_loss", Poison(Runner, {3}, spoil))
     assert train.main([*argv, "--name", "poisoned"]) == 0
     assert "1 steps skipped" in capsys.readouterr().err
     poisoned = load_checkpoint("results/poisoned/latest.pt")
