@@ -46,7 +46,7 @@ def train(opt: argparse.Namespace) -> None:
         val_dataset = build_lmdb_dataset(opt, log, train=False)
         opt.freeform_bank = bank_for(opt, is_imagenet(val_dataset.classes), log)
         corrupt_method = build_corruption(opt, log)
-        runner = Runner(opt, log, save_opt=opt.global_rank == 0)
+        runner = Runner(opt, log, save_opt=False)  # the first checkpoint takes the options with it
     judges = training_judges(val_dataset.classes, opt.device, log) if opt.eval_every else {}
     with build_writer(
         opt.log_writer,

@@ -19,8 +19,8 @@ import lmdb
 
 from dataset.imagefolder_index import ImageIndex, read_index, scan_image_folder, write_index
 from dataset.lmdb_check import check_whole
-from dataset.lmdb_pages import LmdbError, LmdbFile
-from dataset.lmdb_store import MAX_KEY, LmdbImages, as_key
+from dataset.lmdb_pages import MAX_KEY, LmdbError, LmdbFile
+from dataset.lmdb_store import LmdbImages, as_key
 from dataset.steps import Steps
 from i2sb.errors import UserError
 from i2sb.runtime.files import lock, sync_folder
@@ -117,6 +117,7 @@ def _fill_and_rename(index: ImageIndex, lmdb_path: Path, threads: int, show_prog
                 raise UserError(f"{partial}: holds other images than {index.root}; delete it and start again")
         finally:
             environment.close()
+    LmdbFile(partial)  # what reads it must take it
     index_path(lmdb_path).unlink(missing_ok=True)  # one of another LMDB
     partial.rename(lmdb_path)
     sync_folder(lmdb_path.parent)

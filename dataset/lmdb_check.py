@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
-from dataset.lmdb_pages import LmdbError, LmdbFile, Page, Tree, mark_used
+from dataset.lmdb_pages import LmdbError, LmdbFile, Page, Tree
 
 _NODE_HEAD, _NUMBER = 8, 8  # bytes
+_FEW = 10**5  # pages that may be counted without being there, see `LmdbFile`
 _INTEGER_KEYS = 0x08  # the flags of the tree of free pages: its keys are transaction numbers
 
 
@@ -25,21 +26,28 @@ def check_whole(file: LmdbFile) -> None:
     """
     if file.free.flags != _INTEGER_KEYS:
         raise LmdbError("its list of free pages is of an unknown kind")
-    used = bytearray(file.last + 1)
-    for leaf in _checked_leaves(file, file.tree, used, order=bytes):
-        _mark_long_values(file, leaf, used)
-    for leaf in _checked_leaves(file, file.free, used, order=_as_number):
-        _mark_long_values(file, leaf, used)
-        for index in range(len(leaf)):
-            _mark_free_pages(file, file.value(leaf, index), used)
+    if file.last > 2 * file.num_pages + _FEW:
+        raise LmdbError(f"it counts {file.last} pages and has {file.num_pages}")
+    used: list[tuple[int, int]] = []  # first page, number of pages
+    for page in _checked_pages(file, file.tree, order=bytes):
+        used += _pages_of(file, page)
+    for page in _checked_pages(file, file.free, order=_as_number):
+        used += _pages_of(file, page)
+        for index in range(len(page)) if page.is_leaf else ():
+            used += _free_pages(file, file.value(page, index))
+    used.sort()
+    for (first, count), (after, _) in pairwise(used):
+        if first + count > after:
+            raise LmdbError(f"page {after} is used twice")
 
 
-def _checked_leaves(file: LmdbFile, tree: Tree, used: bytearray, order: Callable[[bytes], Any]) -> Iterator[Page]:
-    """The leaves of a tree; its pages are marked, its keys in order and as many as the file says."""
+def _checked_pages(file: LmdbFile, tree: Tree, order: Callable[[bytes], Any]) -> Iterator[Page]:
+    """The pages of a tree; its keys are in order and as many as the file says."""
     before: list = []  # the last key so far
     entries = 0
-    for page, least in file.pages(tree, used):
+    for page, least in file.pages(tree):
         _check_nodes(page)
+        yield page
         if not page.is_leaf:
             continue
         keys = [order(page.key(index)) for index in range(len(page))]
@@ -48,7 +56,6 @@ def _checked_leaves(file: LmdbFile, tree: Tree, used: bytearray, order: Callable
         if least is not None and not before[0] < order(least) <= keys[0]:
             raise LmdbError(f"page {page.number}: its keys are not those of its place in the tree")
         before, entries = keys[-1:], entries + len(keys)
-        yield page
     if entries != tree.entries:
         raise LmdbError(f"it holds {entries} entries instead of {tree.entries}")
 
@@ -67,14 +74,16 @@ def _check_nodes(page: Page) -> None:
         raise LmdbError(f"page {page.number} has a single child")
 
 
-def _mark_long_values(file: LmdbFile, leaf: Page, used: bytearray) -> None:
-    for index in range(len(leaf)):
-        length, held, is_long = leaf.value(index)
+def _pages_of(file: LmdbFile, page: Page) -> Iterator[tuple[int, int]]:
+    """The page itself and those of its long values."""
+    yield page.number, 1
+    for index in range(len(page)) if page.is_leaf else ():
+        length, held, is_long = page.value(index)
         if is_long:
-            mark_used(used, *file.long_value(held, length))
+            yield file.long_value(held, length)
 
 
-def _mark_free_pages(file: LmdbFile, value: bytes, used: bytearray) -> None:
+def _free_pages(file: LmdbFile, value: bytes) -> Iterator[tuple[int, int]]:
     """A list of free pages: how many there are, then their numbers from the highest down."""
     if not value or len(value) % _NUMBER:
         raise LmdbError("its list of free pages ends within a number")
@@ -83,7 +92,7 @@ def _mark_free_pages(file: LmdbFile, value: bytes, used: bytearray) -> None:
         raise LmdbError("its list of free pages is too short or not in order")
     for number in numbers[:count]:
         file.check_number(number, 1)
-        mark_used(used, number, 1)
+        yield number, 1
 
 
 def _as_number(key: bytes) -> int:

@@ -37,7 +37,11 @@ _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _LONG_VALUE = 0x01  # flag of a node: its value is the number of an overflow page
 _NONE = 2**64 - 1  # root of an empty tree
 _MAX_DEPTH = 32  # as in the library
+_MAX_VALUE = 2**30
 _PAGE_SIZES = [2**power for power in range(9, 17)]
+
+
+MAX_KEY = 511  # bytes; compiled into the library
 
 
 class LmdbError(ValueError):
@@ -115,7 +119,7 @@ class Page:
         if start > len(self.content):
             raise LmdbError(f"page {self.number}: a node lies beyond it")
         first, second, third, length = _NODE.unpack_from(self.content, offset)
-        if start + length > len(self.content):
+        if start + length > len(self.content) or length > MAX_KEY:
             raise LmdbError(f"page {self.number}: a key reaches beyond it")
         return first, second, third, start, start + length
 
@@ -125,6 +129,10 @@ class LmdbFile:
 
     Args:
         path: the folder that holds data.mdb, or the file itself.
+
+    Attributes:
+        free, tree: of the free pages, of the data.
+        last: the number of the last page that was ever taken.
 
     Raises:
         OSError: it cannot be read.
@@ -141,12 +149,16 @@ class LmdbFile:
         self._guard = threading.Lock()
         self._size = os.fstat(self._file.fileno()).st_size
         self._page_size, self.free, self.tree, self.last = self._newest_meta()
-        needed = (self.last + 1) * self._page_size
-        if self._size < needed:
-            raise LmdbError(f"it is cut short: {self._size} of {needed} bytes; copy it again")
+        if self._size < (self.last + 1) * self._page_size:
+            self._check_reach()
 
     def __len__(self) -> int:
         return self.tree.entries
+
+    @property
+    def num_pages(self) -> int:
+        """How many pages are there; up to `last` may have been counted."""
+        return self._size // self._page_size
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key."""
@@ -161,20 +173,26 @@ class LmdbFile:
 
     def __iter__(self) -> Iterator[bytes]:
         """All keys, in the order of their bytes."""
-        for page, _ in self.pages(self.tree, bytearray(self.last + 1)):
+        for page, _ in self.pages(self.tree):
             if page.is_leaf:
-                yield from map(page.key, range(len(page)))
+                keys = list(map(page.key, range(len(page))))
+                if sum(map(len, keys)) + _NODE.size * len(keys) > self._page_size:  # a small file, endless keys
+                    raise LmdbError(f"page {page.number}: its nodes overlap")
+                yield from keys
 
-    def pages(self, tree: Tree, used: bytearray) -> Iterator[tuple[Page, bytes | None]]:
+    def pages(self, tree: Tree) -> Iterator[tuple[Page, bytes | None]]:
         """The pages of a tree from left to right, each with the key that its parents promise to be its least.
 
-        They are marked in `used`; one that is met a second time, as in a circle, is refused.
+        One that is met a second time, as in a circle, is refused.
         """
+        seen: set[int] = set()
         waiting = [] if tree.root == _NONE else [(tree.root, 1, None)]
         while waiting:
             number, level, least = waiting.pop()
             page = self._page(number, level, tree)
-            mark_used(used, number, 1)
+            if number in seen:
+                raise LmdbError(f"page {number} is used twice")
+            seen.add(number)
             yield page, least
             if not page.is_leaf:
                 for index in reversed(range(len(page))):
@@ -185,6 +203,8 @@ class LmdbFile:
         length, held, is_long = leaf.value(index)
         if not is_long:
             return held
+        if length > _MAX_VALUE:
+            raise LmdbError(f"page {leaf.number}: a value of {length} bytes is no image")
         number, _ = self.long_value(held, length)
         return self._read(number * self._page_size + _HEAD.size, length)
 
@@ -242,6 +262,24 @@ class LmdbFile:
             raise LmdbError(f"a tree cannot have depth {depth}")
         return page_size, Tree(flags, depth, entries, root)
 
+    def _check_reach(self) -> None:
+        """Tell a file that is cut short from one that ends early.
+
+        Pages that were taken and given back within one transaction are counted but never written; if they are
+        the last ones, the file ends before them.  So all pages in use must be there, and no others.
+        """
+        needed = 0
+        try:
+            for page, _ in self.pages(self.tree):
+                for index in range(len(page)) if page.is_leaf else ():
+                    length, held, is_long = page.value(index)
+                    if is_long:
+                        needed = max(needed, _NUMBER.unpack(held)[0] * self._page_size + _HEAD.size + length)
+        except LmdbError as error:
+            raise LmdbError(f"it is cut short or damaged: {error}; copy it again") from error
+        if self._size < needed:
+            raise LmdbError(f"it is cut short: {self._size} of at least {needed} bytes; copy it again")
+
     def _page(self, number: int, level: int, tree: Tree) -> Page:
         self.check_number(number, 1)
         page = Page(number, self._read(number * self._page_size, self._page_size))
@@ -259,10 +297,3 @@ class LmdbFile:
         if len(content) < size:
             raise LmdbError(f"it ends at byte {offset + len(content)}, in the middle of a page")
         return content
-
-
-def mark_used(used: bytearray, number: int, count: int) -> None:
-    """Mark pages, of which none may be marked yet."""
-    if any(used[number : number + count]):
-        raise LmdbError(f"page {number} is used twice")
-    used[number : number + count] = b"\1" * count

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dataset.imagefolder_index import class_and_file
-from dataset.lmdb_pages import LmdbError, LmdbFile
+from dataset.lmdb_pages import MAX_KEY, LmdbError, LmdbFile
 from i2sb.errors import UserError
-
-MAX_KEY = 511  # bytes; compiled into LMDB
 
 
 class LmdbImages:

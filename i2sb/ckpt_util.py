@@ -6,15 +6,18 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 
+from guided_diffusion import presets
 from i2sb import portable
 from i2sb.errors import UserError
-from i2sb.options import training_defaults
+from i2sb.options import contradiction, training_defaults
 from i2sb.options.saved import fault_of, shown
+from i2sb.options.shared import NET_OVERRIDES
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.safe_torch import load_torch
 from i2sb.safe_pickle import dump_namespace, is_secret, load_namespace
@@ -72,6 +75,7 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
 
     Args:
         opt: options of this run: `device`; `precision`, `use_fp16`, `compile`, `channels_last` where present.
+            Its `network` does not count: sampling and training have rules of their own for that.
         ckpt_path: the folder with latest.pt and options.pkl.
 
     Raises:
@@ -101,10 +105,8 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     fp16 = getattr(opt, "use_fp16", False)
     saved.precision = "fp16" if fp16 else getattr(opt, "precision", "fp32")
     saved.use_fp16 = fp16
-    for name, default in (("compile", False), ("channels_last", False), ("network", None), ("gpu", None)):
-        value = getattr(opt, name, default)
-        if name != "network" or value is not None:
-            setattr(saved, name, value)
+    for name, default in (("compile", False), ("channels_last", False), ("gpu", None)):
+        setattr(saved, name, getattr(opt, name, default))
     for name in ("device", "distributed", "global_rank", "local_rank", "global_size"):
         if hasattr(opt, name):
             setattr(saved, name, getattr(opt, name))
@@ -117,7 +119,8 @@ def adopt_options(opt: argparse.Namespace, saved: argparse.Namespace, log: Any) 
     Differences that were asked for are told, a line each.
 
     Raises:
-        UserError: the command line names another bridge or network than the checkpoint has.
+        UserError: the command line names another bridge or network than the checkpoint has, or what it names
+            does not go together with what the checkpoint has.
     """
     name = saved.ckpt_path.name
     wrong = [
@@ -125,15 +128,20 @@ def adopt_options(opt: argparse.Namespace, saved: argparse.Namespace, log: Any) 
         for key in BRIDGE_OPTIONS
         if key in opt.given and getattr(opt, key) != getattr(saved, key)
     ]
-    if opt.network and saved.network and {**opt.network, "in_channels": 0} != {**saved.network, "in_channels": 0}:
-        wrong.append("--net and the sizes given with it (the checkpoint has another network)")
+    if saved.network:
+        wrong += _other_sizes(opt, saved.network)
     if wrong:
         raise UserError(f"--ckpt {name} cannot go on with {'; '.join(wrong)}: leave it out, or train anew")
-    for key in (*BRIDGE_OPTIONS, "network", "net"):
-        if getattr(opt, key, None) != getattr(saved, key) and getattr(saved, key, None) is not None:
-            if key in BRIDGE_OPTIONS:
-                log.info(f"[Resume] --{key.replace('_', '-')} {getattr(saved, key)}, as {name} was trained with")
+    for key in BRIDGE_OPTIONS:
+        if getattr(opt, key) != getattr(saved, key):
+            log.info(f"[Resume] --{key.replace('_', '-')} {getattr(saved, key)}, as {name} was trained with")
             setattr(opt, key, getattr(saved, key))
+    if saved.network:
+        opt.net, opt.network = saved.net, {**saved.network}
+        before = saved.network.get("dropout", 0)
+        if opt.dropout not in (None, before):
+            log.warning(f"[Resume] --dropout is now {opt.dropout:g}; {name} was trained with {before:g}")
+            opt.network["dropout"] = opt.dropout
     for key in TASK_OPTIONS:
         mine, theirs = getattr(opt, key), getattr(saved, key)
         if mine == theirs:
@@ -143,16 +151,38 @@ def adopt_options(opt: argparse.Namespace, saved: argparse.Namespace, log: Any) 
         else:
             log.info(f"[Resume] --{key.replace('_', '-')} {theirs}, as {name} was trained with")
             setattr(opt, key, theirs)
+    if reason := contradiction(opt):
+        raise UserError(reason)
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def _other_sizes(opt: argparse.Namespace, trained: Mapping[str, Any]) -> list[str]:
+    """What the command line says of the network that the trained one does not have; its dropout may change."""
+    asked = opt.network or {}
+    named = asked if "net" in opt.given else [key for key in NET_OVERRIDES if key in opt.given]
+    trained = {**asked, **presets.DEFAULTS, **trained}
+    return [
+        f"{'--' if key in opt.given else f'--net {opt.net}, its '}{key.replace('_', '-')} {asked[key]!r} "
+        f"(trained with {trained[key]!r})"
+        for key in named
+        if key not in ("in_channels", "dropout") and asked[key] != trained[key]
+    ]
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], opt: argparse.Namespace | None = None) -> None:
     """Write a checkpoint so that `path` is at every moment a whole one, the old or the new.
+
+    Args:
+        opt: the options that it was trained with, to be written beside it; None: they are there already.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to; `path` is as it was.
     """
     with atomic_write(path) as file:
         torch.save(state, file)
+        if opt is not None:
+            # All that takes long or can fail is done: the old checkpoint keeps its own options until then.
+            os.fsync(file.fileno())
+            save_options(opt, path.parent)
 
 
 def keep_checkpoint(latest: Path, iteration: int) -> Path:

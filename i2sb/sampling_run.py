@@ -44,6 +44,8 @@ def merge_options(opt: argparse.Namespace, ckpt_opt: argparse.Namespace) -> argp
     """
     for name in OF_THE_RUN:
         setattr(ckpt_opt, name, getattr(opt, name))
+    if opt.network is not None:
+        ckpt_opt.network = opt.network
     if "image_size" in opt.given:
         ckpt_opt.image_size = opt.image_size
     if ckpt_opt.channels_last is None:

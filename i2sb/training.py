@@ -47,6 +47,8 @@ class Training:
         self.writer, self.judges = writer or Writer(), judges or {}
         self.rank, self.world_size = opt.global_rank, opt.global_size
         self.latest = Path(opt.ckpt_path) / "latest.pt"
+        opt.network = {**runner.net.kwargs}
+        self._unsaved_options: Any = opt
         self.num_micro = self._num_micro()
         if opt.deterministic:
             use_deterministic_kernels()
@@ -227,7 +229,8 @@ class Training:
                 **self.optimizer.state_dict(),
                 "resume": resume,
             }
-            save_checkpoint(self.latest, state)
+            save_checkpoint(self.latest, state, self._unsaved_options)
+            self._unsaved_options = None
             self.log.info(f"[Save] {self.latest}, iteration {self.iteration}")
             if self._to_be_kept():
                 keep_checkpoint(self.latest, self.iteration)

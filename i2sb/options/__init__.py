@@ -5,6 +5,12 @@ Nothing here imports torch, so that --help answers at once.
 
 from .judging import parse_metrics_options
 from .sampling import parse_sample_options
-from .training import parse_train_options, training_defaults
+from .training import contradiction, parse_train_options, training_defaults
 
-__all__ = ["parse_metrics_options", "parse_sample_options", "parse_train_options", "training_defaults"]
+__all__ = [
+    "contradiction",
+    "parse_metrics_options",
+    "parse_sample_options",
+    "parse_train_options",
+    "training_defaults",
+]

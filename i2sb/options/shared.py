@@ -54,8 +54,9 @@ def add_launch(parser: Parser) -> None:
     group.add_argument(
         "--node-rank",
         type=non_negative_int,
+        nargs="?",  # `--node-rank $NODE_RANK` where the variable is not set
         metavar="I",
-        help="index of this node, 0 to N-1 (default: what mpirun or SLURM says, else 0)",
+        help="index of this node, 0 to N-1 (default, or without a number: what mpirun or SLURM says, else 0)",
     )
     group.add_argument("--master-address", default="localhost", metavar="HOST", help="address of the node of index 0")
     group.add_argument(
@@ -152,12 +153,13 @@ def resolve_network(parser: Parser, opt: argparse.Namespace) -> dict[str, Any] |
         parser.error(f"--net {opt.net or presets.DEFAULT}: {error}")
 
 
-def check_network_fits(parser: Parser, size: int, network: dict[str, Any] | None) -> None:
-    """The image must divide into the network's levels."""
+def misfit(size: int, network: dict[str, Any] | None) -> str | None:
+    """Why images of `size` pixels do not divide into the network's levels; None where they do."""
     mult = network["channel_mult"] if network else presets.PRESETS[presets.DEFAULT]["channel_mult"]
     factor = 2 ** (len(str(mult).split(",")) - 1)
-    if size % factor:
-        parser.error(
-            f"--image-size {size}: this network halves images {factor.bit_length() - 1} times; it takes "
-            f"a multiple of {max(factor, 16)}"
-        )
+    if size % factor == 0:
+        return None
+    return (
+        f"--image-size {size}: this network halves images {factor.bit_length() - 1} times; it takes "
+        f"a multiple of {max(factor, 16)}"
+    )

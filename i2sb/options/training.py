@@ -173,12 +173,18 @@ def parse_train_options(argv: Sequence[str] | None = None) -> argparse.Namespace
     opt = parser.parse(argv)
     opt.name = opt.name or opt.ckpt or opt.corrupt
     opt.network = shared.resolve_network(parser, opt)
-    shared.check_network_fits(parser, opt.image_size, opt.network)
-    if opt.t0 >= opt.T:
-        parser.error(f"--t0 {opt.t0:g}: must be below --T {opt.T:g}")
-    if opt.eval_nfe is not None and opt.eval_nfe >= opt.interval:
-        parser.error(f"--eval-nfe {opt.eval_nfe}: legal is 1 to {opt.interval - 1} (--interval - 1)")
+    if opt.ckpt is None and (reason := contradiction(opt)):  # else the checkpoint has a say, see `adopt_options`
+        parser.error(reason)
     return opt
+
+
+def contradiction(opt: argparse.Namespace) -> str | None:
+    """What is wrong with options that are legal one by one; None: nothing."""
+    if opt.t0 >= opt.T:
+        return f"--t0 {opt.t0:g}: must be below --T {opt.T:g}"
+    if opt.eval_nfe is not None and opt.eval_nfe >= opt.interval:
+        return f"--eval-nfe {opt.eval_nfe}: legal is 1 to {opt.interval - 1} (--interval - 1)"
+    return shared.misfit(opt.image_size, opt.network)
 
 
 def training_defaults() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Our reader of LMDB files against the lmdb library, and with files that would end the library's process."""
 
 import os
+import random
 import shutil
 import struct
 import subprocess
@@ -87,6 +88,55 @@ def test_many_levels(deep):
     check_whole(file)
 
 
+def puts_and_deletes(draw):
+    """Random transactions in which most of what is put is deleted again."""
+    live = []
+    for _ in range(draw.randint(1, 5)):
+        transaction = []
+        for _ in range(draw.choice([50, 400])):
+            if live and draw.random() < draw.choice([0.1, 0.6, 0.9]):
+                transaction.append((live.pop(draw.randrange(len(live))), None))
+            else:
+                live.append(draw.randbytes(draw.choice([3, 20, 200, 511])))
+                transaction.append((live[-1], bytes(draw.choice([0, 100, 1500, 2030, 5000, 9000]))))
+        if draw.random() < 0.3:
+            live.sort()
+            transaction += [(key, None) for key in live[len(live) // 3 :]]
+            live = live[: len(live) // 3]
+        yield transaction
+
+
+def test_files_that_end_before_pages_that_were_counted_but_never_written(tmp_path):
+    """Pages that were taken and given back within one transaction may be the last ones: the file is whole."""
+    num_early = 0
+    for seed in range(60):
+        path = write(tmp_path / f"{seed}.lmdb", puts_and_deletes(random.Random(seed)))
+        file = LmdbFile(path)
+        num_early += file.num_pages <= file.last
+        assert by_us(path) == by_library(path)
+        check_whole(file)
+    assert num_early > 3
+
+
+def test_a_file_without_its_last_pages(tmp_path):
+    path = write(tmp_path / "x.lmdb", [[(b"%03d" % number, bytes(5000)) for number in range(40)]])
+    size = (path / "data.mdb").stat().st_size
+    for missing in range(1, size // PAGE - 2):
+        os.truncate(path / "data.mdb", size - missing * PAGE)
+        with pytest.raises(LmdbError, match="cut short"):
+            LmdbFile(path)
+
+
+def test_one_page_full_of_endless_keys(two_levels):
+    path, _, _ = two_levels
+    content = (path / "data.mdb").read_bytes()
+    leaf = next(page for page in range(2 * PAGE, len(content), PAGE) if content[page + 10] == 2)
+    put(path, leaf + 12, "<H", 16 + 2 * 900)
+    put(path, leaf + 16, "<900H", *range(1900, 2800))  # nodes that lie upon each other
+    with pytest.raises(LmdbError, match=r"beyond it|overlap"):
+        list(LmdbFile(path))
+
+
 def test_an_empty_one(tmp_path):
     file = LmdbFile(write(tmp_path / "x.lmdb", []))
     assert len(file) == 0
@@ -139,7 +189,6 @@ def first_node(path, page):
         ("meta magic", "<I", 1, "does not begin like the LMDB"),
         ("meta page size", "<I", 8192, "meta pages disagree"),
         ("first page size", "<I", 12345, "cannot be of 12345 bytes"),
-        ("meta last", "<Q", 2**50, "cut short"),
     ],
 )
 def test_each_number_is_checked(two_levels, where, form, number, message):
@@ -158,11 +207,18 @@ def test_each_number_is_checked(two_levels, where, form, number, message):
         "meta depth": meta + 40 + 48 + 6,
         "meta entries": meta + 40 + 48 + 32,
         "meta root": meta + 40 + 48 + 40,
-        "meta last": meta + 40 + 96,
     }
     put(path, places[where], form, number)
     with pytest.raises(LmdbError, match=message):
         by_us(path)
+
+
+def test_more_pages_than_there_are_can_be_read_but_not_written_to(two_levels):
+    path, meta, _ = two_levels
+    put(path, meta + 40 + 96, "<Q", 2**50)
+    assert len(by_us(path)) == 40
+    with pytest.raises(LmdbError, match="it counts 1125899906842624 pages"):
+        check_whole(LmdbFile(path))
 
 
 def test_pages_in_a_circle(two_levels):
