@@ -29,6 +29,7 @@ def sample(opt: argparse.Namespace) -> None:
     from dataset.freeform import bank_for
     from dataset.imagenet import build_evaluation_dataset, is_imagenet
     from i2sb.ckpt_util import RESULTS, build_ckpt_option
+    from i2sb.mishaps import explained
     from i2sb.recon import sample_folder
     from i2sb.restore import restore
     from i2sb.runner import Runner
@@ -49,7 +50,8 @@ def sample(opt: argparse.Namespace) -> None:
             runner = Runner(ckpt_opt, log, save_opt=False)
             runner.keep_average_only()
             again = pictures.lacking_trajectories(store.start, store.stop)
-            restore(runner, ckpt_opt, dataset, corrupt, store, on_batch=pictures, again=again)
+            with explained(ckpt_opt, smaller="--batch-size"):
+                restore(runner, ckpt_opt, dataset, corrupt, store, on_batch=pictures, again=again)
         if opt.global_rank == 0:
             if not finished:
                 log.info(f"[Sample] {store.stop - store.start} images: {store.finish()}")

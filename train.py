@@ -9,28 +9,38 @@ from pathlib import Path
 
 from i2sb.errors import UserError
 from i2sb.options import parse_train_options
-from i2sb.runtime.script import run_script
+from i2sb.runtime.script import ending_quietly, run_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     opt = parse_train_options(argv)
 
     def work() -> int:
-        from i2sb.runtime.launch import launch
+        with ending_quietly("train.py"):
+            from i2sb.runtime.launch import launch
 
-        return launch(opt, train)
+            return launch(opt, train)
 
     return run_script("train.py", work, opt.debug)
 
 
 def train(opt: argparse.Namespace) -> None:
-    """The work of one process: everything is built here and handed to the runner."""
+    """The work of one process."""
+    from i2sb.ckpt_util import only_training
+
+    with ending_quietly("train.py", say=opt.global_rank == 0), only_training(opt.name, opt.global_rank):
+        _train(opt)
+
+
+def _train(opt: argparse.Namespace) -> None:
+    """Everything is built here and handed to the runner."""
     import torch
 
     from corruption import build_corruption
     from dataset.freeform import bank_for
     from dataset.imagenet import build_lmdb_dataset, is_imagenet
     from evaluation.judges import training_judges
+    from i2sb.mishaps import explained
     from i2sb.runner import Runner
     from i2sb.runtime.distributed import main_first
     from i2sb.runtime.logger import build_logger, hide_secret, log_options
@@ -61,18 +71,20 @@ def train(opt: argparse.Namespace) -> None:
     ) as writer:
         if writer.where:
             log.info(f"[Log] {writer.where}")
-        runner.train(opt, train_dataset, val_dataset, corrupt_method, writer=writer, judges=judges)
+        with explained(opt, smaller="--microbatch"):
+            runner.train(opt, train_dataset, val_dataset, corrupt_method, writer=writer, judges=judges)
 
 
 def find_folders(opt: argparse.Namespace, log) -> None:
     """Set ckpt_path, where the results go, and load, the latest.pt to resume from (or None)."""
     from i2sb.ckpt_util import RESULTS, adopt_options, build_ckpt_option
+    from i2sb.runtime.logger import of_all_ranks
 
     opt.ckpt_path, opt.load = RESULTS / opt.name, None
     opt.use_fp16 = False  # named so by the original's options; --precision says it here
     if opt.ckpt is not None:
         saved = build_ckpt_option(opt, log, RESULTS / opt.ckpt)
-        adopt_options(opt, saved, log)
+        adopt_options(opt, saved, of_all_ranks(log, opt.global_rank))
         opt.load = saved.load
     latest = Path(opt.ckpt_path) / "latest.pt"
     if opt.ckpt != opt.name and latest.exists() and not opt.overwrite:

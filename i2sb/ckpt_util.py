@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -18,7 +19,7 @@ from i2sb.errors import UserError
 from i2sb.options import contradiction, training_defaults
 from i2sb.options.saved import fault_of, shown
 from i2sb.options.shared import NET_OVERRIDES
-from i2sb.runtime.files import atomic_write
+from i2sb.runtime.files import atomic_write, only_one
 from i2sb.runtime.safe_torch import load_torch
 from i2sb.safe_pickle import dump_namespace, is_secret, load_namespace
 
@@ -51,6 +52,29 @@ def with_defaults(opt: Any) -> Any:
         if not hasattr(opt, name):
             setattr(opt, name, value)
     return opt
+
+
+@contextlib.contextmanager
+def only_training(name: str, rank: int = 0) -> Iterator[None]:
+    """Hold results/NAME against other trainings (rank 0 does, for all ranks).
+
+    Raises:
+        UserError: another one is at work there, or the folder cannot be written to.
+    """
+    folder = RESULTS / name
+    busy = (
+        f"{folder}: another process is training into it; wait for its end or choose another --name (processes of one "
+        "training that srun or mpirun started need --num-proc-node)"
+    )
+    if rank:
+        yield
+        return
+    try:
+        with only_one(folder / ".train.lock", busy):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where nothing came of it
 
 
 def save_options(opt: argparse.Namespace, folder: Path) -> None:
@@ -140,7 +164,7 @@ def adopt_options(opt: argparse.Namespace, saved: argparse.Namespace, log: Any) 
         opt.net, opt.network = saved.net, {**saved.network}
         before = saved.network.get("dropout", 0)
         if opt.dropout not in (None, before):
-            log.warning(f"[Resume] --dropout is now {opt.dropout:g}; {name} was trained with {before:g}")
+            log.warning(f"[Resume] --dropout is now {opt.dropout}; {name} was trained with {shown(before)}")
             opt.network["dropout"] = opt.dropout
     for key in TASK_OPTIONS:
         mine, theirs = getattr(opt, key), getattr(saved, key)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from i2sb.errors import UserError, one_line
 from i2sb.recon import SECONDS
-from i2sb.runtime.files import atomic_write, lock, read_json
+from i2sb.runtime.files import atomic_write, only_one, read_json
 from i2sb.runtime.safe_npz import load_npz
 from i2sb.runtime.torch_stream import Stream, save_stream
 
@@ -68,27 +68,14 @@ class ReconStore:
         self.settings = json.loads(json.dumps({**settings, "recon_dtype": dtype}, default=str))
         self.image_shape, self.dtype = image_shape, dtype
 
-    @contextlib.contextmanager
-    def only_run(self) -> Iterator[None]:
+    def only_run(self) -> contextlib.AbstractContextManager[None]:
         """Hold this store against other runs.
 
         Raises:
             UserError: another process is at work in it, or the folder cannot be written to.
         """
-
-        def busy() -> None:
-            raise UserError(f"{self.folder}: another process is restoring images into it; wait for its end")
-
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            guard = lock(self.folder / f".{self.path.stem}.lock", on_wait=busy)
-            guard.__enter__()
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written to: {error.strerror or error}") from error
-        try:
-            yield
-        finally:
-            guard.__exit__(None, None, None)
+        busy = f"{self.folder}: another process is restoring images into it; wait for its end"
+        return only_one(self.folder / f".{self.path.stem}.lock", busy)
 
     def open(self, overwrite: bool) -> bool:
         """Get ready to write.  True when recon.pt is there already, made with the same settings.

@@ -21,6 +21,7 @@ from i2sb.optimizer import Optimizer
 from i2sb.precision import use_deterministic_kernels
 from i2sb.resume import capture_random_state, restore_random_state, starting_point
 from i2sb.runtime.distributed import StopSignal, gather_objects, mean_over_ranks
+from i2sb.runtime.logger import of_all_ranks
 from i2sb.runtime.memory import peak_memory
 from i2sb.runtime.progress import TrainProgress
 from i2sb.runtime.writers import Writer
@@ -64,6 +65,9 @@ class Training:
         self.draws = TrainingDraws(self.rank, self.world_size, runner.device, opt.seed)
         self.iteration, self.num_images = 0, 0
         self._start_random_numbers()
+        self._saved = self.iteration
+        self._whole = True  # whether weights, average and optimizer are those of one iteration
+        self._random: tuple[dict, dict] | None = None  # as the present iteration found the random numbers
         self.forward = self._distributed(runner)
         self.stop = StopSignal()
 
@@ -83,11 +87,12 @@ class Training:
         if self.runner.loaded is not None and "optimizer" not in self.runner.loaded:
             self.log.info("[Resume] weights alone: a new training starts from them, at iteration 0")
         elif self.runner.loaded is not None:
+            log = of_all_ranks(self.log, self.rank)
             self.iteration, self.num_images = starting_point(
-                self.runner.loaded, self.opt, self.log, len(self.train_dataset)
+                self.runner.loaded, self.opt, log, len(self.train_dataset)
             )
             self.optimizer.load_state_dict(self.runner.loaded, keep=self.opt.given)
-            restore_random_state(self.runner.loaded, self.draws, self.rank, self.world_size, self.log)
+            restore_random_state(self.runner.loaded, self.draws, self.rank, self.world_size, log)
         self.runner.loaded = None  # as large as the network four times over
 
     def _distributed(self, runner: Any) -> Callable:
@@ -126,24 +131,13 @@ class Training:
             num_workers=opt.num_workers,
             device=self.runner.device,
         )
-        meter = Meter(self.runner.device, opt.batch_size)
         self.runner.net.train()
-        stopped_by = saved = None
-        with TrainProgress(opt.num_itr, start=self.iteration, shown=self.rank == 0) as self.progress:
-            while self.iteration < opt.num_itr and not stopped_by:
-                if self._due_for_evaluation():
-                    with meter.paused():
-                        stopped_by = self._evaluate()
-                meter.add(*self._step(batches))
-                self.iteration += 1
-                self.num_images += opt.batch_size
-                if self.iteration % opt.log_every == 0 or self.iteration == opt.num_itr:
-                    self._report(meter)
-                if self.iteration % opt.save_every == 0 or self._to_be_kept():
-                    saved = self._save()
-                stopped_by = stopped_by or self.stop.poll()
-            if saved != self.iteration:
-                self._save()
+        try:
+            with TrainProgress(opt.num_itr, start=self.iteration, shown=self.rank == 0) as self.progress:
+                stopped_by = self._iterate(batches)
+        except Exception:
+            self._rescue()
+            raise
         if stopped_by and self.iteration < opt.num_itr:
             self.log.info(
                 f"[Train] {stopped_by}: stopped after iteration {self.iteration} and saved; to go on: "
@@ -153,9 +147,49 @@ class Training:
         self.log.info(f"[Train] {self.iteration} iterations are done: {self.latest}")
         return True
 
+    def _iterate(self, batches: Iterator[Any]) -> str | None:
+        """All iterations, and a last checkpoint.  Returns the name of the signal that ended them early."""
+        opt, stopped_by = self.opt, None
+        meter = Meter(self.runner.device, opt.batch_size)
+        while self.iteration < opt.num_itr and not stopped_by:
+            if self._due_for_evaluation():
+                with meter.paused():
+                    stopped_by = self._evaluate()
+            meter.add(*self._step(batches))
+            self.iteration += 1
+            self.num_images += opt.batch_size
+            if self.iteration % opt.log_every == 0 or self.iteration == opt.num_itr:
+                self._report(meter)
+            if self.iteration % opt.save_every == 0 or self._to_be_kept():
+                self._save()
+            stopped_by = stopped_by or self.stop.poll()
+        if self._saved != self.iteration:
+            self._save()
+        return stopped_by
+
+    def _rescue(self) -> None:
+        """Save what is done before an error ends the run: a bad image or a dead loader need not cost anything.
+
+        Of several ranks the others would have to take part, and they wait for this one elsewhere: nothing is
+        saved then.
+        """
+        if self.world_size > 1 or not self._whole or self._saved == self.iteration:
+            return
+        with contextlib.suppress(Exception):  # the error that is being told counts
+            self._save()
+            self.log.info(f"[Train] an error ends the run after iteration {self.iteration}, which is saved")
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """An error inside leaves nothing that may be saved."""
+        self._whole = False
+        yield
+        self._whole = True
+
     def _step(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:
         """One step of the optimizer over all micro-batches.  Returns mean loss and gradient norm, on the device."""
         losses = []
+        self._random = self._random_state()
         for micro in range(self.num_micro):
             x0 = next(batches)[0].to(self.runner.device, non_blocking=True)
             # The gradients travel between the ranks once, with the last micro-batch.
@@ -164,8 +198,10 @@ class Training:
                 loss = self.runner.training_loss(x0, self.corrupt, self.draws, self.forward)
                 self.optimizer.backward(loss)
             losses.append(loss.detach())
-        norm = self.optimizer.step()
-        self.runner.ema.update()
+        with self._changing():
+            norm = self.optimizer.step()
+            self.runner.ema.update()
+        self._random = None
         return torch.stack(losses).mean(), norm
 
     def _due_for_evaluation(self) -> bool:
@@ -202,25 +238,36 @@ class Training:
         self.log.info(f"[Train] {self.iteration}/{self.opt.num_itr} | {text}")
         self.progress.update(self.iteration, values["loss"], values["images_per_second"])
         if in_a_row >= self.opt.max_nonfinite:
+            self._whole = False
+            what_now = f"{self.latest} is as it was last saved: resume" if self.latest.exists() else "start again"
             raise UserError(
                 f"--max-nonfinite {self.opt.max_nonfinite}: so many steps in a row had gradients that are no "
-                f"numbers, stopped at iteration {self.iteration}; {self.latest} is as it was last saved: resume "
-                "with a lower --lr or another --precision"
+                f"numbers, stopped at iteration {self.iteration}; {what_now} with a lower --lr or another --precision"
             )
 
     def _to_be_kept(self) -> bool:
         return bool(self.opt.keep_every) and self.iteration % self.opt.keep_every == 0
 
-    def _save(self) -> int:
-        """Write latest.pt (rank 0; all ranks take part for their random states).  Returns the iteration."""
-        states = gather_objects(capture_random_state(self.runner.device))
+    def _random_state(self) -> tuple[dict, dict]:
+        """The states of this rank's global generators, and of the bridge's noise."""
+        return capture_random_state(self.runner.device), self.draws.state_dict()
+
+    def _save(self) -> None:
+        """Write latest.pt (rank 0; all ranks take part for their random states)."""
+        own, draws = self._random or self._random_state()
+        states = gather_objects(own)
+        with self._changing():
+            self._write(states, draws)
+        self._saved = self.iteration
+
+    def _write(self, states: list[dict], draws: dict) -> None:
         if self.rank == 0:
             resume = {
                 "iteration": self.iteration,
                 "num_images": self.num_images,
                 "dataset_size": len(self.train_dataset),
                 "world_size": self.world_size,
-                "draws": self.draws.state_dict(),
+                "draws": draws,
                 "random_states": states,
             }
             state = {
@@ -234,7 +281,6 @@ class Training:
             self.log.info(f"[Save] {self.latest}, iteration {self.iteration}")
             if self._to_be_kept():
                 keep_checkpoint(self.latest, self.iteration)
-        return self.iteration
 
 
 class Meter:

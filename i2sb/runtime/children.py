@@ -226,10 +226,16 @@ def _start_tracker() -> None:
         resource_tracker.ensure_running()
         return
     before = signal.signal(number, signal.SIG_IGN)  # what is ignored stays so in a new program
+    warnings = os.environ.get("PYTHONWARNINGS")
+    # What a killed child's loaders have left is removed by the tracker; that it was there is no news to the user.
+    os.environ["PYTHONWARNINGS"] = f"{warnings or ''},ignore:resource_tracker:UserWarning".lstrip(",")
     try:
         resource_tracker.ensure_running()
     finally:
         signal.signal(number, before)
+        os.environ.pop("PYTHONWARNINGS")
+        if warnings is not None:
+            os.environ["PYTHONWARNINGS"] = warnings
 
 
 @contextlib.contextmanager
@@ -311,8 +317,10 @@ def _failure(error: BaseException) -> Failure | None:
         return Failure(f"{Path(sys.argv[0]).name}: error: {printable(error)}", 2, now)  # as `run_script` has it
     if isinstance(error, KeyboardInterrupt):
         return Failure("interrupted", 128 + signal.SIGINT, now)
-    text = f"{multiprocessing.current_process().name} failed:\n{traceback.format_exc()}".rstrip()
-    return Failure(text, 1, now, is_echo=isinstance(error, EndedElsewhere))
+    name = multiprocessing.current_process().name
+    if isinstance(error, EndedElsewhere):
+        return Failure(f"{name}: {error}", 1, now, is_echo=True)
+    return Failure(f"{name} failed:\n{traceback.format_exc()}".rstrip(), 1, now)
 
 
 def _die_with_parent() -> None:

@@ -30,6 +30,8 @@ def read_json(path: str | os.PathLike) -> Any:
         OSError: it cannot be read.
         ValueError: it is no JSON, or too large or too deep to be one of ours.
     """
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise ValueError("it is no regular file")
     with Path(path).open("rb") as file:
         content = file.read(_MAX_JSON + 1)
     if len(content) > _MAX_JSON:
@@ -83,6 +85,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[io.FileIO]:
         _finish(draft, path)
     except BaseException as error:
         _discard(draft)
+        if isinstance(error.__context__, KeyboardInterrupt):  # libraries make errors of their own of it
+            raise error.__context__ from None
         if draft.error is not None and isinstance(error, Exception):
             raise _unwritable(path, draft.error) from error
         raise
@@ -176,6 +180,29 @@ def lock(path: str | os.PathLike, on_wait: Callable[[], None] | None = None) -> 
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(handle)
+
+
+@contextlib.contextmanager
+def only_one(path: Path, busy: str) -> Iterator[None]:
+    """Hold the file `path` as a lock while the block runs; its folder is made when missing.
+
+    Raises:
+        UserError: with the text `busy`, when another process holds it; or the folder cannot be written to.
+    """
+
+    def give_up() -> None:
+        raise UserError(busy)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        guard = lock(path, on_wait=give_up)
+        guard.__enter__()
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be written to: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        guard.__exit__(None, None, None)
 
 
 def _is_at(handle: int, path: Path) -> bool:

@@ -85,6 +85,17 @@ def build_logger(
     return log
 
 
+def of_all_ranks(log: Any, rank: int) -> Any:
+    """The logger for what every rank would say alike: rank 0 says it, the others' drops it."""
+    if rank == 0:
+        return log
+    silent = logging.getLogger("i2sb.silent")
+    silent.propagate = False
+    if not silent.handlers:
+        silent.addHandler(logging.NullHandler())
+    return silent
+
+
 def log_options(log: Any, opt: Any) -> None:
     """One block with all options of `opt` (a namespace), one a line; secrets as ***, and hidden from now on."""
     options = dict(vars(opt))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 from i2sb.errors import UserError, printable
+from i2sb.runtime.children import EndedElsewhere
 
 INTERRUPTED = 130  # what shells give for Ctrl-C
 
@@ -25,10 +29,37 @@ def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
     except BaseException as error:
         if debug and not isinstance(error, SystemExit):
             return _inspect(error)
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | EndedElsewhere):
             print(f"{name}: error: {printable(error)}", file=sys.stderr)
-            return 2
+            return 2 if isinstance(error, UserError) else 1
         raise
+
+
+@contextlib.contextmanager
+def ending_quietly(name: str, say: bool = True) -> Iterator[None]:
+    """SIGTERM and SIGUSR1 end the block, and the program, with code 0: a training has nothing to save yet.
+
+    Args:
+        name: of the script, for the one line that tells it.
+        say: tell it; of several ranks one does.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+    def end(number: int, frame: object) -> None:
+        if say:
+            told = f"{name}: {signal.Signals(number).name}: ended outside of the iterations, nothing new to save"
+            print(told, file=sys.stderr)
+        raise SystemExit(0)
+
+    if threading.current_thread() is not threading.main_thread():  # handlers belong to the main thread
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _inspect(error: BaseException) -> int:

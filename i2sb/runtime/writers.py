@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import mmap
@@ -45,7 +46,6 @@ class Writer:
         """Several numbers of one iteration.
 
         Raises:
-            UserError: the file cannot be written, as on a full disk.
             ValueError: a key is "step" or "time".
         """
 
@@ -142,8 +142,10 @@ class JsonLines(Writer):
     """One JSON object a line: {"step": iteration, "time": seconds since 1970, KEY: number or null, ...}.
 
     Numbers that are not finite are null. Lines are added at the end: after a resume some steps may come twice,
-    the later line counts. What a crash left of a last line is cut off.
+    the later line counts. What a crash left of a last line is cut off. A disk that fills up is told once.
     """
+
+    _failed = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -162,9 +164,15 @@ class JsonLines(Writer):
         line = json.dumps(entry, allow_nan=False).encode() + b"\n"
         try:
             if self._file.write(line) < len(line):
-                raise OSError("no space for a whole line")
+                raise OSError(errno.ENOSPC, "no space for a whole line")
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            self._tell_once(error)
+
+    def _tell_once(self, error: OSError) -> None:
+        """The curves are worth less than the run, which goes on."""
+        if not self._failed:
+            print(f"{self.path}: cannot be written: {error.strerror}; going on", file=sys.stderr)
+        self._failed = True
 
     def close(self, failed: bool = False) -> None:
         self._file.close()
@@ -178,7 +186,9 @@ class TensorBoard(Writer):
 
         self.where = f"tensorboard --logdir {folder}"
         try:
-            self._events = SummaryWriter(str(folder), purge_step=start, flush_secs=30)
+            # what an earlier run logged at the iteration of its last checkpoint is not logged again
+            purged = start + 1 if start else 0
+            self._events = SummaryWriter(str(folder), purge_step=purged, flush_secs=30)
         except OSError as error:
             raise unwritable(folder, error) from error
         lines = [f"    {key}: {value}" for key, value in config.items()]  # Markdown: four spaces keep the lines

@@ -1,5 +1,6 @@
 """Kills, signals, full disks and broken gradients: the last good checkpoint survives, and what happened is told."""
 
+import json
 import os
 import random
 import resource
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import ROOT, photos, train_argv
+from small_runs import ROOT, photos, script, train_argv
 
 import train
-from i2sb.ckpt_util import load_checkpoint
+from i2sb.ckpt_util import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +212,96 @@ def test_the_wandb_key_is_in_no_file(dataset, monkeypatch):
     assert any("wandb" in str(path) for path in files)
     for path in files:
         assert secret.encode() not in path.read_bytes(), path
+
+
+def last_line() -> str:
+    return said().strip().splitlines()[-1]
+
+
+def options(name="sr4x-pool") -> dict:
+    return json.loads((Path("results") / name / "options.json").read_text())
+
+
+def test_a_checkpoint_keeps_its_options_until_a_new_one_takes_its_place(dataset):
+    """Killed before its first save, a run that was to start anew or go on otherwise has changed nothing."""
+    assert train.main(train_argv(dataset, "--num-itr", "1")) == 0
+    folder = Path("results/sr4x-pool")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    anew = ["--overwrite", "--beta-max", "1.0", "--ot-ode"]
+    for more in (anew, ["--ckpt", "sr4x-pool", "--lr", "1e-5"]):
+        process = start(*train_argv(dataset, "--num-itr", "100000", *more))
+        wait_for(lambda: "[Train] 3/" in said(), process)
+        process.kill()
+        process.wait()
+        assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".train.lock"} == before
+    assert train.main(train_argv(dataset, "--num-itr", "2", *anew)) == 0
+    assert options()["ot_ode"] is True
+
+
+def test_an_error_beside_the_steps_costs_nothing(dataset, tmp_path):
+    """An image that cannot be read ends the run, at the same bits as one that was to end there."""
+    flags = ["--num-itr", "100", "--deterministic", "--microbatch", "2", "--save-every", "1000", "--dropout", "0.1"]
+    bad = photos(tmp_path / "photos")
+    for image in bad.glob("train/*/*_0001.png"):
+        image.write_bytes(image.read_bytes()[:200])
+    process = start(*train_argv(bad, *flags, "--name", "bad"))
+    assert process.wait(timeout=90) == 2, said()
+    assert "cannot decode the image" in last_line()
+    reached = iteration("bad")
+    assert reached > 0
+    assert f"an error ends the run after iteration {reached}, which is saved" in said()
+    for more in (["--num-itr", str(reached)], ["--num-itr", str(reached + 2), "--ckpt", "good"]):
+        assert train.main(train_argv(dataset, *flags, "--name", "good", *more)) == 0
+    assert train.main(train_argv(dataset, *flags, "--ckpt", "bad", "--name", "on", "--num-itr", str(reached + 2))) == 0
+    on, good = (load_checkpoint(f"results/{name}/latest.pt") for name in ("on", "good"))
+    assert all(torch.equal(tensor, good["net"][key]) for key, tensor in on["net"].items())
+
+
+def test_a_dead_loader_is_named_and_costs_nothing(dataset):
+    process = start(*train_argv(dataset, "--num-itr", "100000", "--num-workers", "1"))
+    wait_for(lambda: "[Train] 3/" in said(), process)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    for pid in workers:
+        if b"spawn_main" not in (command := Path(f"/proc/{pid}/cmdline").read_bytes()) and b"tracker" not in command:
+            os.kill(pid, signal.SIGKILL)
+    assert process.wait(timeout=60) == 2, said()
+    assert last_line().startswith("train.py: error: --num-workers 1: a process that loads images has died")
+    assert "Traceback" not in said()
+    assert iteration() >= 3
+
+
+def test_two_trainings_in_one_folder(dataset):
+    process = start(*train_argv(dataset, "--num-itr", "100000"))
+    wait_for(lambda: "[Train] 1/" in said(), process)
+    second = script("train", train_argv(dataset, "--num-itr", "2"), Path.cwd())
+    assert second.returncode == 2
+    assert "results/sr4x-pool: another process is training into it" in second.stderr.splitlines()[-1]
+    process.terminate()
+    assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_before_the_first_iteration(dataset, name):
+    process = start(*train_argv(dataset, "--num-itr", "100000"))
+    wait_for(lambda: "started" in said(), process)
+    process.send_signal(getattr(signal, name))
+    assert process.wait(timeout=60) == 0, said()
+    if not Path("results/sr4x-pool/latest.pt").exists():
+        assert last_line() == f"train.py: {name}: ended outside of the iterations, nothing new to save"
+        assert not Path("results/sr4x-pool").exists()
+
+
+def test_the_second_interrupt_ends_a_save(dataset):
+    """torch's writer makes an error of its own of an interruption."""
+
+    class Interrupting(dict):
+        def __reduce__(self):
+            raise KeyboardInterrupt
+
+    assert train.main(train_argv(dataset, "--num-itr", "1")) == 0
+    latest = Path("results/sr4x-pool/latest.pt")
+    before = latest.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(latest, {"net": torch.zeros(1000), "ema": Interrupting()})
+    assert latest.read_bytes() == before
+    assert [path.name for path in latest.parent.glob(".*tmp")] == []

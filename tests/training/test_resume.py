@@ -1,6 +1,7 @@
 """A training that was interrupted goes on as if it had not been."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,3 +177,42 @@ def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path)
     two_ranks(dataset, tmp_path, "--num-itr", "6", "--ckpt", "more", "--microbatch", "1")
     for step in (5, 6):
         assert losses("more")[step] == pytest.approx(losses("one")[step], rel=1e-4)
+
+
+def refused(dataset, capsys, *flags):
+    code = train.main(train_argv(dataset, "--num-itr", "2", "--ckpt", "a", *flags))
+    return code, capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_network_is_the_checkpoint_s(dataset, capsys):
+    assert train.main(train_argv(dataset, "--name", "a", "--num-itr", "1", "--dropout", "0.3")) == 0
+    before = Path("results/a/options.json").read_bytes()
+    for flags, told in (
+        (["--num-head-channels", "8"], "--num-head-channels 8 (trained with 32)"),
+        (["--channel-mult", "1,2"], "--channel-mult '1,2' (trained with '1,1')"),
+        (["--net", "small", "--attention-resolutions", ""], "--net small, its num-"),
+    ):
+        code, last = refused(dataset, capsys, *flags)
+        assert code == 2
+        assert "--ckpt a cannot go on with " in last
+        assert told in last
+    assert Path("results/a/options.json").read_bytes() == before
+
+    def dropout():
+        return json.loads(Path("results/a/options.json").read_text())["network"]["dropout"]
+
+    assert train.main(train_argv(dataset, "--num-itr", "2", "--ckpt", "a")) == 0  # --net tiny, as in the first call
+    assert dropout() == 0.3
+    capsys.readouterr()
+    assert train.main(train_argv(dataset, "--num-itr", "3", "--ckpt", "a", "--dropout", "0.1")) == 0
+    assert "--dropout is now 0.1; a was trained with 0.3" in capsys.readouterr().err
+    assert dropout() == 0.1
+
+
+def test_evaluations_are_checked_against_the_checkpoint_s_bridge(dataset, capsys):
+    flags = ["--interval", "2000", "--name", "a", "--num-itr", "1"]
+    assert train.main(train_argv(dataset, *flags)) == 0
+    argv = [word for word in train_argv(dataset, "--num-itr", "2", "--ckpt", "a") if word not in ("--interval", "10")]
+    assert train.main([*argv, "--eval-nfe", "1500"]) == 0
+    code, last = refused(dataset, capsys, "--interval", "2000", "--eval-nfe", "2000")
+    assert (code, last) == (2, "train.py: error: --eval-nfe 2000: legal is 1 to 1999 (--interval - 1)")
