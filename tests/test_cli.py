@@ -117,3 +117,9 @@ def test_a_wrong_value_is_one_line(script, argv, message, tmp_path, monkeypatch,
     assert re.search(message, error), error
     assert error.startswith(f"{script}.py: error: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_node_rank_may_be_left_empty():
+    """`--node-rank $NODE_RANK` where nobody has set the variable: the launcher knows."""
+    opt = parse_train_options(["--corrupt", "jpeg-5", "--node-rank", "--master-address", "10.0.0.1"])
+    assert (opt.node_rank, opt.master_address) == (None, "10.0.0.1")

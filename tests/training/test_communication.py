@@ -2,8 +2,10 @@
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,17 @@ def test_torchrun_and_mpirun_train_alike(dataset):
     launcher = " --num-proc-node 2 --node-rank $OMPI_COMM_WORLD_RANK --master-address 127.0.0.1"
     run([*nodes, shlex.join(map(str, command)) + launcher + f" --master-port {free_port()}"])
     assert losses("mpirun") == losses("torchrun")
+
+    # USR1 to mpirun, which hands it on: all ranks save and end; no node rank is given
+    endless = shlex.join(map(str, [*command, "--num-itr", "100000", "--name", "stopped"]))
+    launcher = f" --num-proc-node 2 --node-rank $NODE_RANK --master-address 127.0.0.1 --master-port {free_port()}"
+    said = Path("said")
+    with subprocess.Popen([*map(str, nodes), endless + launcher], stderr=said.open("w")) as process:
+        deadline = time.monotonic() + 90
+        while "[Train] 3/" not in said.read_text():
+            assert process.poll() is None, said.read_text()[-2000:]
+            assert time.monotonic() < deadline, said.read_text()[-2000:]
+            time.sleep(0.05)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(timeout=60) == 0, said.read_text()[-2000:]
+    assert "SIGUSR1: stopped after iteration" in said.read_text()
