@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from i2sb.errors import UserError
 from i2sb.options import parse_train_options
 from i2sb.runtime.script import ending_quietly, run_script
 
@@ -41,6 +39,7 @@ def _train(opt: argparse.Namespace) -> None:
     from dataset.imagenet import build_lmdb_dataset, is_imagenet
     from evaluation.judges import training_judges
     from i2sb.mishaps import explained
+    from i2sb.resume_options import find_folders
     from i2sb.runner import Runner
     from i2sb.runtime.distributed import main_first
     from i2sb.runtime.logger import build_logger, hide_secret, log_options
@@ -73,25 +72,6 @@ def _train(opt: argparse.Namespace) -> None:
             log.info(f"[Log] {writer.where}")
         with explained(opt, smaller="--microbatch"):
             runner.train(opt, train_dataset, val_dataset, corrupt_method, writer=writer, judges=judges)
-
-
-def find_folders(opt: argparse.Namespace, log) -> None:
-    """Set ckpt_path, where the results go, and load, the latest.pt to resume from (or None)."""
-    from i2sb.ckpt_util import RESULTS, adopt_options, build_ckpt_option
-    from i2sb.runtime.logger import of_all_ranks
-
-    opt.ckpt_path, opt.load = RESULTS / opt.name, None
-    opt.use_fp16 = False  # named so by the original's options; --precision says it here
-    if opt.ckpt is not None:
-        saved = build_ckpt_option(opt, log, RESULTS / opt.ckpt)
-        adopt_options(opt, saved, of_all_ranks(log, opt.global_rank))
-        opt.load = saved.load
-    latest = Path(opt.ckpt_path) / "latest.pt"
-    if opt.ckpt != opt.name and latest.exists() and not opt.overwrite:
-        raise UserError(
-            f"{latest}: there is a checkpoint already; go on from it by --ckpt {opt.name}, or choose another "
-            "--name, or give --overwrite"
-        )
 
 
 if __name__ == "__main__":

@@ -7,18 +7,16 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 
-from guided_diffusion import presets
 from i2sb import portable
 from i2sb.errors import UserError
-from i2sb.options import contradiction, training_defaults
+from i2sb.options import training_defaults
 from i2sb.options.saved import fault_of, shown
-from i2sb.options.shared import NET_OVERRIDES
 from i2sb.runtime.files import atomic_write, only_one
 from i2sb.runtime.safe_torch import load_torch
 from i2sb.safe_pickle import dump_namespace, is_secret, load_namespace
@@ -135,61 +133,6 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
         if hasattr(opt, name):
             setattr(saved, name, getattr(opt, name))
     return saved
-
-
-def adopt_options(opt: argparse.Namespace, saved: argparse.Namespace, log: Any) -> None:
-    """Make the options of a resumed training those of the run it resumes, where the command line is silent.
-
-    Differences that were asked for are told, a line each.
-
-    Raises:
-        UserError: the command line names another bridge or network than the checkpoint has, or what it names
-            does not go together with what the checkpoint has.
-    """
-    name = saved.ckpt_path.name
-    wrong = [
-        f"--{key.replace('_', '-')} {getattr(opt, key)} (trained with {getattr(saved, key)})"
-        for key in BRIDGE_OPTIONS
-        if key in opt.given and getattr(opt, key) != getattr(saved, key)
-    ]
-    if saved.network:
-        wrong += _other_sizes(opt, saved.network)
-    if wrong:
-        raise UserError(f"--ckpt {name} cannot go on with {'; '.join(wrong)}: leave it out, or train anew")
-    for key in BRIDGE_OPTIONS:
-        if getattr(opt, key) != getattr(saved, key):
-            log.info(f"[Resume] --{key.replace('_', '-')} {getattr(saved, key)}, as {name} was trained with")
-            setattr(opt, key, getattr(saved, key))
-    if saved.network:
-        opt.net, opt.network = saved.net, {**saved.network}
-        before = saved.network.get("dropout", 0)
-        if opt.dropout not in (None, before):
-            log.warning(f"[Resume] --dropout is now {opt.dropout}; {name} was trained with {shown(before)}")
-            opt.network["dropout"] = opt.dropout
-    for key in TASK_OPTIONS:
-        mine, theirs = getattr(opt, key), getattr(saved, key)
-        if mine == theirs:
-            continue
-        if key in opt.given:
-            log.warning(f"[Resume] --{key.replace('_', '-')} is now {mine}; {name} was trained with {theirs}")
-        else:
-            log.info(f"[Resume] --{key.replace('_', '-')} {theirs}, as {name} was trained with")
-            setattr(opt, key, theirs)
-    if reason := contradiction(opt):
-        raise UserError(reason)
-
-
-def _other_sizes(opt: argparse.Namespace, trained: Mapping[str, Any]) -> list[str]:
-    """What the command line says of the network that the trained one does not have; its dropout may change."""
-    asked = opt.network or {}
-    named = asked if "net" in opt.given else [key for key in NET_OVERRIDES if key in opt.given]
-    trained = {**asked, **presets.DEFAULTS, **trained}
-    return [
-        f"{'--' if key in opt.given else f'--net {opt.net}, its '}{key.replace('_', '-')} {asked[key]!r} "
-        f"(trained with {trained[key]!r})"
-        for key in named
-        if key not in ("in_channels", "dropout") and asked[key] != trained[key]
-    ]
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], opt: argparse.Namespace | None = None) -> None:

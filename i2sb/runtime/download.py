@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from i2sb.errors import UserError
+from i2sb.runtime.answers import ask, chunks
 from i2sb.runtime.files import lock, sync_folder
-from i2sb.runtime.partial import Job, TryAgain, WebPage
+from i2sb.runtime.partial import Job, TryAgain, WebPage, can_be_sent
 from i2sb.runtime.transfer_bar import transfer_bar
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 128 * 1024
 _HEAD_OF_PAGE = 64 * 1024
+_BEFORE_PAGE = re.compile(rb"\s+|\xef\xbb\xbf|<!--.*?-->|<\?.*?\?>", re.DOTALL)  # the second is a byte order mark
+_PAGE = re.compile(rb"<(!doctype\s+html|html)\b", re.IGNORECASE)
 
 
 def download(
@@ -33,6 +36,7 @@ def download(
     by_hand: str = "",
     retries: int = 3,
     timeout: float = 20,
+    patience: float = 60,
     backoff: float = 1,
     log: Any = None,
 ) -> Path:
@@ -47,6 +51,7 @@ def download(
         what: what the file is, for messages; `by_hand`: where a person finds it, if not at `url`.
         retries: how many attempts in a row may fail without getting further before we give up.
         timeout: seconds of silence of the server that end an attempt.
+        patience: seconds in which an answer must begin, and each 128 KiB of it come, or the attempt ends.
         backoff: seconds before the first retry; doubled each time.
         log: anything with `info`; without it only the progress bar speaks.
 
@@ -55,7 +60,7 @@ def download(
         WebPage: the server sent a page for people instead (a login, a missing permission, an error).
     """
     path = Path(local_path)
-    job = Job(str(url), path, sha256, size, what or path.name, by_hand, timeout, log)
+    job = Job(str(url), path, sha256, size, what or path.name, by_hand, timeout, patience, log)
     try:
         if _is_there(job):
             return path
@@ -95,7 +100,8 @@ def _fetch(job: Job, retries: int, backoff: float) -> None:
             return
         except TryAgain as error:
             reached = job.part.stat().st_size if job.part.exists() else 0
-            failures = 1 if reached > furthest >= 0 else failures + 1
+            is_further = 0 <= furthest <= reached - _CHUNK  # a few bytes each time would never come to an end
+            failures = 1 if is_further else failures + 1
             furthest = max(furthest, reached)
             if failures > retries:
                 raise job.failure(error) from None
@@ -111,9 +117,7 @@ def _attempt(job: Job) -> None:
         return
     start, headers = job.resume_headers()
     try:
-        with requests.get(
-            job.url, stream=True, timeout=(job.timeout, job.timeout), headers=headers
-        ) as response:
+        with ask(job, headers) as response:
             _check_answer(job, response)
             start = _check_range(job, response, start)
             total = _total(job, response, start)
@@ -132,7 +136,7 @@ def _attempt(job: Job) -> None:
 
 
 def _check_answer(job: Job, response: requests.Response) -> None:
-    """Refuse error pages, and pages where the file should be."""
+    """Refuse error pages, pages where the file should be, and what would have to be unpacked."""
     status = response.status_code
     is_page = "text/html" in response.headers.get("Content-Type", "").lower()
     if status == 416:  # the partial file is no part of what is there now
@@ -140,8 +144,11 @@ def _check_answer(job: Job, response: requests.Response) -> None:
         raise TryAgain("the server has a shorter file now")
     if status >= 500 or status in (408, 429):
         raise TryAgain(f"the server answered {status} {response.reason}")
+    packing = response.headers.get("Content-Encoding", "").strip().lower()
+    if packing not in ("", "identity"):  # its announced length would not bind what it unfolds to
+        raise job.failure(f"its answer {status} came packed as {packing[:40]!r}, but the plain file was asked for")
     if status >= 400 or (is_page and job.path.suffix not in (".html", ".htm")):
-        page = next(response.iter_content(_HEAD_OF_PAGE), b"").decode("utf-8", "replace")
+        page = next(chunks(job, response, _HEAD_OF_PAGE), b"").decode("utf-8", "replace")
         title = f" ({_title(page)})" if is_page and _title(page) else ""
         if status < 400:
             raise _page_failure(job, f"the server sent a web page{title} instead of the file", page)
@@ -167,7 +174,7 @@ def _check_range(job: Job, response: requests.Response, start: int) -> int:
     """Where the answer begins: at `start`, or at 0 if the server sends everything (again)."""
     if response.status_code == 200:
         return 0
-    found = re.match(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    found = re.match(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", response.headers.get("Content-Range", ""))
     total = job.read_notes().get("total")
     if start == 0 or not found or int(found[1]) != start or (total and found[3] not in ("*", str(total))):
         job.forget()
@@ -178,13 +185,17 @@ def _check_range(job: Job, response: requests.Response, start: int) -> int:
 def _total(job: Job, response: requests.Response, start: int) -> int | None:
     """The length of the whole file as the server has it; what is needed to resume is noted."""
     length = response.headers.get("Content-Length", "")
-    is_plain = response.headers.get("Content-Encoding", "identity") == "identity" and length.isdigit()
-    total = start + int(length) if is_plain else job.size
+    whole = re.search(r"/(\d{1,19})$", response.headers.get("Content-Range", ""))
+    if start > 0 and whole:  # the answer may hold less than the rest
+        total = int(whole[1])
+    else:
+        total = start + int(length) if re.fullmatch("[0-9]{1,19}", length) else job.size
     if job.size is not None and total != job.size:
         raise job.failure(f"it has {total} bytes there, {job.size} are expected")
     if start == 0:
         etag = response.headers.get("ETag", "")
-        validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+        signs = ("" if etag.startswith("W/") else etag, response.headers.get("Last-Modified"))
+        validator = next(filter(can_be_sent, signs), None)
         notes = {"source": job.source(), "validator": validator, "total": total}
         job.part.unlink(missing_ok=True)
         job.notes.write_text(json.dumps(notes), encoding="utf-8")
@@ -199,7 +210,7 @@ def _total(job: Job, response: requests.Response, start: int) -> int | None:
 def _receive(job: Job, response: requests.Response, start: int, total: int | None) -> None:
     with job.part.open("ab") as file, transfer_bar(job.path.name, start, total) as advance:
         file.truncate(start)
-        for chunk in response.iter_content(_CHUNK):
+        for chunk in chunks(job, response, _CHUNK):
             file.write(chunk)
             advance(len(chunk))
         file.flush()
@@ -219,8 +230,7 @@ def _finish(job: Job, resumed: bool) -> None:
     if not head:
         job.forget()
         raise job.failure("the server sent an empty file")
-    is_page = head.lstrip().lower().startswith((b"<!doctype html", b"<html"))
-    if is_page and job.path.suffix not in (".html", ".htm"):
+    if _is_page(head) and job.path.suffix not in (".html", ".htm"):
         job.forget()
         page = head.decode("utf-8", "replace")
         raise _page_failure(job, "the server sent a web page instead of the file", page)
@@ -233,6 +243,14 @@ def _finish(job: Job, resumed: bool) -> None:
     job.part.replace(job.path)
     job.notes.unlink(missing_ok=True)
     sync_folder(job.path.parent)
+
+
+def _is_page(head: bytes) -> bool:
+    """Whether a file with this beginning is a web page; space and comments may stand before its first tag."""
+    start = 0
+    while found := _BEFORE_PAGE.match(head, start):
+        start = found.end()
+    return _PAGE.match(head, start) is not None
 
 
 def _giga(count: int) -> str:

@@ -93,7 +93,8 @@ def download_drive_folder(
         raise _failure(what, address, reason, missing, folder) from error
     absent = [name for name in missing if name not in ids]
     if absent:
-        raise _failure(what, address, f"it holds no {' and no '.join(absent)}", missing, folder)
+        reason = f"it holds no {' and no '.join(absent)}; {_HINT}"
+        raise _failure(what, address, reason, missing, folder)
     return [
         download_drive_file(
             ids[name], folder / name, base=base, by_hand=address, what=f"{what} {name}".strip(), **options
@@ -103,15 +104,18 @@ def download_drive_folder(
 
 
 def _list_failure(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        package = (error.name or "gdown").partition(".")[0]
+        return f"the package {package} is missing or too old: pip install -r requirements.txt"
     import requests
 
     if isinstance(error, requests.exceptions.ConnectionError):
-        return connection_reason(error)
-    return " ".join(str(error).split())[:200]
+        return f"{connection_reason(error)}; {_HINT}"
+    return f"{' '.join(str(error).split())[:200]}; {_HINT}"
 
 
 def _failure(what: str, address: str, reason: str, names: list[str], folder: Path) -> UserError:
     return UserError(
-        f"{what}: could not fetch {address} ({reason}; {_HINT}); "
+        f"{what}: could not fetch {address} ({reason}); "
         f"fetch {' and '.join(names)} by hand from there and put them into {folder}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ class TryAgain(Exception):
     """A failure that may pass; its text is the reason."""
 
 
+def can_be_sent(validator: object) -> bool:
+    """Whether this may stand in a header: printable ASCII of a sane length."""
+    return isinstance(validator, str) and re.fullmatch("[!-~][ -~]{0,199}", validator) is not None
+
+
 @dataclass
 class Job:
     """One file to fetch, and the partial file it grows in."""
@@ -31,6 +37,7 @@ class Job:
     what: str
     by_hand: str
     timeout: float
+    patience: float
     log: Any
 
     @property
@@ -74,12 +81,18 @@ class Job:
         return start, headers
 
     def read_notes(self) -> dict[str, Any]:
+        """The notes; empty unless they are of this address and every one is what it should be."""
         try:
             notes = read_json(self.notes)
         except (OSError, ValueError):
             return {}
-        same = isinstance(notes, dict) and notes.get("source") == self.source()
-        return notes if same and isinstance(notes.get("validator"), str | None) else {}
+        if not isinstance(notes, dict) or notes.get("source") != self.source():
+            return {}
+        total, validator = notes.get("total"), notes.get("validator")
+        sound = (total is None or (type(total) is int and total >= 0)) and (
+            validator is None or can_be_sent(validator)
+        )
+        return notes if sound else {}
 
     def source(self) -> str:
         return self.url.partition("?")[0]  # the query may hold a token for one time

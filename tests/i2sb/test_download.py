@@ -1,7 +1,11 @@
 """Downloads from a real server on this machine, with all that goes wrong with real ones."""
 
+import contextlib
+import gzip
 import hashlib
+import json
 import random
+import signal
 import threading
 from pathlib import Path
 
@@ -169,11 +173,31 @@ def test_a_partial_file_of_another_address_is_not_used(site, tmp_path):
     assert (tmp_path / "weights.pt").read_bytes() == OTHER
 
 
-@pytest.mark.parametrize("notes", ["", "[]", '{"validator": 3}', "\0"])
+BROKEN_NOTES = [
+    *("", "[]", "\0"),
+    *({"validator": bad} for bad in (3, "€", '"a"\r\nX: y', " a", "\x7f", "x" * 201)),
+    *({"total": bad} for bad in (1000.0, -1, True, "1000", [])),
+]
+
+
+@pytest.mark.parametrize("notes", BROKEN_NOTES, ids=str)
 def test_broken_notes_beside_a_partial_file(site, tmp_path, notes):
+    if isinstance(notes, dict):
+        right = {"source": f"{site.url}/weights.pt", "validator": site.etag, "total": len(DATA)}
+        notes = json.dumps(right | notes)
     (tmp_path / "weights.pt.part").write_bytes(b"x" * 1000)
     (tmp_path / "weights.pt.part.json").write_text(notes)
     assert get(site, tmp_path / "weights.pt").read_bytes() == DATA
+    assert site.requests == [("/weights.pt", None)]
+    assert names(tmp_path) == ["weights.pt"]
+
+
+@pytest.mark.parametrize("etag", ["x" * 201, '"é"'])
+def test_a_sign_that_cannot_be_sent_back_is_not_noted(site, tmp_path, etag):
+    site.etag, site.last_modified = etag, "Mon, 01 Jan 2024 00:00:00 GMT"
+    site.cuts = [500_000]
+    assert get(site, tmp_path / "weights.pt").read_bytes() == DATA
+    assert site.requests[1][1] is not None
 
 
 def test_a_server_without_ranges_starts_again(site, tmp_path):
@@ -201,6 +225,17 @@ def test_another_part_than_asked_for(site, tmp_path):
     assert get(site, tmp_path / "weights.pt").read_bytes() == DATA
 
 
+def test_a_part_that_begins_at_no_number(site, tmp_path):
+    def answer(handler):
+        if handler.headers.get("Range"):
+            handler.send_page(DATA, 206, {"Content-Range": f"bytes {'9' * 5000}-1/2", "ETag": site.etag})
+        else:
+            handler.send_part(site)
+
+    site.answer, site.cuts = answer, [500_000]
+    assert get(site, tmp_path / "weights.pt").read_bytes() == DATA
+
+
 def test_a_whole_partial_file_only_needs_its_name(site, tmp_path):
     """The process was killed between the last byte and the renaming."""
     site.cuts = [500_000]
@@ -213,6 +248,34 @@ def test_a_whole_partial_file_only_needs_its_name(site, tmp_path):
 def test_attempts_that_get_further_do_not_count(site, tmp_path):
     site.cuts = [200_000] * 5
     assert get(site, tmp_path / "weights.pt", retries=1).read_bytes() == DATA
+
+
+def short_parts(site: Site, count: int):
+    """A server that cuts its first answer and then sends `count` bytes of what it is asked for."""
+
+    def answer(handler):
+        if not (asked := handler.headers.get("Range")):
+            handler.send_part(site)
+            return
+        start = int(asked[6:-1])
+        body = DATA[start : start + count]
+        range_ = f"bytes {start}-{start + len(body) - 1}/{len(DATA)}"
+        handler.send_page(body, 206, {"Content-Range": range_, "ETag": site.etag})
+
+    site.cuts = [500_000]
+    return answer
+
+
+def test_parts_that_are_shorter_than_asked_for(site, tmp_path):
+    site.answer = short_parts(site, 200_000)
+    assert get(site, tmp_path / "weights.pt", retries=1).read_bytes() == DATA
+    assert len(site.requests) == 5
+
+
+def test_attempts_that_get_a_few_bytes_further_count(site, tmp_path):
+    site.answer = short_parts(site, 1000)
+    failure(site, tmp_path / "weights.pt", retries=2)
+    assert len(site.requests) == 3
 
 
 # --- what goes wrong
@@ -254,6 +317,32 @@ def test_a_page_in_place_of_the_file(site, tmp_path, content_type):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "before",
+    [b"\xef\xbb\xbf", b"<!-- hi -->", b"\xef\xbb\xbf\r\n<!-- a\nb --> <!---->\n", b'<?xml version="1.0"?>\n'],
+)
+@pytest.mark.parametrize("tag", [b"<!DOCTYPE html>", b"<html lang='en'>", b"<!doctype\nHTML PUBLIC>"])
+def test_a_page_that_hides_its_beginning(site, tmp_path, before, tag):
+    site.data = before + tag + b"<title>Sign in</title>"
+    assert "the server sent a web page" in failure(site, tmp_path / "weights.pt")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [None, 1_000_000])
+def test_a_packed_answer(site, tmp_path, size):
+    """It is not unpacked: a small one may unfold to whatever it likes."""
+    site.answer = lambda handler: handler.send_page(gzip.compress(DATA), 200, {"Content-Encoding": "gzip"})
+    message = failure(site, tmp_path / "weights.pt", size=size)
+    assert "its answer 200 came packed as 'gzip', but the plain file was asked for" in message
+    assert names(tmp_path) == []
+    assert len(site.requests) == 1
+
+
+def test_an_answer_that_says_it_is_not_packed(site, tmp_path):
+    site.answer = lambda handler: handler.send_page(DATA, 200, {"Content-Encoding": "Identity"})
+    assert get(site, tmp_path / "weights.pt").read_bytes() == DATA
+
+
 def test_a_page_that_is_wanted(site, tmp_path):
     site.data, site.content_type = b"<html>", "text/html"
     assert get(site, tmp_path / "page.html").read_bytes() == b"<html>"
@@ -266,6 +355,18 @@ def test_a_wrong_length(site, tmp_path):
     site.length = len(DATA) - 5  # the rest is not read: the file is what was announced
     assert get(site, tmp_path / "b").read_bytes() == DATA[:-5]
     assert "995" in failure(site, tmp_path / "c", size=len(DATA))
+
+
+@pytest.mark.parametrize("length", ["²", "-5", "9" * 5000])
+def test_a_length_that_is_no_number(site, tmp_path, length):
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", length)
+        handler.end_headers()
+        handler.wfile.write(DATA)
+
+    site.answer = answer
+    assert get(site, tmp_path / "weights.pt").read_bytes() == DATA
 
 
 def test_a_wrong_hash(site, tmp_path):
@@ -321,6 +422,57 @@ def test_a_server_that_falls_silent(site, tmp_path):
     assert (tmp_path / "weights.pt.part").stat().st_size > 200_000
 
 
+@contextlib.contextmanager
+def dripping(site: Site, begin):
+    """The first answer's beginning is what `begin(handler)` sends; then a byte comes now and then."""
+    release = threading.Event()
+
+    def answer(handler):
+        begin(handler)
+        with contextlib.suppress(OSError):  # the client has hung up
+            for _ in range(250):
+                handler.wfile.write(b"x")
+                if release.wait(0.02):
+                    return
+
+    site.answer = answer
+    try:
+        yield
+    finally:
+        release.set()
+
+
+DRIPS = {
+    "headers": lambda handler: handler.wfile.write(b"HTTP/1.1 200 OK\r\nETag: "),
+    "body": lambda handler: handler.send_page(b"", 200, {"ETag": '"one"'}, len(DATA)),
+    "body without length": lambda handler: handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n"),
+    "error page": lambda handler: handler.send_page(b"<html>", 403, None, len(DATA)),
+}
+
+
+@pytest.mark.parametrize("begin", DRIPS.values(), ids=DRIPS)
+def test_a_server_that_drips(site, tmp_path, begin):
+    """It is never silent for long and would never be done."""
+    with dripping(site, begin):
+        message = failure(site, tmp_path / "weights.pt", patience=0.3, retries=1)
+    assert "within 0.3 s" in message
+    assert len(site.requests) == 2
+
+
+def test_a_download_that_began_to_drip_is_resumed(site, tmp_path):
+    def begin(handler):
+        if len(site.requests) > 1:
+            handler.send_part(site)
+        else:
+            handler.send_page(DATA[:400_000], 200, {"ETag": site.etag}, len(DATA))
+
+    log = Log()
+    with dripping(site, begin):
+        assert get(site, tmp_path / "weights.pt", patience=0.5, log=log).read_bytes() == DATA
+    assert site.requests[1][1] is not None
+    assert "weights.pt: fewer than 131072 bytes came within 0.5 s; trying again" in log
+
+
 # --- the disk
 
 
@@ -369,14 +521,15 @@ download(sys.argv[1], sys.argv[2], log=Log())
 """
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_of_several_processes_one_fetches(site, tmp_path, fails):
-    waiting = threading.Event()
+@pytest.mark.parametrize(("end", "others"), [("well", 1), ("well", 7), ("refused", 3), ("killed", 3)])
+def test_of_several_processes_one_fetches(site, tmp_path, end, others):
+    asked, waiting = threading.Event(), threading.Event()
     path = tmp_path / "weights.pt"
 
     def answer(handler):
+        asked.set()
         waiting.wait(60)
-        if fails and len(site.requests) == 1:
+        if end == "refused" and len(site.requests) == 1:
             handler.send_page(b"<html>", 403)
         else:
             handler.send_part(site)
@@ -384,12 +537,17 @@ def test_of_several_processes_one_fetches(site, tmp_path, fails):
     site.answer = answer
     first = python(FETCH, site.url + "/a", path)
     assert first.stdout.readline().startswith("fetching")
-    others = [python(FETCH, site.url + "/a", path) for _ in range(3)]
+    assert asked.wait(60)
+    others = [python(FETCH, site.url + "/a", path) for _ in range(others)]
     for process in others:
         assert process.stdout.readline().startswith("waiting for another process that fetches weights.pt")
+    if end == "killed":
+        first.kill()
+        first.wait()
     waiting.set()
     outputs = [process.communicate() for process in (first, *others)]
     assert path.read_bytes() == DATA
     assert names(tmp_path) == ["weights.pt"]
-    assert len(site.requests) == 1 + fails
-    assert [process.returncode for process in (first, *others)] == [int(fails), 0, 0, 0], outputs
+    assert len(site.requests) == (1 if end == "well" else 2)
+    assert first.returncode == {"well": 0, "refused": 1, "killed": -signal.SIGKILL}[end], outputs
+    assert not any(process.returncode for process in others), outputs

@@ -5,10 +5,12 @@ import io
 import os
 import pickle
 import random
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from processes import ROOT, names
@@ -16,6 +18,7 @@ from webserver import PERMISSION_PAGE, Site, closed_address, serving
 
 from i2sb import addresses, fetch
 from i2sb.errors import UserError
+from i2sb.runtime.download import download
 from i2sb.runtime.drive import download_drive_file, download_drive_folder
 
 DATA = random.Random(0).randbytes(1_000_000)
@@ -66,6 +69,7 @@ def test_a_drive_file_without_permission(site, tmp_path, status):
     assert message.isprintable()
     assert message.startswith("the masks: could not fetch ")
     assert "(Google Drive - Access Denied)" in message
+    assert " (Google Drive asks for a permission for some files, and limits how often" in message
     assert f"fetch it by hand from https://drive.google.com/file/d/abc/view and put it at {path}" in message
     assert names(tmp_path) == []
 
@@ -185,11 +189,35 @@ def test_the_table_of_addresses():
     assert addresses.FREEFORM_BANK.drive_id
 
 
+# --- pages are told from files
+
+
+def real_files() -> dict[str, bytes]:
+    """What is downloaded, with a page's tags inside wherever that is possible."""
+    tags = "<!DOCTYPE html><html>"
+    written = {}
+    for name, save in {
+        "new.pt": lambda file: torch.save({tags: torch.ones(3)}, file),
+        "old.pt": lambda file: torch.save({tags: torch.ones(3)}, file, _use_new_zipfile_serialization=False),
+        "masks.npz": lambda file: np.savez(file, masks=np.ones(3), html=np.array(tags)),
+    }.items():
+        save(file := io.BytesIO())
+        written[name] = file.getvalue()
+    pickles = {f"{protocol}.pkl": pickle.dumps(tags, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)}
+    return written | pickles | {"list.txt": f"n01/a.JPEG\n{tags}.JPEG\n".encode(), "comment.txt": b"<!-- a -->b\n"}
+
+
+@pytest.mark.parametrize(("name", "content"), real_files().items(), ids=real_files())
+def test_real_files_are_no_pages(site, tmp_path, name, content):
+    site.data = content
+    assert download(site.url, tmp_path / name).read_bytes() == content
+
+
 # --- the script
 
 
-def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHON": sys.executable, "HTTPS_PROXY": closed_address()}
+def script(folder: Path, *arguments: str, python: str | Path = sys.executable) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHON": str(python), "HTTPS_PROXY": closed_address()}
     command = [str(ROOT / "scripts/download_checkpoint.sh"), *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -213,6 +241,19 @@ def test_the_script_uses_the_current_folder(tmp_path):
         (folder / name).write_bytes(b"by hand")
     done = script(tmp_path, "jpeg-10")
     assert (done.returncode, done.stdout, done.stderr) == (0, "results/jpeg-10 is ready\n", "")
+
+
+def test_the_script_without_gdown(tmp_path):
+    """In a Python that has no packages at all: what is missing is named, and Google Drive is not blamed."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
+    python.chmod(0o755)
+    done = script(tmp_path, "jpeg-10", python=python)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "(its list of files cannot be had: the package gdown is missing or too old: pip install -r" in done.stderr
+    assert "permission" not in done.stderr
+    assert names(tmp_path) == ["python"]
 
 
 def test_the_script_offline(tmp_path):
