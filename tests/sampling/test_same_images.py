@@ -12,7 +12,7 @@ import torch
 from places import FOLDER, NAME, images
 from processes import ROOT
 from small_runs import sample_argv, train_argv
-from torch.utils._python_dispatch import TorchDispatchMode
+from waiting import Waits
 
 import sample
 import train
@@ -137,24 +137,6 @@ def test_precisions_are_close_to_fp32(here, flags, within):
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="torch.compile needs a C++ compiler")
 def test_compiled_networks_give_the_same_images(here):
     torch.testing.assert_close(restored(here, "--compile", "--batch-size", "10"), restored(here), rtol=0, atol=1e-4)
-
-
-class Waits(TorchDispatchMode):
-    """Notes the operations that would make a GPU's host wait: reading a number, shapes from data, copies away."""
-
-    SUSPECTS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique")
-
-    def __init__(self):
-        super().__init__()
-        self.seen, self.count = [], 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += 1
-        name = func.overloadpacket.__name__
-        to_a_device = any(isinstance(value, torch.device) for value in (*args, *(kwargs or {}).values()))
-        if any(suspect in name for suspect in self.SUSPECTS) or (to_a_device and name not in ("randn", "arange")):
-            self.seen.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("corrupt", ["sr4x-pool", "inpaint-center"])

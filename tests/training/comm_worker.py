@@ -1,4 +1,4 @@
-"""Counts what two ranks send each other while they train: called by `launch` in each process."""
+"""Notes what two ranks send each other while they train: called by `launch` in each process."""
 
 import argparse
 import json
@@ -11,41 +11,62 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 from i2sb.runtime.launch import launch  # noqa: E402
 
 
-def count(opt: argparse.Namespace) -> None:
-    import torch
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
+def note(opt: argparse.Namespace) -> None:
     from corruption import build_corruption
     from dataset.imagenet import build_lmdb_dataset
     from i2sb import training
     from i2sb.runner import Runner
 
-    log = logging.getLogger("count")
+    log = logging.getLogger("note")
     runner = Runner(opt, log, save_opt=False)
     dataset = build_lmdb_dataset(opt, log, train=True)
-    rounds, micro = [], []
-    wrap = training.Training._distributed
+    sent = collectives()
+    step, loss = training.Training._step, runner.training_loss
 
-    def counted(self, runner):
-        ddp = wrap(self, runner)
+    def noted_step(self, batches):
+        sent.step, sent.micro = sent.step + 1, 0
+        result = step(self, batches)
+        sent.micro = BETWEEN
+        return result
 
-        def hook(state, bucket):
-            if bucket.is_last():
-                rounds.append(len(micro))  # after how many micro-batches the gradients travelled
-            return allreduce_hook(None, bucket)
+    def noted_loss(*args):
+        sent.micro += 1
+        return loss(*args)
 
-        ddp.register_comm_hook(None, hook)
-        return ddp
+    runner.training_loss, training.Training._step = noted_loss, noted_step
+    with sent:
+        runner.train(opt, dataset, dataset, build_corruption(opt, log))
+    notes = {
+        "sent": [entry for entry in sent.entries if entry[1] != BETWEEN],
+        "weights": sum(p.numel() for p in runner.net.parameters()),
+        "ema": float(sum(average.double().abs().sum() for average in runner.ema.shadow_params)),
+    }
+    Path(f"rank-{opt.global_rank}.json").write_text(json.dumps(notes))
 
-    loss = runner.training_loss
-    runner.training_loss = lambda *args: micro.append(1) or loss(*args)
-    training.Training._distributed = counted
-    runner.train(opt, dataset, dataset, build_corruption(opt, log))
-    same = [torch.zeros_like(p) for p in runner.net.parameters()]
-    for mine, average in zip(same, runner.ema.shadow_params):
-        mine.copy_(average)
-    digest = float(sum(tensor.double().abs().sum() for tensor in same))
-    Path(f"rank-{opt.global_rank}.json").write_text(json.dumps({"rounds": rounds, "ema": digest}))
+
+BETWEEN = -1  # after a step: signals are agreed on, checkpoints written
+
+
+def collectives():
+    """A probe whose `entries` are (step, micro-batch of the step, operation, numbers in its tensors); both from 1."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Collectives(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.step = self.micro = 0
+            self.entries = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == "c10d":
+                tensors = [leaf for leaf in tree_leaves(args[0]) if isinstance(leaf, torch.Tensor)]
+                numbers = sum(tensor.numel() for tensor in tensors)
+                self.entries.append((self.step, self.micro, func.overloadpacket.__name__, numbers))
+            return func(*args, **(kwargs or {}))
+
+    return Collectives()
 
 
 if __name__ == "__main__":
@@ -53,4 +74,4 @@ if __name__ == "__main__":
 
     options = parse_train_options(sys.argv[1:])
     options.ckpt_path, options.load = Path("results/x"), None
-    sys.exit(launch(options, count))
+    sys.exit(launch(options, note))

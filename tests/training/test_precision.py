@@ -10,6 +10,7 @@ from small_runs import photos, train_argv
 
 import train
 from i2sb.ckpt_util import load_checkpoint
+from i2sb.precision import LOW
 
 # How far the mean loss of the last iterations may be from fp32's, relatively.  What is the same mathematics in
 # another order of rounding stays close; half precision has 8 (bf16) or 11 (fp16) bits.
@@ -72,6 +73,8 @@ def compare(place, plain: np.ndarray, case: str, tolerance: float) -> None:
     difference = abs(other[half:].mean() / plain[half:].mean() - 1)
     print(f"{case}, {num_itr} iterations: mean loss {plain[half:].mean():.5f} and {other[half:].mean():.5f}")
     assert difference < tolerance
+    if case in LOW:
+        assert difference > 0  # half precision was really at work
     for tensor in load_checkpoint("results/other/latest.pt")["net"].values():
         assert str(tensor.dtype) == "torch.float32"  # the weights are float32 whatever the products are
 
