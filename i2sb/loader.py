@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.util
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,7 +101,7 @@ def ordered_loader(
 
 def _loader(dataset: Dataset, num_workers: int, device: torch.device | str, **options: Any) -> DataLoader:
     if num_workers:
-        options.update(worker_init_fn=_leave_signals_to_parent, prefetch_factor=4)
+        options.update(worker_init_fn=_begin_worker, prefetch_factor=4)
         # Not atexit: the ranks that we start ourselves run these alone.
         multiprocessing.util.Finalize(None, _end_workers, exitpriority=10)
     return DataLoader(
@@ -128,9 +129,16 @@ def _end_workers() -> None:
         worker.join()
 
 
-def _leave_signals_to_parent(_: int) -> None:
+def _begin_worker(_: int) -> None:
     """Ctrl-C and a scheduler's signals reach all processes; the parent saves and then ends its workers."""
+    sys.excepthook = _tell_all_but_a_lost_parent
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def _tell_all_but_a_lost_parent(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A worker's thread that hands tensors over loses its reader when that is killed, which is told elsewhere."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
