@@ -21,6 +21,7 @@ from dataset.steps import Steps
 from i2sb.addresses import FREEFORM_BANK
 from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write, lock
+from i2sb.runtime.safe_npz import open_array, read_header
 
 KINDS = {  # kind -> (key in the published file, hole ratios)
     "freeform1020": ("10-20% freeform", (0.10, 0.20)),
@@ -117,7 +118,7 @@ def _unpack(kind: str, packed: Path, unpacked: Path, shape: tuple[int, ...], log
                 return
             log.info(f"[Freeform] unpacking '{key}' of {packed} to {unpacked}")
             with zipfile.ZipFile(packed) as archive, _member(archive, packed, key) as source:
-                _check_packed(_read_header(source), packed, key, shape)
+                _check_packed(read_header(source), packed, key, shape)
                 with atomic_write(unpacked) as file:
                     _copy_bits(source, file, shape)
     except UserError:
@@ -130,15 +131,9 @@ def _unpack(kind: str, packed: Path, unpacked: Path, shape: tuple[int, ...], log
 
 def _member(archive: zipfile.ZipFile, path: Path, key: str) -> IO[bytes]:
     try:
-        return archive.open(f"{key}.npy")
+        return open_array(archive, key)
     except KeyError:
         raise UserError(f"{path}: refused: it holds no '{key}'") from None
-
-
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
 
 
 def _check_packed(header: tuple, path: Path, key: str, shape: tuple[int, ...]) -> None:
@@ -176,8 +171,8 @@ def _copy_bits(source: IO[bytes], target: IO[bytes], shape: tuple[int, ...]) -> 
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """The array `mask` of an npz file: mapped where it is stored as it is, else read."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("mask.npy") as member:
-            found, fortran, dtype = _read_header(member)
+        with zipfile.ZipFile(path) as archive, open_array(archive, "mask") as member:
+            found, fortran, dtype = read_header(member)
             if found != shape or dtype != np.uint8 or fortran:
                 raise UserError(
                     f"{path}: refused: its masks are {dtype} {list(found)}, not uint8 {list(shape)}"

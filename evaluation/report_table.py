@@ -34,6 +34,7 @@ METRICS = {
     "kid": Metric("KID x1e3", 3, "↓"),  # its values are times 1000 everywhere, see `kid_score`
 }
 KID_SCALE = 1000
+_LARGEST = 2**53  # of numbers in a file: what is above is no score, and charts cannot draw it
 INTERVAL_NOTE = "± half the width of the 95 % bootstrap interval over images; metrics.json has both ends"
 
 
@@ -166,13 +167,14 @@ def read_metrics(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Score]
 
 
 def _from_json(content: Mapping[str, Any]) -> Score:
+    value, note, num_images = (content[key] for key in ("value", "note", "num_images"))
     interval = content.get("interval")
-    if not isinstance(content["note"], str) or not isinstance(content["num_images"], int | None):
+    low, high = (None, None) if interval is None else interval
+    if not isinstance(note, str) or not isinstance(num_images, int | None):
         raise ValueError("a score's note is a text, and its number of images an integer")
-    if interval is not None:
-        low, high = map(float, interval)
-        interval = low, high
-    return Score(content["value"], content["note"], content["num_images"], interval)
+    if not all(number is None or -_LARGEST <= number <= _LARGEST for number in (value, num_images, low, high)):
+        raise ValueError("a score's numbers are finite, and an interval has both ends")
+    return Score(value, note, num_images, None if interval is None else (float(low), float(high)))
 
 
 def _as_json(score: Score) -> dict[str, Any]:

@@ -109,6 +109,8 @@ def read_csv(path: Path) -> tuple[list[str], dict[str, list[float]]]:
     Raises UserError where there is none, or it holds something else.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a pipe would make us wait")
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             header, *rows = csv.reader(file)
         values = [[float(cell) for cell in row[1:]] for row in rows]
@@ -116,7 +118,7 @@ def read_csv(path: Path) -> tuple[list[str], dict[str, list[float]]]:
         return [row[0] for row in rows], columns
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; compute_metrices.py makes it") from error
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "it holds no scores per image"
         raise UserError(f"{path}: cannot be read: {reason}; run compute_metrices.py again") from error
 

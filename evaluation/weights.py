@@ -36,7 +36,7 @@ def torch_hub_path(url: str) -> Path:
 
 
 def read_state_dict(path: Path, url: str, what: str) -> dict:
-    """A state dict, loaded without running any pickled code.  Raises WeightsUnavailable if it is none."""
+    """A plain state dict, loaded without running any pickled code.  Raises WeightsUnavailable if it is none."""
     from i2sb.runtime.safe_torch import load_torch
 
     try:
@@ -45,7 +45,7 @@ def read_state_dict(path: Path, url: str, what: str) -> dict:
         raise broken(path, url, what, error) from error
     if not isinstance(state, dict):
         raise broken(path, url, what, TypeError(f"it holds a {type(state).__name__}"))
-    return state
+    return dict(state)  # without _metadata, which may be anything
 
 
 def broken(path: Path, url: str, what: str, error: Exception) -> WeightsUnavailable:

@@ -19,8 +19,13 @@ from i2sb.errors import UserError
 from i2sb.options.saved import shown
 
 _LARGEST = 2**50  # of counts: iterations, images
+_LARGEST_RATE = 1e10  # of lr, eps and weight decay: far beyond sense, and products of them still are float32
+_BELOW_1 = math.nextafter(1.0, 0.0)  # AdamW divides by 1 - beta
 _SCHED_COUNTS = ("last_epoch", "_step_count", "step_size")
-_SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
+_SCALER = {  # name -> the largest that torch's tensors of it hold
+    **dict.fromkeys(("scale", "growth_factor", "backoff_factor"), 2.0**127),
+    **dict.fromkeys(("growth_interval", "_growth_tracker"), 2**31 - 1),
+}
 
 
 def check_checkpoint(path: str | Path, state: Mapping[str, Any], parameters: Sequence[Tensor]) -> None:
@@ -75,10 +80,10 @@ def _optimizer(optimizer: Any, shapes: list[tuple]) -> Iterator[str]:
         yield f"its optimizer is not of the network's {len(shapes)} parameters"
         return
     betas = group.get("betas")
-    if not (isinstance(betas, (list, tuple)) and len(betas) == 2 and all(_is_number(b, 0, 1) for b in betas)):
+    if not (isinstance(betas, (list, tuple)) and len(betas) == 2 and all(_is_number(b, 0, _BELOW_1) for b in betas)):
         yield f"its optimizer has the betas {shown(betas)}"
     for name in ("lr", "eps", "weight_decay", *(["initial_lr"] if "initial_lr" in group else [])):
-        if not _is_number(group.get(name), 0):
+        if not _is_number(group.get(name), 0, _LARGEST_RATE):
             yield f"its optimizer has the {name} {shown(group.get(name))}"
     for name in ("amsgrad", "maximize"):
         if group.get(name, False) is not False:
@@ -114,7 +119,7 @@ def _schedule(sched: Any) -> Iterator[str]:
         yield f"its sched has gamma {shown(sched.get('gamma'))}"
     for name in ("base_lrs", "_last_lr"):
         values = sched.get(name)
-        if not (isinstance(values, list) and len(values) == 1 and _is_number(values[0], 0)):
+        if not (isinstance(values, list) and len(values) == 1 and _is_number(values[0], 0, _LARGEST_RATE)):
             yield f"its sched has {name} {shown(values)}"
 
 
@@ -123,8 +128,8 @@ def _is_method(key: Any) -> bool:
 
 
 def _scaler(scaler: Any) -> Iterator[str]:
-    for name in _SCALER:
-        if not (isinstance(scaler, dict) and _is_number(scaler.get(name), 0)):
+    for name, largest in _SCALER.items():
+        if not (isinstance(scaler, dict) and _is_number(scaler.get(name), 0, largest)):
             yield f"its scaler has no sound {name}"
 
 

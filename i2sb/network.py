@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from guided_diffusion import presets
 from guided_diffusion.script_util import DIFFUSION_ARGUMENTS, create_model
+from i2sb import portable
 from i2sb.errors import UserError, one_line
 from i2sb.options.saved import shown
 from i2sb.safe_pickle import load_plain_dict
@@ -106,7 +107,10 @@ def _origin(opt: Any) -> str:
     """The file or folder that the network's arguments come from, for a message."""
     if not getattr(opt, "network", None) and network_file(opt.cond_x1).is_file():
         return f"{network_file(opt.cond_x1)}: "
-    return f"{Path(opt.load).parent}: " if getattr(opt, "load", None) else ""
+    if not getattr(opt, "load", None):
+        return ""
+    folder = Path(opt.load).parent
+    return f"{folder / portable.DESCRIPTION if Path(opt.load).name == portable.WEIGHTS else folder}: "
 
 
 def _check_kwargs(kwargs: Mapping[str, Any]) -> None:
@@ -116,8 +120,11 @@ def _check_kwargs(kwargs: Mapping[str, Any]) -> None:
     """
     for name, value in kwargs.items():
         kind = type(presets.DEFAULTS.get(name, 0))
-        if name in DIFFUSION_ARGUMENTS or name in ("channel_mult", "attention_resolutions"):
+        if name in DIFFUSION_ARGUMENTS:
             legal = type(value) in (str, int, float, bool, list, tuple)
+        elif name in ("channel_mult", "attention_resolutions"):
+            row = [value] if type(value) is int and name == "attention_resolutions" else value
+            legal = type(row) is str or (type(row) in (list, tuple) and all(type(n) in (int, float) for n in row))
         elif name == "dropout":
             legal = type(value) in (int, float) and 0 <= value < 1
         elif kind is bool:

@@ -21,6 +21,7 @@ from i2sb.runtime.files import atomic_write, read_json
 
 WEIGHTS, DESCRIPTION = "ema.safetensors", "ema.json"
 FORMAT = 1
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BRIDGE = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1", "add_x1_noise", "corrupt", "image_size")
 
 
@@ -85,7 +86,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        UserError: no such file, or one that is broken or holds other than floating-point tensors.
+        UserError: no such file, or one that is broken or holds other tensors than of float16, 32, 64 or bfloat16.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -96,6 +97,6 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
         raise UserError(f"{path}: refused: {one_line(error, 200)}") from None
-    if not all(tensor.is_floating_point() for tensor in state.values()):
-        raise UserError(f"{path}: refused: it holds tensors that are no weights")
+    if others := {str(tensor.dtype) for tensor in state.values() if tensor.dtype not in _DTYPES}:
+        raise UserError(f"{path}: refused: it holds tensors that are no weights ({', '.join(sorted(others))})")
     return {name: tensor.to(torch.float32) for name, tensor in state.items()}

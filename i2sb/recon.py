@@ -18,6 +18,7 @@ from i2sb.runtime.files import read_json
 from i2sb.runtime.safe_torch import load_torch
 
 SECONDS = "seconds_per_image"  # measured, so no setting
+_NOTES = (("seed", (int,), 0, 2**32), ("nfe", (int,), 1, 2**31), (SECONDS, (int, float, type(None)), 0, 2**31))
 _REMAP_BYTES = 4 * 2**20  # a mapped file counts as memory as far as it was read: it is mapped anew so often
 
 
@@ -100,8 +101,8 @@ def made_with(recon: Path) -> dict[str, Any]:
         raise UserError(f"{side}: refused: it is no JSON; remove it to have the images judged as they are") from None
     if not isinstance(found, dict):
         raise UserError(f"{side}: refused: it holds no settings")
-    for name, kinds in (("seed", (int,)), ("nfe", (int,)), (SECONDS, (int, float, type(None)))):
-        if name in found and (type(found[name]) not in kinds or not -(2**63) <= (found[name] or 0) < 2**63):
+    for name, kinds, lowest, end in _NOTES:
+        if name in found and (type(found[name]) not in kinds or not lowest <= (found[name] or 0) < end):
             raise UserError(f"{side}: refused: its {name} is {one_line(found[name], 60)}")
     return found
 

@@ -29,6 +29,7 @@ from i2sb.runtime.safe_npz import load_npz
 from i2sb.runtime.torch_stream import Stream, save_stream
 
 DTYPES = {"float32": np.float32, "uint8": np.uint8}
+_HEADER = 2**10  # bytes before the numbers of an array, at most
 _PART = re.compile(r"(\d{8})_(\d{8})\.npz")
 
 
@@ -141,7 +142,8 @@ class ReconStore:
         ranges = []
         with contextlib.suppress(FileNotFoundError):
             for path in self.parts.iterdir():
-                if found := _PART.fullmatch(path.name):
+                found = _PART.fullmatch(path.name)
+                if found and self.start <= int(found[1]) < int(found[2]) <= self.stop:
                     ranges.append((int(found[1]), int(found[2])))
         return sorted(ranges)
 
@@ -189,11 +191,18 @@ class ReconStore:
     def _load(self, place: tuple[int, int], key: str) -> np.ndarray:
         path = self._part(*place)
         try:
-            found = load_npz(path, [key], limit=2**36)[key]
-            shape = {"arr": self.image_shape, "label_arr": ()}.get(key)
-            if shape is not None and found.shape != (place[1] - place[0], *shape):
+            count = place[1] - place[0]
+            shape, dtype = {
+                "arr": ((count, *self.image_shape), np.dtype(DTYPES[self.dtype])),
+                "label_arr": ((count,), np.dtype(np.int64)),
+                "seconds": ((), np.dtype(np.float64)),
+            }[key]
+            expected = math.prod(shape) * dtype.itemsize + _HEADER
+            # an array of ours is not compressed, so a small file has no large one
+            found = load_npz(path, [key], limit=min(expected, path.stat().st_size))[key]
+            if found.shape != shape:
                 raise ValueError(f"its {key} has the shape {list(found.shape)}")
-            if found.dtype != {"arr": DTYPES[self.dtype], "label_arr": np.int64}.get(key, np.float64):
+            if found.dtype != dtype:
                 raise ValueError(f"its {key} is {found.dtype}")
             return found
         except (OSError, ValueError) as error:

@@ -65,7 +65,8 @@ class Runner:
         if self.loaded is None:
             load_initial(self.net, opt, log)
         else:
-            self.net.load_state_dict(self.loaded["net"])
+            # without its attribute _metadata: torch would use what a file says there, and our layers have one version
+            self.net.load_state_dict(dict(self.loaded["net"]))
             log.info(f"[Net] weights of {opt.load}")
         self.net.to(self.device)
         if opt.channels_last:

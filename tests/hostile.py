@@ -4,12 +4,16 @@ Every pickle that would run code would leave a file in the folder given to `atta
 """
 
 import builtins
+import contextlib
 import os
 import pickle
 import random
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 # instructions by which a damaged byte hurts most
 _SPICES = [
@@ -198,6 +202,25 @@ def bombs() -> dict[str, bytes]:
         "sets only": b"\x8f" * 200_000 + b".",
         "a megabyte too much": option(text("a" * 2**20)),
     }
+
+
+@contextlib.contextmanager
+def pipe(path: Path) -> Iterator[None]:
+    """A pipe that nobody writes into, in the place of a file; whoever waits for it fails."""
+
+    def waits(*_: object) -> None:
+        pytest.fail(f"{path.name}: it is waited for")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    before = signal.signal(signal.SIGALRM, waits)
+    signal.alarm(60)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def damaged(good: list[bytes], count: int, seed: int = 0) -> Iterator[bytes]:

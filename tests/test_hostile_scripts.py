@@ -6,6 +6,8 @@ import json
 import logging
 import pickle
 import shutil
+import tracemalloc
+import zipfile
 from argparse import Namespace
 
 import hostile
@@ -22,8 +24,11 @@ import sample
 import train
 from guided_diffusion import presets
 from i2sb.ckpt_util import build_ckpt_option
+from i2sb.errors import UserError
 from i2sb.portable import export
+from i2sb.recon_store import ReconStore
 from i2sb.runner import Runner
+from i2sb.runtime.safe_npz import load_npz
 from scripts import build_lmdb
 
 LOG = logging.getLogger("test")
@@ -111,6 +116,27 @@ def test_no_hostile_file_is_executed(here, capsys, path, script):
         assert not list(trap.iterdir()), name
 
 
+PIPES = [
+    *(case for case in CASES if case[0].startswith("results/") and not case[0].endswith("recon.json")),
+    ("results/a/samples_nfe2/recon.json", SAMPLE_ON),
+    ("results/a/samples_nfe2/log.txt", SAMPLE),
+    ("results/e/samples_nfe2/log.txt", SAMPLE_EXPORTED),
+]
+
+
+@pytest.mark.parametrize(("path", "script"), PIPES)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(here, capsys, path, script):
+    with hostile.pipe(here / path):
+        code, last = run(script, here, capsys)
+    assert code == 2
+    assert last.startswith(f"{script[0].__name__}.py: error: ")
+
+
+def test_a_pipe_in_the_place_of_an_array_is_not_waited_for(tmp_path):
+    with hostile.pipe(tmp_path / "pipe.npz"), pytest.raises(ValueError, match="it is no regular file"):
+        load_npz(tmp_path / "pipe.npz", ["arr"])
+
+
 @pytest.mark.parametrize(
     ("arr", "labels", "message"),
     [
@@ -118,6 +144,7 @@ def test_no_hostile_file_is_executed(here, capsys, path, script):
         (torch.zeros(12, 1, 32, 32), torch.zeros(12), "it holds no restored images"),
         (torch.zeros(12, 3, 32, 32), torch.zeros(11), "it holds no restored images"),
         (torch.zeros(12, 3, 32, 32, dtype=torch.int64), torch.zeros(12), "its images are torch.int64"),
+        (torch.zeros(1).expand(2**34, 3, 64, 64), torch.zeros(1).expand(2**34), "recon.pt: refused: it calls"),
         (torch.zeros(12, 3, 16, 16), torch.zeros(12), "its images have 16x16 pixels; give --image-size 16"),
         (torch.zeros(12, 3, 32, 32), torch.zeros(12), "labels are not the data set's"),
     ],
@@ -131,7 +158,6 @@ def test_samples_of_another_shape(here, capsys, arr, labels, message):
 
 def test_statistics_that_are_none(tmp_path):
     from evaluation.fid import load_statistics
-    from i2sb.errors import UserError
 
     good = []
     for save in (np.savez, np.savez_compressed):
@@ -163,7 +189,6 @@ def test_statistics_that_are_none(tmp_path):
 )
 def test_statistics_of_another_kind(tmp_path, arrays, reason):
     from evaluation.fid import load_statistics
-    from i2sb.errors import UserError
 
     np.savez_compressed(tmp_path / "fid.npz", **arrays)
     with pytest.raises(UserError, match=rf"fid.npz holds no FID statistics .*: .*{reason}"):
@@ -171,12 +196,60 @@ def test_statistics_of_another_kind(tmp_path, arrays, reason):
 
 
 def test_a_small_archive_of_huge_arrays(tmp_path):
-    from i2sb.runtime.safe_npz import load_npz
-
     np.savez_compressed(tmp_path / "bomb.npz", mu=np.zeros(2**17))
     assert (tmp_path / "bomb.npz").stat().st_size < 2**14
     with pytest.raises(ValueError, match="has 1048704 bytes, more than the 1048576 that are accepted"):
         load_npz(tmp_path / "bomb.npz", ["mu"], limit=2**20)
+
+
+def npy_header(shape: tuple[int, ...], kind: str = "<f8") -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": kind, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def peak_of(action) -> int:
+    """Bytes that `action`, which is to be refused, takes at most."""
+    tracemalloc.start()
+    with pytest.raises((ValueError, UserError)) as refusal:
+        action()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "\n" not in str(refusal.value)
+    return peak
+
+
+def npz(path, array: bytes, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("arr.npy", array)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("start", "compression"),
+    [
+        (b"", zipfile.ZIP_DEFLATED),
+        (npy_header((3,)), zipfile.ZIP_DEFLATED),  # the header promises 24 bytes
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\x03", zipfile.ZIP_DEFLATED),  # a header of 64 MiB
+        (npy_header((2**23,)), zipfile.ZIP_LZMA),
+    ],
+    ids=["no header", "a small array", "a large header", "another compression"],
+)
+def test_an_array_is_not_unpacked_before_its_header_is_read(tmp_path, start, compression):
+    path = npz(tmp_path / "bomb.npz", start + bytes(2**26), compression)
+    assert path.stat().st_size < 2**17
+    assert peak_of(lambda: load_npz(path, ["arr"])) < 2**21
+
+
+def test_a_batch_of_restored_images_has_no_more_numbers_than_its_name_says(tmp_path):
+    store = ReconStore(tmp_path, None, 0, 2**20, {}, (3, 64, 64))
+    store.open(overwrite=False)
+    npz(store.parts / "00000000_00001000.npz", npy_header((1000, 3, 64, 64), "<f4") + bytes(1000 * 3 * 64 * 64 * 4))
+    assert peak_of(lambda: store._load((0, 1000), "arr")) < 2**21
+    np.savez(store.parts / "00000001_00000002.npz", arr=np.zeros((2**6, 3, 64, 64), np.float32))
+    assert peak_of(lambda: store._load((1, 2), "arr")) < 2**21
+    (store.parts / "00000002_99999999.npz").write_bytes(b"")
+    assert store._done() == [(0, 1000), (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -184,11 +257,14 @@ def test_a_small_archive_of_huge_arrays(tmp_path):
     [
         ({"seed": "'; rm -rf"}, JUDGE, "recon.json: refused: its seed is '; rm -rf"),
         ({"seed": 2**70}, JUDGE, "recon.json: refused: its seed is 1180591620717411303424"),
+        ({"seed": -5}, JUDGE, "recon.json: refused: its seed is -5"),
+        ({"seed": 2**32}, JUDGE, "recon.json: refused: its seed is 4294967296"),
+        ({"nfe": -1}, JUDGE, "recon.json: refused: its nfe is -1"),
         ({"nfe": [2]}, JUDGE, "recon.json: refused: its nfe is [2]"),
         ({"nfe": "\x1b[2J\n\n3"}, SAMPLE_ON, "nfe was ?[2J 3, now 2"),
         ({f"k{i}": "x" * 10**5 for i in range(99)}, SAMPLE_ON, "and 94 more"),
     ],
-    ids=["text", "large", "list", "terminal", "many"],
+    ids=["text", "large", "negative", "2^32", "nfe", "list", "terminal", "many"],
 )
 def test_notes_beside_the_images_are_checked(here, capsys, change, script, message):
     path = here / "results/a/samples_nfe2/recon.json"

@@ -20,6 +20,7 @@ import train
 
 ODD = [None, True, -1, 0, 3, 2**62, 0.5, math.nan, math.inf, 1e300, "", "x", "../x", b"x", [], [1], (), {}, {"a": 1}]
 ODD_PARTS = [None, -1, 2**60, 0.5, math.nan, "x", [], {}, [1], torch.zeros(3), torch.zeros(2, 2).long(), "removed"]
+SCALER = {"scale": 1.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 9, "_growth_tracker": 0}
 RESUME = ["--ckpt", "a", "--corrupt", "sr4x-pool", "--num-itr", "2", "--device", "cpu", "--num-workers", "0"]
 RESUME += ["--eval-every", "0", "--batch-size", "4"]
 
@@ -146,6 +147,10 @@ def test_the_line_names_the_option(place, capsys, change, message):
         ({"num_res_blocks": 2**62}, "num_res_blocks is 4611686018427387904, which is not legal"),
         ({"channel_mult": "1," * 40 + "1"}, "channel_mult has 41 levels"),
         ({"learn_sigma": True}, "learn_sigma is for other models"),
+        ({"channel_mult": True}, "channel_mult is True, which is not legal"),
+        ({"channel_mult": 3}, "channel_mult is 3, which is not legal"),
+        ({"channel_mult": [None]}, "channel_mult is [None], which is not legal"),
+        ({"attention_resolutions": False}, "attention_resolutions is False, which is not legal"),
         ({"num_head_channels": 0.5}, "num_head_channels is 0.5, which is not legal"),
     ],
 )
@@ -163,6 +168,13 @@ def test_the_line_names_the_network(place, capsys, change, message):
         (("ema", "shadow_params", 0), torch.zeros(3), "its average of weights does not fit the network"),
         (("optimizer", "state", 0, "exp_avg"), torch.zeros(3), "no sound state of parameter 0"),
         (("optimizer", "param_groups", 0, "lr"), math.nan, "its optimizer has the lr nan"),
+        (("optimizer", "param_groups", 0, "lr"), 1e300, "its optimizer has the lr 1e+300"),
+        (("optimizer", "param_groups", 0, "weight_decay"), 1e300, "its optimizer has the weight_decay 1e+300"),
+        (("optimizer", "param_groups", 0, "betas"), (1.0, 1.0), "its optimizer has the betas (1.0, 1.0)"),
+        (("optimizer", "state", 0, "exp_avg"), torch.zeros(1).expand(9), "latest.pt: refused: it calls torch._utils"),
+        (("sched", "base_lrs"), [1e300], "its sched has base_lrs [1e+300]"),
+        (("scaler",), {**SCALER, "scale": 1e300}, "its scaler has no sound scale"),
+        (("scaler",), {**SCALER, "_growth_tracker": 2**40}, "its scaler has no sound _growth_tracker"),
         (("sched", "step"), 3, "its sched is not the state of a StepLR"),
         (("sched", "step_size"), 0, "its sched has step_size 0"),
         (("resume", "iteration"), -1, "its resume has iteration -1"),
@@ -176,6 +188,15 @@ def test_the_line_names_the_part(place, capsys, at, odd, message):
     code, last = run(place, capsys, train, latest=replaced(good, at, odd))
     assert code == 2
     assert f"results/a/latest.pt: refused: {message}" in last or message in last
+
+
+@pytest.mark.parametrize("metadata", [[1], {"": 5}, {"diffusion_model": {"version": "x"}}])
+def test_what_a_state_dict_says_of_itself_has_no_weight(place, capsys, metadata):
+    good = torch.load(place / "good/a/latest.pt", weights_only=True)
+    good["net"]._metadata = metadata
+    for module in (sample, train):
+        code, last = run(place, capsys, module, latest=good)
+        assert code == 0, last
 
 
 @pytest.mark.slow

@@ -75,10 +75,15 @@ def written(name, data):
     return lambda folder: (folder / name).write_bytes(data)
 
 
-def other_network(value):
+def tensors_of(dtype, data):
+    about = json.dumps({"x": {"dtype": dtype, "shape": [2], "data_offsets": [0, len(data)]}}).encode()
+    return written("ema.safetensors", len(about).to_bytes(8, "little") + about + data)
+
+
+def other_network(value, key="num_channels"):
     def change(folder):
         about = json.loads((folder / "ema.json").read_text())
-        about["network"]["num_channels"] = value
+        about["network"][key] = value
         (folder / "ema.json").write_text(json.dumps(about))
 
     return change
@@ -96,7 +101,11 @@ def other_network(value):
         (written("ema.json", b"[" * 100_000), "ema.json: refused: it is no JSON"),
         (written("ema.json", b"{}"), "ema.json: refused: it has no bridge and network of format 1"),
         (other_network(64), "ema.safetensors: its network does not fit: it has"),
-        (other_network(33), "the network cannot be built: "),
+        (tensors_of("F4", b"1"), "ema.safetensors: refused: it holds tensors that are no weights (torch.float4_e2m1fn"),
+        (tensors_of("F8_E8M0", b"12"), "ema.safetensors: refused: it holds tensors that are no weights (torch.float8"),
+        (tensors_of("F8_E5M2", b"12"), "ema.safetensors: refused: it holds tensors that are no weights (torch.float8"),
+        (other_network(33), "ema.json: the network cannot be built: "),
+        (other_network(True, "channel_mult"), "ema.json: the network cannot be built: channel_mult is True, which is"),
         (other_network([32]), "ema.json: refused: num_channels of its network is no plain value"),
     ],
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from i2sb.errors import UserError
 from i2sb.safe_pickle import is_secret
@@ -119,6 +121,9 @@ class _LogFile(logging.FileHandler):
 
     _failed = False
 
+    def _open(self) -> TextIO:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=_open_file)
+
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
@@ -126,6 +131,16 @@ class _LogFile(logging.FileHandler):
         elif not self._failed:
             self._failed = True
             print(f"{self.baseFilename}: cannot be written: {error.strerror}; going on", file=sys.stderr)
+
+
+def _open_file(path: str, flags: int) -> int:
+    """Open what is or becomes a file of its own.
+
+    A link in a folder from somewhere else may lead to any file of the user's, and a pipe would make us wait.
+    """
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no file but a link, a pipe or a directory; remove it")
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _log_file(path: Path) -> logging.Handler:

@@ -129,12 +129,21 @@ def _is_empty(value: Any) -> bool:
 
 
 def _lies_within(storage: Storage, offset: int, size: tuple, stride: tuple) -> bool:
+    """Whether all numbers of a tensor are stored ones, each at a place of its own.
+
+    An expanded tensor (stride 0) has none of its own: four bytes would make terabytes in whoever copies it.
+    """
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
         return False
     if 0 in size:
         return offset <= storage.numel
-    return offset + sum((n - 1) * step for n, step in zip(size, stride)) < storage.numel
+    reach = 0
+    for step, count in sorted(zip(stride, size)):
+        if count > 1 and step <= reach:
+            return False
+        reach += (count - 1) * step
+    return offset + reach < storage.numel
 
 
 def _is_parameter_args(args: tuple) -> bool:

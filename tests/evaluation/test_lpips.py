@@ -15,19 +15,24 @@ from evaluation.pixels import nearest_uint8
 NAME = "alexnet-owt-7be5be79.pth"
 
 
-@pytest.fixture(scope="module")
-def weights() -> bytes:
+def weights_file(whole: bool) -> bytes:
+    """AlexNet's; nothing stands for each tensor of its classifier unless `whole`: LPIPS does not use it."""
     torch.manual_seed(0)
     with torch.device("meta"):  # the classifier's 58 million random numbers are for nothing
         state = alexnet(weights=None).state_dict()
     layers = alexnet(weights=None, num_classes=1).features.state_dict()
     for key, value in state.items():
         known = layers.get(key.removeprefix("features."))
-        # A single stored zero stands for each tensor of the classifier, which LPIPS does not use
-        state[key] = torch.zeros(()).expand(value.shape) if known is None else known
+        unused = torch.zeros(()).expand(value.shape) if whole else torch.zeros(0)
+        state[key] = unused if known is None else known
     file = io.BytesIO()
     torch.save(dict(state), file)
     return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def weights() -> bytes:
+    return weights_file(whole=False)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +61,15 @@ def test_the_address_is_torchvisions():
     assert AlexNet_Weights.IMAGENET1K_V1.url == WEIGHTS_URL
 
 
-def test_equals_torchmetrics(hub, monkeypatch):
+def test_equals_torchmetrics(hub, tmp_path, monkeypatch):
     from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as theirs
 
     home, network = hub
-    monkeypatch.setenv("TORCH_HOME", str(home))  # there torchvision finds the file that we fetched
+    fetched = next(home.rglob(NAME))
+    whole = tmp_path / fetched.relative_to(home)  # where torchvision would find the file that we fetched
+    whole.parent.mkdir(parents=True)
+    whole.write_bytes(weights_file(whole=True))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     images, clean = pair()
     seen = [nearest_uint8(x).double() / 127.5 - 1 for x in (images, clean)]
     expected = theirs(*seen, net_type="alex", reduction="none")

@@ -1,10 +1,12 @@
 """The log of a run: on the screen and in its file, for rank 0 and for others, and never with a secret."""
 
 import argparse
+import contextlib
 import logging
 import subprocess
 import sys
 
+import hostile
 import pytest
 from processes import ROOT, as_child, names, readonly_folder
 from terminal import on_terminal
@@ -101,11 +103,28 @@ def test_a_folder_in_the_place_of_the_log_file_is_one_line(tmp_path):
         build_logger(tmp_path, "a", console=False)
 
 
-def test_a_full_disk_is_said_once_and_the_run_goes_on(tmp_path):
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe"])
+def test_what_is_no_file_of_its_own_is_not_written_to(tmp_path, kind):
+    """A folder of results from elsewhere may hold anything under the name of its log."""
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "log.txt").symlink_to("/dev/full")
+    (tmp_path / "mine").write_text("precious")
+    path = tmp_path / "a" / "log.txt"
+    with contextlib.ExitStack() as stack:
+        if kind == "pipe":
+            stack.enter_context(hostile.pipe(path))
+        else:
+            path.symlink_to(tmp_path / ("mine" if kind == "link" else "new"))
+        reason = r"^--log-dir: .*/a/log\.txt cannot be written: it is no file but a link, a pipe"
+        stack.enter_context(pytest.raises(UserError, match=reason))
+        build_logger(tmp_path, "a", console=False)
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_said_once_and_the_run_goes_on(tmp_path):
     code = (
-        "import sys; from i2sb.runtime.logger import build_logger; log = build_logger(sys.argv[1], 'a')\n"
+        "import os, sys; from i2sb.runtime.logger import build_logger; log = build_logger(sys.argv[1], 'a')\n"
+        "os.dup2(os.open('/dev/full', os.O_WRONLY), log.handlers[0].stream.fileno())\n"
         "log.info('one'); log.info('two')"
     )
     done = run(code, tmp_path)

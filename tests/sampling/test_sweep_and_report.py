@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 
+import hostile
 import numpy as np
 import pytest
 from PIL import Image
@@ -127,11 +128,15 @@ def test_what_a_report_lacks_is_one_line(here, capsys):
     for damaged, said in (
         (content.replace("chelsea", "gravel", 1), "is of other images; run compute_metrices.py again"),
         ("image,psnr_restored\na,b\n", "holds no scores per image"),
+        (content.replace("chelsea", "c" * 200_000, 1), "holds no scores per image"),
         ("", "holds no scores per image"),
     ):
         (folder / "metrics_per_image.csv").write_text(damaged)
         assert report.main(argv) == 2
         assert said in capsys.readouterr().err.strip().splitlines()[-1]
+    with hostile.pipe(folder / "metrics_per_image.csv"):
+        assert report.main(argv) == 2
+    assert "metrics_per_image.csv: cannot be read: it holds no scores per image" in capsys.readouterr().err
     (folder / "metrics.json").write_text('{"scores": 3}')
     assert report.main(argv) == 2
     assert "metrics.json: cannot be read: it holds no scores" in capsys.readouterr().err
