@@ -288,6 +288,8 @@ class LmdbFile:
         return page
 
     def _read(self, offset: int, size: int) -> bytes:
+        if offset + size > self._size:
+            raise LmdbError(f"it ends at byte {self._size}; byte {offset + size} is referred to")
         if hasattr(os, "pread"):
             content = os.pread(self._file.fileno(), size, offset)
         else:  # Windows

@@ -221,6 +221,14 @@ def test_more_pages_than_there_are_can_be_read_but_not_written_to(two_levels):
         check_whole(LmdbFile(path))
 
 
+def test_a_page_beyond_all_files(two_levels):
+    path, meta, _ = two_levels
+    put(path, meta + 40 + 96, "<Q", 2**63)
+    put(path, meta + 40 + 48 + 40, "<Q", 2**62)  # the root: no offset of a file is that large
+    with pytest.raises(LmdbError, match="it ends at byte"):
+        LmdbFile(path)
+
+
 def test_pages_in_a_circle(two_levels):
     path, _, root = two_levels
     put(path, first_node(path, root), "<H", root // PAGE)
