@@ -61,7 +61,7 @@ def _train(opt: argparse.Namespace) -> None:
         opt.log_writer,
         log_dir=opt.log_dir,
         name=opt.name,
-        config=vars(opt),
+        config={**vars(opt), "network": runner.net.kwargs},
         wandb_user=opt.wandb_user,
         wandb_api_key=opt.wandb_api_key,
         rank=opt.global_rank,
