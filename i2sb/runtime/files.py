@@ -69,11 +69,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[io.FileIO]:
 
     The data lie in a hidden file of the same folder (made when missing) until they are on the disk. When the
     block fails, that file goes and `path` stays as it was; what a killed process left, the next one sweeps.
+    Where `path` is a link, the file takes the link's place, and what it pointed to stays: a folder from a stranger
+    may have links to anywhere.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
     """
-    path = Path(os.path.realpath(path))  # a link stays a link: what it points to is replaced
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)

@@ -77,14 +77,19 @@ def test_a_failing_block_leaves_all_as_it_was(tmp_path, error):
     assert names(tmp_path) == ["file"]
 
 
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "disk").mkdir()
+def test_what_a_link_points_to_is_left_alone(tmp_path):
+    """A folder from a stranger may hold options.json as a link to any file of the user's."""
+    (tmp_path / "precious").write_bytes(b"mine")
     link = tmp_path / "file"
-    link.symlink_to("disk/file")
-    with atomic_write(link) as file:
-        file.write(b"1")
-    assert link.is_symlink()
-    assert (tmp_path / "disk/file").read_bytes() == b"1"
+    for target in ("precious", "not there"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        with atomic_write(link) as file:
+            file.write(b"1")
+        assert not link.is_symlink()
+        assert link.read_bytes() == b"1"
+    assert (tmp_path / "precious").read_bytes() == b"mine"
+    assert not (tmp_path / "not there").exists()
 
 
 @pytest.mark.parametrize("save", ["torch.save", "np.savez", "file.write"])
