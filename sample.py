@@ -47,10 +47,10 @@ def sample(opt: argparse.Namespace) -> None:
     with open_store(ckpt_opt, folder, dataset, log) as (store, finished):
         pictures = Pictures(folder, dataset, opt.save_images, opt.save_trajectory)
         if not finished:
-            runner = Runner(ckpt_opt, log, save_opt=False)
-            runner.keep_average_only()
-            again = pictures.lacking_trajectories(store.start, store.stop)
             with explained(ckpt_opt, smaller="--batch-size"):
+                runner = Runner(ckpt_opt, log, save_opt=False)
+                runner.keep_average_only()
+                again = pictures.lacking_trajectories(store.start, store.stop)
                 restore(runner, ckpt_opt, dataset, corrupt, store, on_batch=pictures, again=again)
         if opt.global_rank == 0:
             if not finished:

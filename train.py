@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from i2sb.options import parse_train_options
 from i2sb.runtime.script import ending_quietly, run_script
@@ -14,10 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     opt = parse_train_options(argv)
 
     def work() -> int:
-        with ending_quietly("train.py"):
-            from i2sb.runtime.launch import launch
+        from i2sb.runtime.launch import launch
 
-            return launch(opt, train)
+        return launch(opt, train, around=partial(ending_quietly, "train.py"))
 
     return run_script("train.py", work, opt.debug)
 
@@ -26,7 +26,7 @@ def train(opt: argparse.Namespace) -> None:
     """The work of one process."""
     from i2sb.ckpt_util import only_training
 
-    with ending_quietly("train.py", say=opt.global_rank == 0), only_training(opt.name, opt.global_rank):
+    with only_training(opt):
         _train(opt)
 
 
@@ -50,7 +50,7 @@ def _train(opt: argparse.Namespace) -> None:
     find_folders(opt, log)
     log_options(log, opt)
     torch.manual_seed(opt.seed)
-    with main_first():
+    with explained(opt, smaller="the size of the network"), main_first():
         train_dataset = build_lmdb_dataset(opt, log, train=True)
         val_dataset = build_lmdb_dataset(opt, log, train=False)
         opt.freeform_bank = bank_for(opt, is_imagenet(val_dataset.classes), log)

@@ -53,18 +53,20 @@ def with_defaults(opt: Any) -> Any:
 
 
 @contextlib.contextmanager
-def only_training(name: str, rank: int = 0) -> Iterator[None]:
+def only_training(opt: argparse.Namespace) -> Iterator[None]:
     """Hold results/NAME against other trainings (rank 0 does, for all ranks).
 
     Raises:
-        UserError: another one is at work there, or the folder cannot be written to.
+        UserError: another one is at work there, or the folder cannot be written to, or that of --ckpt is missing.
     """
-    folder = RESULTS / name
+    if opt.ckpt is not None:
+        _check_is_there(RESULTS / opt.ckpt)
+    folder = RESULTS / opt.name
     busy = (
         f"{folder}: another process is training into it; wait for its end or choose another --name (processes of one "
         "training that srun or mpirun started need --num-proc-node)"
     )
-    if rank:
+    if opt.global_rank != 0:
         yield
         return
     try:
@@ -92,6 +94,14 @@ def save_options(opt: argparse.Namespace, folder: Path) -> None:
         file.write((json.dumps(shown, indent=2, default=str) + "\n").encode())
 
 
+def _check_is_there(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(
+            f"--ckpt {folder.name}: there is no folder {folder} here; scripts/download_checkpoint.sh fetches "
+            "published checkpoints, train.py --name makes others"
+        )
+
+
 def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argparse.Namespace:
     """The options that results/NAME was trained with, but device and precision of this run.
 
@@ -104,11 +114,7 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
         UserError: no such folder or file, or one that is refused.
     """
     folder = Path(ckpt_path)
-    if not folder.is_dir():
-        raise UserError(
-            f"--ckpt {folder.name}: there is no folder {folder} here; scripts/download_checkpoint.sh fetches "
-            "published checkpoints, train.py --name makes others"
-        )
+    _check_is_there(folder)
     if portable.is_portable(folder):
         options, saved_in = folder / portable.DESCRIPTION, folder / portable.WEIGHTS
         saved = with_defaults(portable.load_description(options))

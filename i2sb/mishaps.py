@@ -43,7 +43,7 @@ def _explanation(error: Exception, opt: Any, smaller: str) -> Exception | None:
     text = one_line(error, 200)
     if isinstance(error, torch.OutOfMemoryError):
         return UserError(f"the memory of {opt.device} is full: lower {smaller} ({text})")
-    if "DataLoader worker" in str(error):
+    if "DataLoader worker (pid" in str(error):  # not an error that a worker has met and handed on
         return UserError(
             f"--num-workers {opt.num_workers}: a process that loads images has died, perhaps for want of memory: "
             f"lower it ({text})"

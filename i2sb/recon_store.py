@@ -86,6 +86,8 @@ class ReconStore:
         Raises:
             UserError: the folder holds images made with other settings.
         """
+        if self.parts.is_symlink():  # a stranger's may lead anywhere
+            self.parts.unlink()
         if overwrite:
             for path in (self.path, self.side):
                 path.unlink(missing_ok=True)

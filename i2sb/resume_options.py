@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,23 @@ def _other_sizes(opt: argparse.Namespace, trained: Mapping[str, Any]) -> list[st
     asked = opt.network or {}
     named = asked if "net" in opt.given else [key for key in NET_OVERRIDES if key in opt.given]
     trained = {**asked, **presets.DEFAULTS, **trained}
+    mine, theirs = _meaning(asked), _meaning(trained)
     return [
         f"{'--' if key in opt.given else f'--net {opt.net}, its '}{key.replace('_', '-')} {asked[key]!r} "
-        f"(trained with {trained[key]!r})"
+        f"(trained with {shown(trained[key])})"
         for key in named
-        if key not in ("in_channels", "dropout") and asked[key] != trained[key]
+        if key not in ("image_size", "in_channels", "dropout") and mine[key] != theirs[key]
     ]
+
+
+def _meaning(network: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a network so that equal networks have equal ones: ADM's files leave some of them to it."""
+    found = dict(network)
+    with contextlib.suppress(ValueError, TypeError, ZeroDivisionError):  # a stranger's: compared as they are
+        size = network["image_size"]
+        found["channel_mult"] = presets.parse_channel_mult(network["channel_mult"], size)
+        resolutions = presets.parse_attention_resolutions(network["attention_resolutions"])
+        found["attention_resolutions"] = {size // resolution for resolution in resolutions}
+    if network.get("num_head_channels", -1) != -1:
+        found["num_heads"] = None  # does not count
+    return found

@@ -89,6 +89,7 @@ def open_store(opt: Any, folder: Path, dataset: Any, log: Any) -> Iterator[tuple
         "precision": opt.precision,
         "device": str(opt.device).partition(":")[0],  # each kind draws other noise from the same seed
         "partition": opt.partition,
+        "network": opt.network,
     }
     size = opt.image_size
     store = ReconStore(folder, opt.partition, start, stop, settings, (3, size, size), opt.recon_dtype)

@@ -98,6 +98,7 @@ WRONG = [
     ("sample", "--ckpt x --nfe 0", "--nfe: '0' is not legal: it takes a whole number of at least 1"),
     ("sample", "--ckpt x --use-fp16 --precision bf16", "--use-fp16 and --precision bf16 contradict each other"),
     ("sample", "--ckpt missing", "--ckpt missing: there is no folder results/missing here"),
+    ("train", "--corrupt jpeg-5 --ckpt missing", "--ckpt missing: there is no folder results/missing here"),
     ("compute_metrices", "--ckpt x --sample-dir y --mode best", "--mode: invalid choice: 'best' .*legacy_pytorch"),
     ("compute_metrices", "--ckpt x --sample-dir y --metrics psnr nice", "--metrics: invalid choice: 'nice'"),
 ]

@@ -155,8 +155,12 @@ def resolve_network(parser: Parser, opt: argparse.Namespace) -> dict[str, Any] |
 
 def misfit(size: int, network: dict[str, Any] | None) -> str | None:
     """Why images of `size` pixels do not divide into the network's levels; None where they do."""
-    mult = network["channel_mult"] if network else presets.PRESETS[presets.DEFAULT]["channel_mult"]
-    factor = 2 ** (len(str(mult).split(",")) - 1)
+    network = network or presets.PRESETS[presets.DEFAULT]
+    try:
+        mult = presets.parse_channel_mult(network.get("channel_mult", ""), network.get("image_size", 256))
+    except (ValueError, TypeError) as error:
+        return f"the network cannot be built: {error}"
+    factor = 2 ** (len(mult) - 1)
     if size % factor == 0:
         return None
     return (

@@ -184,6 +184,8 @@ def contradiction(opt: argparse.Namespace) -> str | None:
         return f"--t0 {opt.t0:g}: must be below --T {opt.T:g}"
     if opt.eval_nfe is not None and opt.eval_nfe >= opt.interval:
         return f"--eval-nfe {opt.eval_nfe}: legal is 1 to {opt.interval - 1} (--interval - 1)"
+    if opt.ckpt is not None and opt.network is None:
+        return None  # which network the checkpoint has is seen when it is built
     return shared.misfit(opt.image_size, opt.network)
 
 

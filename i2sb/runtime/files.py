@@ -163,7 +163,8 @@ def lock(path: str | os.PathLike, on_wait: Callable[[], None] | None = None) -> 
     """
     path = Path(path)
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        # a link in a stranger's folder may lead anywhere
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             if _flock(handle, wait=False) is False:
                 if on_wait is not None:
@@ -209,7 +210,7 @@ def only_one(path: Path, busy: str) -> Iterator[None]:
 
 def _is_at(handle: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
+        return os.path.samestat(os.fstat(handle), path.lstat())
     except FileNotFoundError:
         return False
 

@@ -17,8 +17,15 @@ from i2sb.runtime.devices import pick_device, share_cores
 from i2sb.runtime.placement import Placement, find_placement
 from i2sb.runtime.rendezvous import listen, process_group
 
+Around = Callable[[int], contextlib.AbstractContextManager]
 
-def launch(opt: argparse.Namespace, main: Callable[[argparse.Namespace], None], log: Any = None) -> int:
+
+def launch(
+    opt: argparse.Namespace,
+    main: Callable[[argparse.Namespace], None],
+    log: Any = None,
+    around: Around | None = None,
+) -> int:
     """Call `main(opt)` in every process of the run that belongs to this node; returns the exit code.
 
     One process works in place. With torchrun's environment this process is one rank of torchrun's. Otherwise
@@ -34,6 +41,7 @@ def launch(opt: argparse.Namespace, main: Callable[[argparse.Namespace], None], 
             ("cpu", "mps", "cuda:INDEX") set, inside an initialised torch.distributed if there are several ranks.
             A function at the top level of a module, as children find it by its name.
         log: anything with `info`; without it stderr is spoken to.
+        around: gets the rank; what it returns is entered first thing in each process.
 
     Returns:
         0, or the code of the child that failed first (2: a UserError); its error has been printed.
@@ -49,14 +57,16 @@ def launch(opt: argparse.Namespace, main: Callable[[argparse.Namespace], None], 
     # When one rank ends early, torch would add a page of C++ frames per rank to the one error that matters.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if placement.num_here == 1:
-        _run_rank(main, opt, placement, 0)
+        _run_rank(main, opt, placement, 0, around=around)
         return 0
     with contextlib.ExitStack() as stack:
         listener = None
         if placement.first_rank == 0:  # bound here, so that nobody can take the port before rank 0 serves it
             listener = stack.enter_context(listen(placement))
             placement = dataclasses.replace(placement, port=listener.getsockname()[1])
-        arguments = [(opt, placement, index, listener if index == 0 else None) for index in range(placement.num_here)]
+        arguments = [
+            (opt, placement, index, listener if index == 0 else None, around) for index in range(placement.num_here)
+        ]
         return run_children(_run_rank, main, arguments, placement.first_rank)
 
 
@@ -66,8 +76,20 @@ def _run_rank(
     placement: Placement,
     index: int,
     listener: socket.socket | None = None,
+    around: Around | None = None,
 ) -> None:
     """Be process number `index` of this placement."""
+    with contextlib.nullcontext() if around is None else around(placement.first_rank + index):
+        _work(main, opt, placement, index, listener)
+
+
+def _work(
+    main: Callable[[argparse.Namespace], None],
+    opt: argparse.Namespace,
+    placement: Placement,
+    index: int,
+    listener: socket.socket | None,
+) -> None:
     opt = copy.copy(opt)
     opt.distributed = placement.distributed
     opt.global_rank = placement.first_rank + index

@@ -36,17 +36,17 @@ def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
 
 
 @contextlib.contextmanager
-def ending_quietly(name: str, say: bool = True) -> Iterator[None]:
+def ending_quietly(name: str, rank: int = 0) -> Iterator[None]:
     """SIGTERM and SIGUSR1 end the block, and the program, with code 0: a training has nothing to save yet.
 
     Args:
         name: of the script, for the one line that tells it.
-        say: tell it; of several ranks one does.
+        rank: of this process; rank 0 tells it.
     """
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
     def end(number: int, frame: object) -> None:
-        if say:
+        if rank == 0:
             told = f"{name}: {signal.Signals(number).name}: ended outside of the iterations, nothing new to save"
             print(told, file=sys.stderr)
         raise SystemExit(0)

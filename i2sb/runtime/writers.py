@@ -163,7 +163,9 @@ class JsonLines(Writer):
         entry = {"step": int(step), "time": round(time.time(), 3), **numbers}
         line = json.dumps(entry, allow_nan=False).encode() + b"\n"
         try:
+            whole = os.fstat(self._file.fileno()).st_size
             if self._file.write(line) < len(line):
+                self._file.truncate(whole)
                 raise OSError(errno.ENOSPC, "no space for a whole line")
         except OSError as error:
             self._tell_once(error)

@@ -14,7 +14,7 @@ from processes import as_child, names, python, readonly_folder
 
 from i2sb.errors import UserError
 from i2sb.runtime import files
-from i2sb.runtime.files import atomic_write, lock, read_json
+from i2sb.runtime.files import atomic_write, lock, only_one, read_json
 
 # --- atomic_write
 
@@ -190,6 +190,13 @@ for _ in range(100):
     with lock(sys.argv[2]):
         counter.write_text(str(int(counter.read_text()) + 1))
 """
+
+
+def test_a_lock_that_is_a_link_makes_nothing_elsewhere(tmp_path):
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"cannot be written to: .*symbolic links"), only_one(tmp_path / "lock", "busy"):
+        pass
+    assert names(tmp_path) == ["lock"]
 
 
 def test_the_lock_keeps_processes_apart(tmp_path):

@@ -31,7 +31,12 @@ def test_a_rank_that_is_gone():
         meet(lost)
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault of ours"), UserError("one line"), KeyboardInterrupt()])
+HANDED_ON = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent ...")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a fault of ours"), UserError("one line"), KeyboardInterrupt(), HANDED_ON], ids=repr
+)
 def test_all_else_stays_what_it_is(error):
     with pytest.raises(type(error)) as caught:
         meet(error, global_size=2, compile=True)

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import re
+import resource
+import signal
 import socket
 import struct
 import subprocess
@@ -116,6 +118,23 @@ def test_a_full_disk_is_told_once_and_the_run_goes_on(tmp_path, capsys):
         writer.add_scalar(1, "loss", 1)
     told = capsys.readouterr().err
     assert told == f"{tmp_path}/a/metrics.jsonl: cannot be written: No space left on device; going on\n"
+
+
+def test_a_line_that_found_no_room_leaves_no_piece(tmp_path):
+    """A limit on the size of files stands for the full disk, on which there is room again later."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with build_writer(None, log_dir=tmp_path, name="a", config={}) as writer:
+        writer.add_scalar(0, "loss", 1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "a/metrics.jsonl").stat().st_size + 10, before[1]))
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                writer.add_scalar(1, "loss", 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+        writer.add_scalar(2, "loss", 1)
+    assert [entry["step"] for entry in metrics(tmp_path / "a")] == [0, 2]
 
 
 def test_other_ranks_write_nothing(tmp_path):

@@ -132,3 +132,13 @@ def test_pictures_have_names_of_their_own():
     ]
     listed_twice = picture_names(["x/a.jpg", "x/b.jpg", "x/a.jpg"], "jpg")
     assert len(set(listed_twice)) == 3
+
+
+def test_parts_that_are_a_link_are_not_written_through(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples/.recon.parts").symlink_to(tmp_path / "elsewhere")
+    store = make_store(tmp_path / "samples")
+    put(store, 0, 4)
+    assert not store.parts.is_symlink()
+    assert list((tmp_path / "elsewhere").iterdir()) == []

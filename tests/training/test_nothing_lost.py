@@ -305,3 +305,14 @@ def test_the_second_interrupt_ends_a_save(dataset):
         save_checkpoint(latest, {"net": torch.zeros(1000), "ema": Interrupting()})
     assert latest.read_bytes() == before
     assert [path.name for path in latest.parent.glob(".*tmp")] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_signal_while_two_ranks_start(dataset):
+    process = start(*train_argv(dataset, "--num-itr", "100000", "--n-gpu-per-node", "2", "--microbatch", "1"))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_for(lambda: len(children.read_text().split()) >= 3, process)  # the tracker of resources and two ranks
+    time.sleep(1)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=60) == 0, said()
+    assert "Traceback" not in said()

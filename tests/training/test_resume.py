@@ -9,7 +9,11 @@ import torch
 from small_runs import photos, script, train_argv
 
 import train
+from guided_diffusion import presets
 from i2sb.loader import EpochOrder, RankBatches
+from i2sb.options import parse_train_options
+from i2sb.options.shared import misfit
+from i2sb.resume_options import _other_sizes
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +239,27 @@ def test_evaluations_are_checked_against_the_checkpoint_s_bridge(dataset, capsys
     assert train.main([*argv, "--eval-nfe", "1500"]) == 0
     code, last = refused(dataset, capsys, "--interval", "2000", "--eval-nfe", "2000")
     assert (code, last) == (2, "train.py: error: --eval-nfe 2000: legal is 1 to 1999 (--interval - 1)")
+
+
+def differences(trained, *argv):
+    return _other_sizes(parse_train_options(["--corrupt", "jpeg-5", "--ckpt", "a", *argv]), trained)
+
+
+def test_equal_networks_may_be_written_differently():
+    """ADM's files leave the levels to ADM, and say how many heads where the channels per head decide."""
+    trained = presets.resolve("adm-64", num_channels=64)
+    trained |= {"channel_mult": "", "attention_resolutions": [32, 16, 8], "num_heads": 4}
+    assert differences(trained, "--net", "adm-64", "--num-channels", "64") == []
+    assert differences(trained, "--net", "adm-64") == ["--net adm-64, its num-channels 192 (trained with 64)"]
+    assert differences(trained, "--num-channels", "64", "--num-heads", "8") == []
+    assert differences({"num_channels": 64}, "--num-channels", "64") == []  # what is not said is as ADM has it
+
+
+@pytest.mark.parametrize(
+    ("size", "network", "fits"),
+    [(48, None, False), (64, None, True), (48, {}, False), (48, {"channel_mult": "1,2"}, True)],
+)
+def test_images_must_divide_into_the_levels(size, network, fits):
+    assert (misfit(size, network) is None) == fits
+    assert misfit(48, {"channel_mult": "1,2", "image_size": 48}) is None
+    assert "cannot be built" in misfit(48, {"channel_mult": "", "image_size": 48})
