@@ -83,6 +83,8 @@ def _other_sizes(opt: argparse.Namespace, trained: Mapping[str, Any]) -> list[st
     """What the command line says of the network that the trained one does not have; its dropout may change."""
     asked = opt.network or {}
     named = asked if "net" in opt.given else [key for key in NET_OVERRIDES if key in opt.given]
+    if not named:
+        return []
     trained = {**asked, **presets.DEFAULTS, **trained}
     mine, theirs = _meaning(asked), _meaning(trained)
     return [
@@ -97,7 +99,7 @@ def _meaning(network: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a network so that equal networks have equal ones: ADM's files leave some of them to it."""
     found = dict(network)
     with contextlib.suppress(ValueError, TypeError, ZeroDivisionError):  # a stranger's: compared as they are
-        size = network["image_size"]
+        size = network.get("image_size", 256)
         found["channel_mult"] = presets.parse_channel_mult(network["channel_mult"], size)
         resolutions = presets.parse_attention_resolutions(network["attention_resolutions"])
         found["attention_resolutions"] = {size // resolution for resolution in resolutions}
