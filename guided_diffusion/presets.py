@@ -5,7 +5,7 @@ All networks are fully convolutional: a preset takes images of any size that its
 downsampled by image_size // resolution.  The middle block, at the lowest resolution, always has attention.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 DEFAULT = "adm-256"
@@ -169,6 +169,18 @@ def parse_attention_resolutions(value: str | int | Iterable[int]) -> tuple[int, 
         ValueError: not positive whole numbers.
     """
     return tuple(_numbers("attention_resolutions", [value] if isinstance(value, int) else value, int))
+
+
+def parse_levels(network: Mapping[str, Any]) -> tuple[tuple[float, ...], set[int]]:
+    """(widths of the levels, factors by which levels with attention are smaller than the image), however written.
+
+    Raises:
+        ValueError: numbers that make no levels.
+    """
+    full = {**DEFAULTS, "image_size": 256, **network}
+    size = full["image_size"]
+    factors = {size // resolution for resolution in parse_attention_resolutions(full["attention_resolutions"])}
+    return parse_channel_mult(full["channel_mult"], size), factors
 
 
 def _numbers(name: str, value: str | Iterable[Any], kind: type) -> list[Any]:

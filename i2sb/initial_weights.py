@@ -52,11 +52,9 @@ def is_adm_256(kwargs: Mapping[str, Any]) -> bool:
 
     def essence(kwargs: Mapping[str, Any]) -> tuple:
         full = {**presets.DEFAULTS, **kwargs}
-        size = full["image_size"]
-        levels = {size // r for r in presets.parse_attention_resolutions(full["attention_resolutions"])}
         others = {key: full[key] for key in presets.DEFAULTS if key not in (*_FREE, "in_channels")}
         sizes = (full["num_channels"], full["num_res_blocks"])
-        return presets.parse_channel_mult(full["channel_mult"], size), levels, sizes, others
+        return presets.parse_levels(full), sizes, others
 
     return essence(kwargs) == essence(presets.PRESETS[presets.DEFAULT])
 

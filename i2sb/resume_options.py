@@ -99,10 +99,7 @@ def _meaning(network: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a network so that equal networks have equal ones: ADM's files leave some of them to it."""
     found = dict(network)
     with contextlib.suppress(ValueError, TypeError, ZeroDivisionError):  # a stranger's: compared as they are
-        size = network.get("image_size", 256)
-        found["channel_mult"] = presets.parse_channel_mult(network["channel_mult"], size)
-        resolutions = presets.parse_attention_resolutions(network["attention_resolutions"])
-        found["attention_resolutions"] = {size // resolution for resolution in resolutions}
+        found["channel_mult"], found["attention_resolutions"] = presets.parse_levels(network)
     if network.get("num_head_channels", -1) != -1:
         found["num_heads"] = None  # does not count
     return found

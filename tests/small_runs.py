@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,3 +42,12 @@ def script(name: str, argv: list[str], cwd: Path, **options) -> subprocess.Compl
     """Run an entry script in a process of its own."""
     command = [sys.executable, str(ROOT / f"{name}.py"), *argv]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, **options)
+
+
+def wait_until_said(text: str, said: Path, process: subprocess.Popen) -> None:
+    """Until the file that takes a process's lines has this text."""
+    deadline = time.monotonic() + 90
+    while text not in said.read_text():
+        assert process.poll() is None, said.read_text()[-2000:]
+        assert time.monotonic() < deadline, said.read_text()[-2000:]
+        time.sleep(0.05)

@@ -5,11 +5,10 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from small_runs import ROOT, photos, train_argv
+from small_runs import ROOT, photos, train_argv, wait_until_said
 
 from i2sb.ckpt_util import load_checkpoint
 from i2sb.options import parse_train_options
@@ -81,11 +80,8 @@ def test_a_slurm_job_saves_itself_and_goes_on_from_there(tmp_path):
         )
 
     first, second = tmp_path / "first", tmp_path / "second"
-    process, deadline = start(100000, first), time.monotonic() + 90
-    while "[Train] 3/" not in first.read_text():
-        assert process.poll() is None, first.read_text()[-2000:]
-        assert time.monotonic() < deadline, first.read_text()[-2000:]
-        time.sleep(0.05)
+    process = start(100000, first)
+    wait_until_said("[Train] 3/", first, process)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=60) == 0, first.read_text()[-2000:]
     stopped = load_checkpoint(latest)["resume"]["iteration"]

@@ -7,13 +7,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from launching import BIN, free_port, stand_in_for_ssh
-from small_runs import ROOT, photos, train_argv
+from small_runs import ROOT, photos, train_argv, wait_until_said
 
 import train
 
@@ -107,11 +106,7 @@ def test_torchrun_and_the_very_command_of_the_readme_train_alike(dataset, tmp_pa
     launcher = f" --num-proc-node 2 --node-rank $NODE_RANK --master-address 127.0.0.1 --master-port {free_port()}"
     said = Path("said")
     with subprocess.Popen([*map(str, nodes), endless + launcher], stderr=said.open("w")) as process:
-        deadline = time.monotonic() + 90
-        while "[Train] 3/" not in said.read_text():
-            assert process.poll() is None, said.read_text()[-2000:]
-            assert time.monotonic() < deadline, said.read_text()[-2000:]
-            time.sleep(0.05)
+        wait_until_said("[Train] 3/", said, process)
         process.send_signal(signal.SIGUSR1)
         assert process.wait(timeout=60) == 0, said.read_text()[-2000:]
     assert "SIGUSR1: stopped after iteration" in said.read_text()
