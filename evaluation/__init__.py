@@ -18,7 +18,6 @@ _HOME = {
     "frechet_distance": "frechet",
     "psnr": "image_quality",
     "ssim": "image_quality",
-    "to_uint8": "pixels",
     "top1": "resnet",
 }
 

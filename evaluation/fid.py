@@ -31,7 +31,7 @@ def feature_statistics(
 ) -> Statistics:
     """Mean and covariance of the features of all images; memory does not grow with their number.
 
-    batches: uint8 [B, 3, H, W] (see evaluation.pixels).  features: a batch -> [B, D].
+    batches: uint8 [B, 3, H, W] (see i2sb.pixels).  features: a batch -> [B, D].
     on_batch: called with the number of images in each batch when it is done, for a progress bar.
     Raises ValueError below two images.
     """

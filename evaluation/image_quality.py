@@ -7,7 +7,7 @@ with a data range of 1, over all pixels and the three RGB channels together.
 import torch
 from torch import Tensor
 
-from evaluation.pixels import nearest_uint8
+from i2sb.pixels import nearest_uint8
 
 SSIM_WINDOW = 11  # pixels: a Gaussian of sigma 1.5 cut at 3.5 sigma (Wang et al. 2004)
 

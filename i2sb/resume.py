@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2sb.draws import TrainingDraws
+from i2sb.noise import TrainingDraws
 
 
 def starting_point(state: Mapping[str, Any], opt: Any, log: Any, dataset_size: int | None = None) -> tuple[int, int]:

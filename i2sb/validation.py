@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from i2sb.batch import make_batch
-from i2sb.draws import ImageNoise
+from i2sb.noise import ImageNoise
 from i2sb.runtime.distributed import gather_objects
 from i2sb.runtime.progress import SampleProgress
 

@@ -12,7 +12,7 @@ from evaluation.fid import save_statistics
 from evaluation.fid_reference import find_images, folder_batches, reference_from
 from evaluation.frechet import Statistics
 from evaluation.kid import FeatureReservoir
-from evaluation.pixels import nearest_uint8
+from i2sb.pixels import nearest_uint8
 from i2sb.errors import UserError
 
 INTEROP = Path(__file__).parents[1] / "interop" / "images" / "val"

@@ -8,7 +8,7 @@ import torch
 from golden.formulas import image
 
 from evaluation.image_quality import psnr, ssim
-from evaluation.pixels import nearest_uint8
+from i2sb.pixels import nearest_uint8
 
 
 def pair(size=64, batch=3, noise=0.2):

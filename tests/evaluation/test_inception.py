@@ -11,7 +11,7 @@ from golden.formulas import image
 
 from evaluation import WeightsUnavailable, inception
 from evaluation.inception import MODES, PYTORCH_URL, build_inception, resize
-from evaluation.pixels import to_uint8
+from i2sb.pixels import to_uint8
 
 GOLDEN_FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = np.load(GOLDEN_FOLDER / "metrics.npz")

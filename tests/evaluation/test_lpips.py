@@ -10,7 +10,7 @@ from webserver import Site, closed_address, serving
 
 from evaluation import WeightsUnavailable, lpips
 from evaluation.lpips import WEIGHTS_URL, build_lpips
-from evaluation.pixels import nearest_uint8
+from i2sb.pixels import nearest_uint8
 
 NAME = "alexnet-owt-7be5be79.pth"
 

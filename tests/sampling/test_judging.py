@@ -19,7 +19,7 @@ import sample
 import train
 from evaluation import judges
 from evaluation.fid import feature_statistics, save_statistics
-from evaluation.pixels import to_float
+from i2sb.pixels import to_float
 from i2sb.runtime.safe_torch import load_torch
 
 DIM = 12  # features: a covariance of 24 images tells no more than 23 apart

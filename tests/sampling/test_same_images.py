@@ -17,7 +17,7 @@ from waiting import Waits
 import sample
 import train
 from i2sb.ckpt_util import build_ckpt_option
-from i2sb.draws import ImageNoise
+from i2sb.noise import ImageNoise
 from i2sb.recon import find_recon
 from i2sb.runner import Runner
 

@@ -12,7 +12,7 @@ from small_runs import photos, script, train_argv
 import train
 from i2sb import ckpt_util
 from i2sb.ckpt_util import load_checkpoint
-from i2sb.draws import TrainingDraws
+from i2sb.noise import TrainingDraws
 from i2sb.training import Meter
 
 GRIDS = {"image/clean", "image/corrupt", "image/recon", "trajectory/recon_traj", "trajectory/pred_clean_traj"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.pixels import nearest_uint8, to_float, to_uint8
+from i2sb.pixels import nearest_uint8, to_float, to_uint8
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics.json").read_text())
 LEVELS = torch.arange(256, dtype=torch.uint8)

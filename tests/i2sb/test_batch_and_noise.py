@@ -6,7 +6,7 @@ import torch
 from corruption import create_corruption
 from i2sb.batch import make_batch
 from i2sb.diffusion import Diffusion, label_from_x0, marginal, posterior, x0_from_label
-from i2sb.draws import ImageNoise, TrainingDraws
+from i2sb.noise import ImageNoise, TrainingDraws
 from i2sb.schedule import accumulated_stds, make_betas
 
 
