@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from i2sb.pixels import nearest_uint8, to_float
 from evaluation.weights import broken, fetch, read_state_dict, torch_hub_path
+from i2sb.pixels import nearest_uint8, to_float
 
 WEIGHTS_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"  # torchvision's IMAGENET1K_V1
 WHAT = "AlexNet weights (for LPIPS)"

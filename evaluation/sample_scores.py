@@ -16,9 +16,9 @@ from evaluation.frechet import RunningStatistics, Statistics
 from evaluation.judges import Judges
 from evaluation.kid import FeatureReservoir
 from evaluation.kid import kid as kernel_distance
-from i2sb.pixels import to_float, to_uint8
 from evaluation.report_table import Score, kid_score, mean_score
 from i2sb.errors import UserError
+from i2sb.pixels import to_float, to_uint8
 from i2sb.runtime.files import atomic_write
 
 SCALE = {"accuracy": 100.0}  # per cent

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from i2sb.batch import degrade
-from i2sb.noise import ImageNoise
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
+from i2sb.noise import ImageNoise
 from i2sb.recon import Recon
 
 

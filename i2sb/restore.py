@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from i2sb.batch import Batch, make_batch
-from i2sb.noise import ImageNoise
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
+from i2sb.noise import ImageNoise
 from i2sb.recon_store import ReconStore
 from i2sb.runtime.distributed import barrier, broadcast_object
 from i2sb.runtime.progress import SampleProgress

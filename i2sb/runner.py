@@ -19,11 +19,11 @@ from i2sb.batch import make_batch
 from i2sb.checkpoint_check import check_checkpoint
 from i2sb.ckpt_util import load_checkpoint, save_options, with_defaults
 from i2sb.diffusion import Diffusion, Noise, label_from_x0, x0_from_label
-from i2sb.noise import TrainingDraws
 from i2sb.ema import ExponentialMovingAverage
 from i2sb.errors import UserError
 from i2sb.initial_weights import load_initial
 from i2sb.network import BridgeNet, build_network
+from i2sb.noise import TrainingDraws
 from i2sb.precision import LOW, autocast, set_float32_products
 from i2sb.resume import iterations_done
 from i2sb.runtime.safe_torch import check_state

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from i2sb.ckpt_util import keep_checkpoint, save_checkpoint
-from i2sb.noise import TrainingDraws
 from i2sb.errors import UserError
 from i2sb.loader import training_loader
+from i2sb.noise import TrainingDraws
 from i2sb.optimizer import Optimizer
 from i2sb.precision import use_deterministic_kernels
 from i2sb.resume import capture_random_state, restore_random_state, starting_point

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from evaluation.image_quality import psnr
-from i2sb.pixels import to_float
 from i2sb.ckpt_util import RESULTS, build_ckpt_option
 from i2sb.pairs import Triple, check_pairs, triples
+from i2sb.pixels import to_float
 from i2sb.recon import Recon, find_recon
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.pictures import to_pixels

@@ -12,8 +12,8 @@ from evaluation.fid import save_statistics
 from evaluation.fid_reference import find_images, folder_batches, reference_from
 from evaluation.frechet import Statistics
 from evaluation.kid import FeatureReservoir
-from i2sb.pixels import nearest_uint8
 from i2sb.errors import UserError
+from i2sb.pixels import nearest_uint8
 
 INTEROP = Path(__file__).parents[1] / "interop" / "images" / "val"
 

@@ -17,8 +17,8 @@ from evaluation.fid import distance, feature_statistics
 from evaluation.fid_reference import find_images, folder_batches
 from evaluation.image_quality import psnr, ssim
 from evaluation.kid import FeatureReservoir, kid
-from i2sb.pixels import nearest_uint8, to_float, to_uint8
 from evaluation.resnet import Normalizer, top1
+from i2sb.pixels import nearest_uint8, to_float, to_uint8
 from i2sb.runtime.safe_torch import load_torch
 
 QUALITIES = (50, 20, 10, 5)
