@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,16 @@ class Corruption(nn.Module):
     draws_noise: ClassVar[bool] = False
     """True: `forward` takes `randn` besides, the source of the noise that it puts into images."""
     channels: ClassVar[int] = 3
+
+    # How the published results of a task were made; `corruption.registry.lookup(task)` reads them.
+    beta_max: ClassVar[float] = 0.3
+    """Published training's --beta-max."""
+    ot_ode: ClassVar[bool] = False
+    """Published training's --ot-ode."""
+    val_subset: ClassVar[Literal["10k", "full"]] = "10k"
+    """The images judged: Palette's 10,000 of ImageNet's validation set, or all 50,000."""
+    fid_split: ClassVar[Literal["val", "train"]] = "val"
+    """ImageNet's part whose FID statistics results are compared with."""
 
     def __init__(self, image_size: int):
         super().__init__()

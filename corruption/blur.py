@@ -64,6 +64,8 @@ class Blur(Corruption):
     """U ((V^T X V) * gains) U^T on the [0,1] scale.  [B,3,S,S] in [-1,1] -> same, darker."""
 
     kernel: ClassVar[tuple[float, ...]]
+    beta_max = 1.0
+    ot_ode = True
 
     def __init__(self, image_size: int):
         super().__init__(image_size)

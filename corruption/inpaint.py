@@ -22,6 +22,8 @@ class Inpainting(Corruption):
     """x (1 - m) + m, so that the hole is white.  A subclass says where the holes are."""
 
     has_mask = True
+    beta_max = 1.0
+    ot_ode = True
 
     def forward(
         self, x: Tensor, index: Tensor | None = None, generator: Source | None = None

@@ -44,8 +44,15 @@ def show_at_full_size(small: Tensor) -> Tensor:
     return F.interpolate(small, scale_factor=FACTOR, mode="nearest")
 
 
+class SuperResolution(Corruption):
+    """Judged on all of ImageNet's validation set, against the statistics of its training set."""
+
+    val_subset = "full"
+    fid_split = "train"
+
+
 @corruption("sr4x-pool")
-class PoolSR(Corruption):
+class PoolSR(SuperResolution):
     """4x4 mean, shown at full size.  [B,3,S,S] in [-1,1] -> same."""
 
     def degrade(self, x: Tensor) -> Tensor:
@@ -53,7 +60,7 @@ class PoolSR(Corruption):
 
 
 @corruption("sr4x-bicubic")
-class BicubicSR(Corruption):
+class BicubicSR(SuperResolution):
     """A X A^T, shown at full size.  [B,3,S,S] in [-1,1] -> same, overshooting at sharp edges."""
 
     def __init__(self, image_size: int):

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from corruption.registry import lookup
 from dataset.steps import Steps
 from i2sb.addresses import FREEFORM_BANK
 from i2sb.errors import UserError
@@ -58,7 +59,7 @@ def bank_for(opt: Any, imagenet: bool, log: Any) -> Callable[[str], np.ndarray |
 
     opt: corrupt and image_size are read.
     """
-    if not ("freeform" in opt.corrupt or opt.corrupt == "mixture"):
+    if not lookup(opt.corrupt).uses_mask_bank:
         return None
     unpacked = [Path("data") / f"imagenet_{kind}_masks.npz" for kind in KINDS]
     if imagenet and opt.image_size == IMAGE_SIZE and not any(path.is_file() for path in unpacked):

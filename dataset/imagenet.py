@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from corruption.registry import lookup
 from dataset.imagefolder_index import ImageIndex, class_and_file, read_index
 from dataset.images import LmdbDataset, build_test_transform, build_train_transform
 from dataset.lmdb_build import build_lmdb, index_path, is_complete
@@ -77,7 +78,7 @@ def build_evaluation_dataset(opt: Any, log: Any, transform: Callable | None = No
     Raises:
         UserError: as `build_lmdb_dataset_val10k`.
     """
-    if opt.corrupt.startswith("sr4x") and getattr(opt, "val_list", None) is None:
+    if lookup(opt.corrupt).val_subset == "full" and getattr(opt, "val_list", None) is None:
         return build_lmdb_dataset(opt, log, train=False, transform=transform)
     return build_lmdb_dataset_val10k(opt, log, transform=transform)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from corruption.registry import lookup
 from evaluation.frechet import RunningStatistics, Statistics, check_gaussian, frechet_distance
 from evaluation.weights import fetch
 from i2sb.errors import UserError, one_line
@@ -129,7 +130,7 @@ def validation_statistics_path(
 def uses_training_statistics(task: str) -> bool:
     """Whether results of this task are published against the training set (4x super-resolution) or, as all
     others, against the validation set."""
-    return task.startswith("sr4x-")
+    return lookup(task).fid_split == "train"
 
 
 def training_statistics(folder: Path = Path("data")) -> Statistics:

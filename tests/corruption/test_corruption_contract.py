@@ -13,7 +13,7 @@ import torch
 import corruption
 from corruption import CORRUPTIONS, TASKS, Corruption, build_corruption, create_corruption
 from corruption.registry import corruption as register
-from corruption.registry import names
+from corruption.registry import lookup, names
 
 SIZE = 32
 ROOT = Path(corruption.__file__).resolve().parents[1]
@@ -203,6 +203,21 @@ def test_size_must_be_a_multiple_of_16(task, size):
 def test_smallest_size(task):
     y, _ = degrade(create_corruption(task, 16), pictures(size=16))
     assert y.shape == (9, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "facts"),
+    [
+        (("jpeg-5", "jpeg-10", "mixture"), (0.3, False, "10k", "val")),
+        (("sr4x-pool", "sr4x-bicubic"), (0.3, False, "full", "train")),
+        (("blur-uni", "blur-gauss"), (1.0, True, "10k", "val")),
+        (("inpaint-center", "inpaint-freeform1020", "inpaint-freeform2030"), (1.0, True, "10k", "val")),
+    ],
+)
+def test_a_task_says_how_it_was_published(tasks, facts):
+    for task in tasks:
+        cls = lookup(task)
+        assert (cls.beta_max, cls.ot_ode, cls.val_subset, cls.fid_split) == facts
 
 
 # --- registry and package --------------------------------------------------------------------------------
