@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,18 +106,61 @@ class LmdbDataset(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Raises: UserError, where the image is missing or cannot be decoded."""
-        path, label = self.samples[index]
+        """Raises: UnreadableImage, where the image is missing or cannot be decoded."""
+        return self.item(index, self.read(index))
+
+    def read(self, index: int) -> bytes:
+        """The bytes of the image file of sample `index`.
+
+        Raises:
+            UnreadableImage: the image is missing, or the data set is damaged.
+        """
         try:
-            content = self.store.get(path)
-            image = decode(content)
+            return self.store.get(self.samples[index][0])
         except UserError as error:
             raise UnreadableImage(str(error)) from error
+
+    def item(self, index: int, content: bytes) -> tuple[Any, int]:
+        """Item `index`, made of the bytes `content` of its image file."""
+        path, label = self.samples[index]
+        try:
+            image = decode(content)
         except Exception as error:  # Pillow's plug-ins raise errors of many types
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UnreadableImage(f"{self._name}: cannot decode the image {path}: {reason}") from error
+            raise UnreadableImage(f"{self.name}: cannot decode the image {path}: {reason}") from error
         return (image if self.transform is None else self.transform(image)), label
 
+    def fingerprint(self) -> str:
+        """Identity of the data set: the count, and a hash of CLASS/FILE names, labels and byte sizes in order."""
+        digest = hashlib.sha256()
+        for index, (path, label) in enumerate(self.samples):
+            size = len(self.read(index))
+            digest.update(f"{self.short_name(path)}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
+        return f"{len(self.samples)}-{digest.hexdigest()[:16]}"
+
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """For messages: where the data set lies."""
         return os.fspath(self.store.path)
+
+
+class WithChecksum(Dataset):
+    """Items (image, class index, CRC-32 of the image file's bytes as they were read: int) of another data set.
+
+    All other attributes are the data set's own.
+    """
+
+    def __init__(self, dataset: LmdbDataset) -> None:
+        self.dataset = dataset
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # asked for by pickle before it is there
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int, int]:
+        content = self.dataset.read(index)
+        return *self.dataset.item(index, content), zlib.crc32(content)

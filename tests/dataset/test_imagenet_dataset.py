@@ -4,6 +4,7 @@ import argparse
 import io
 import logging
 import shutil
+import zlib
 from pathlib import Path
 
 import lmdb
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from dataset.imagefolder_index import class_and_file, scan_image_folder, write_index
 from dataset.imagenet import build_lmdb_dataset, build_lmdb_dataset_val10k
-from dataset.images import decode
+from dataset.images import WithChecksum, decode
 from i2sb.errors import UserError
 
 INTEROP = Path(__file__).parents[1] / "interop"
@@ -246,3 +247,31 @@ def test_lists_that_do_not_fit_are_explained(tmp_path, lines, text):
         build_lmdb_dataset_val10k(options(val_list=path), LOG)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+# --- identity
+
+
+def test_the_bytes_of_an_image_and_their_checksum():
+    dataset = build_lmdb_dataset(options(), LOG, train=False)
+    checked = WithChecksum(dataset)
+    assert (len(checked), checked.classes, checked.samples) == (24, dataset.classes, dataset.samples)
+    for index, (path, label) in enumerate(dataset.samples):
+        content = (INTEROP / "images" / "val" / class_and_file(path)).read_bytes()
+        assert dataset.read(index) == content
+        image, found_label, checksum = checked[index]
+        assert (found_label, checksum) == (label, zlib.crc32(content))
+        assert torch.equal(image, dataset[index][0])
+
+
+def test_the_fingerprint_is_of_names_labels_and_sizes(folder):
+    theirs = build_lmdb_dataset(options(), LOG, train=False)
+    ours = build_lmdb_dataset(options(folder), LOG, train=False)
+    assert ours.fingerprint() == theirs.fingerprint()  # wherever the data set lies, whoever built it
+    ours.samples = ours.samples[1:]
+    assert ours.fingerprint() != theirs.fingerprint()
+    shutil.rmtree(folder / "val_faster_imagefolder.lmdb")
+    (folder / "val_faster_imagefolder.lmdb.pt").unlink()
+    with next(folder.glob("val/*/*.png")).open("ab") as file:
+        file.write(b"\0")
+    assert build_lmdb_dataset(options(folder), LOG, train=False).fingerprint() != theirs.fingerprint()
