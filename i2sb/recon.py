@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from i2sb.runtime.files import read_json
 from i2sb.runtime.safe_torch import load_torch
 
 SECONDS = "seconds_per_image"  # measured, so no setting
+_NOT_IDENTITY = {SECONDS, "partition"}
 _NOTES = (("seed", (int,), 0, 2**32), ("nfe", (int,), 1, 2**31), (SECONDS, (int, float, type(None)), 0, 2**31))
 _REMAP_BYTES = 4 * 2**20  # a mapped file counts as memory as far as it was read: it is mapped anew so often
 
@@ -107,11 +109,49 @@ def made_with(recon: Path) -> dict[str, Any]:
     return found
 
 
+def run_identity(folder: Path) -> dict[str, Any]:
+    """What tells the run whose samples a folder holds from other runs: its settings; {} for the original's files.
+
+    Raises:
+        UserError: as `find_recon` and `made_with`.
+    """
+    return _identity(find_recon(folder)[0])
+
+
+def _identity(recon: Path) -> dict[str, Any]:
+    return {key: value for key, value in made_with(recon).items() if key not in _NOT_IDENTITY}
+
+
+def image_checksums(recon: Path) -> list[int] | None:
+    """The CRC-32 of the bytes of each image file that a recon.pt was made from, in its order; None where unknown.
+
+    Raises:
+        UserError: the file beside it is damaged.
+    """
+    path = recon.with_suffix(".crc32.npy")
+    if not path.is_file():
+        return None
+    try:
+        found = np.load(path, allow_pickle=False)
+        if found.dtype != np.uint32 or found.ndim != 1:
+            raise ValueError("not a list of checksums")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error, 100)}); remove it") from error
+    return found.tolist()
+
+
+def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
+    """The settings that differ between two runs, for a message: "seed was 0, now 1; .."; "" where all agree."""
+    keys = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+    shown = [f"{one_line(k, 40)} was {one_line(was.get(k), 60)}, now {one_line(now.get(k), 60)}" for k in keys[:5]]
+    return "; ".join(shown) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+
+
 def find_recon(folder: Path) -> list[Path]:
     """recon.pt of a folder, or its parts recon_0_N.pt .. in order.
 
     Raises:
-        UserError: there is none, or some parts are missing (the text says which).
+        UserError: there is none, some parts are missing (the text says which), or they are of several runs.
     """
     if not folder.is_dir():
         there = sorted(p.name for p in folder.parent.glob("samples*")) if folder.parent.is_dir() else []
@@ -133,4 +173,12 @@ def find_recon(folder: Path) -> list[Path]:
     absent = [f"{i}_{count}" for i in range(count) if i not in found]
     if absent:
         raise UserError(f"{folder}: the parts {', '.join(absent)} are missing; sample.py --partition makes them")
-    return [found[i] for i in range(count)]
+    paths = [found[i] for i in range(count)]
+    first = _identity(paths[0])
+    for path in paths[1:]:
+        if different := differences(first, _identity(path)):
+            raise UserError(
+                f"{folder}: {paths[0].name} and {path.name} are not of one run ({different}); sample.py --partition "
+                f"{path.stem.removeprefix('recon_')} --overwrite makes it again"
+            )
+    return paths
