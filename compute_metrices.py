@@ -25,7 +25,7 @@ def judge(opt: argparse.Namespace) -> None:
     """The work of the one process."""
     import torch
 
-    from wiring.judging import judge_folders
+    from evaluation.judge import judge_folders
 
     torch.manual_seed(opt.seed)
     judge_folders(opt)

@@ -37,7 +37,7 @@ def _train(opt: argparse.Namespace) -> None:
     from corruption import build_corruption
     from dataset.freeform import bank_for
     from dataset.imagenet import build_lmdb_dataset, is_imagenet
-    from evaluation.judges import training_judges
+    from evaluation.metrics import training_judges
     from i2sb.mishaps import explained
     from i2sb.resume_options import find_folders
     from i2sb.runner import Runner

@@ -9,7 +9,7 @@ _HOME = {
     "InceptionFeatures": "inception",
     "PUBLISHED": "published",
     "RunningStatistics": "frechet",
-    "Score": "report_table",
+    "Score": "table",
     "Statistics": "frechet",
     "WeightsUnavailable": "weights",
     "build_inception": "inception",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation.report_table import METRICS, Metric
+from evaluation.table import METRICS, Metric
 
 # The canvas in SVG units, about the width of a phone: there, its text comes out at its nominal size.
 WIDTH, HEIGHT = 360, 230

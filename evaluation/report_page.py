@@ -24,7 +24,7 @@ from PIL import Image
 
 from evaluation import report_curves
 from evaluation.report_curves import Curve
-from evaluation.report_table import METRICS, Metric, Score, Scores
+from evaluation.table import METRICS, Metric, Score, Scores
 from i2sb.runtime.files import atomic_write
 from i2sb.safe_pickle import is_secret
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from evaluation.fid import distance
 from evaluation.frechet import RunningStatistics, Statistics
-from evaluation.judges import Judges
 from evaluation.kid import FeatureReservoir
 from evaluation.kid import kid as kernel_distance
-from evaluation.report_table import Score, kid_score, mean_score
+from evaluation.metrics import Judges
+from evaluation.table import Score, kid_score, mean_score
 from i2sb.errors import UserError
 from i2sb.pixels import to_float, to_uint8
 from i2sb.runtime.files import atomic_write

@@ -9,7 +9,7 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from evaluation.report_page import Case, Curve, ReportData, Trajectory
-from evaluation.report_table import Score
+from evaluation.table import Score
 
 RED, GREEN, BLUE = (200, 30, 30), (20, 160, 60), (30, 60, 200)
 HOSTILE = """</script><script>alert(1)</script> "' onerror=alert(2) <img src=x> {{ 7*7 }} &amp;"""

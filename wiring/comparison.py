@@ -11,13 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from evaluation.image_quality import psnr
+from evaluation.judge import open_evaluation
 from i2sb.ckpt_util import RESULTS, build_ckpt_option
 from i2sb.pairs import Triple, check_pairs, triples
 from i2sb.pixels import to_float
 from i2sb.recon import Recon, find_recon
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.pictures import to_pixels
-from wiring.judging import evaluation_data
 
 GAP, MARGIN, TITLE = 8, 16, 34  # pixels
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (110, 110, 115)
@@ -42,7 +42,7 @@ def draw_comparison(
     ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)
     ckpt_opt.dataset_dir, ckpt_opt.val_list = opt.dataset_dir, opt.val_list
     ckpt_opt.image_size = opt.image_size or ckpt_opt.image_size
-    dataset, corrupt, _ = evaluation_data(ckpt_opt, log)
+    dataset, corrupt, _ = open_evaluation(ckpt_opt, log)
     shown = spread_over_classes([label for _, label in dataset.samples], rows)
     columns: dict[str, dict[int, tuple[Tensor, float]]] = {"degraded": {}}
     clean: dict[int, Tensor] = {}

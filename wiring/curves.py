@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.report_curves import Curve
-from evaluation.report_table import read_metrics
+from evaluation.table import read_metrics
 from i2sb.errors import UserError
 from i2sb.recon import SECONDS, find_recon, made_with
 

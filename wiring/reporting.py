@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.judge import open_evaluation, published_scores
 from evaluation.published import SOURCE
 from evaluation.report_page import Case, ReportData, Trajectory, write_report
-from evaluation.report_table import METRICS, read_metrics
 from evaluation.sample_scores import read_csv
+from evaluation.table import METRICS, read_metrics
 from i2sb.ckpt_util import RESULTS, build_ckpt_option
 from i2sb.errors import UserError
 from i2sb.pairs import check_pairs, chosen_triple
@@ -21,7 +22,6 @@ from i2sb.runtime.pictures import read_frames, to_pixels
 from i2sb.sampling_run import open_log, trajectory_file
 from wiring.comparison import spread_over_classes
 from wiring.curves import nfe_curves
-from wiring.judging import evaluation_data, published_scores
 
 NUM_GALLERY, NUM_RANKED, NUM_TRAJECTORIES = 12, 6, 6
 # The bridge's own settings, as far as the checkpoint's options have them.
@@ -44,7 +44,7 @@ def write_reports(opt: Any, *, num_gallery: int = NUM_GALLERY) -> list[Path]:
     ckpt_opt.dataset_dir, ckpt_opt.val_list, ckpt_opt.device = opt.dataset_dir, opt.val_list, "cpu"
     if "image_size" in opt.given:
         ckpt_opt.image_size = opt.image_size
-    dataset, corrupt, imagenet = evaluation_data(ckpt_opt, log)
+    dataset, corrupt, imagenet = open_evaluation(ckpt_opt, log)
     published = published_scores(ckpt_opt, imagenet).get("published", {})
     paths = []
     for name in opt.sample_dir:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluation.report_curves import Curve, metrics_of
-from evaluation.report_table import METRICS, Metric, read_metrics
+from evaluation.table import METRICS, Metric, read_metrics
 from i2sb.errors import UserError
 from i2sb.recon import find_recon
 from i2sb.runtime.files import atomic_write

@@ -16,7 +16,7 @@ from skimage import data
 
 from evaluation.report_curves import Curve, charts
 from evaluation.report_page import Case, ReportData, Trajectory, render, write_report
-from evaluation.report_table import Score
+from evaluation.table import Score
 from i2sb.errors import UserError
 
 EMPTY = ReportData("empty", {}, {})

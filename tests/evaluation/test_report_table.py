@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from evaluation.published import PUBLISHED
-from evaluation.report_table import (
+from evaluation.table import (
     Score,
     kid_score,
     mean_score,

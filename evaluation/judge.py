@@ -18,11 +18,11 @@ from evaluation.fid import (
     validation_statistics_path,
 )
 from evaluation.fid_reference import reference_from
-from evaluation.judges import Judges, build_judges
 from evaluation.kid import FeatureReservoir
+from evaluation.metrics import Judges, build_judges
 from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
-from evaluation.report_table import Score, Scores, print_scores, write_metrics
 from evaluation.sample_scores import Reference, SampleScores, uint8_batches
+from evaluation.table import Score, Scores, print_scores, write_metrics
 from evaluation.weights import WeightsUnavailable
 from i2sb.ckpt_util import RESULTS, build_ckpt_option
 from i2sb.errors import UserError
@@ -50,7 +50,7 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     ckpt_opt.dataset_dir, ckpt_opt.val_list = opt.dataset_dir, opt.val_list
     if "image_size" in opt.given:
         ckpt_opt.image_size = opt.image_size
-    dataset, corrupt, imagenet = evaluation_data(ckpt_opt, log)
+    dataset, corrupt, imagenet = open_evaluation(ckpt_opt, log)
     for name, recon in recons.items():
         check_pairs(recon, dataset, f"{opt.ckpt}/{name}", ckpt_opt.image_size)
     judges = build_judges(opt.metrics, dataset.classes, opt.device, opt.mode)
@@ -67,7 +67,7 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     return results
 
 
-def evaluation_data(ckpt_opt: Any, log: Any) -> tuple[Any, Any, bool]:
+def open_evaluation(ckpt_opt: Any, log: Any) -> tuple[Any, Any, bool]:
     """(data set, operator, whether it is ImageNet) that a checkpoint's task is judged on."""
     dataset = build_evaluation_dataset(ckpt_opt, log)
     imagenet = is_imagenet(dataset.classes)
@@ -184,4 +184,4 @@ def _settings(opt: Any, ckpt_opt: Any, dataset: Any, name: str, reference: Refer
     }
 
 
-__all__ = ["distance_reference", "evaluation_data", "judge_folders", "published_scores"]
+__all__ = ["distance_reference", "judge_folders", "open_evaluation", "published_scores"]

@@ -17,7 +17,7 @@ from small_runs import metrics_argv, photos, sample_argv, train_argv
 import compute_metrices
 import sample
 import train
-from evaluation import judges
+from evaluation import metrics
 from evaluation.fid import feature_statistics, save_statistics
 from i2sb.pixels import to_float
 from i2sb.runtime.safe_torch import load_torch
@@ -55,7 +55,7 @@ def network():
 @pytest.fixture
 def features(network, monkeypatch):
     """In Inception's place."""
-    monkeypatch.setattr(judges, "build_inception", lambda mode, device: network)
+    monkeypatch.setattr(metrics, "build_inception", lambda mode, device: network)
     network.images = 0
     return network
 
@@ -201,7 +201,7 @@ def test_metrics_without_weights_say_why(restored, monkeypatch):
         raise WeightsUnavailable("the weights: could not be fetched")
 
     for name in ("build_inception", "build_lpips"):
-        monkeypatch.setattr(judges, name, nothing)
+        monkeypatch.setattr(metrics, name, nothing)
     scores = judge(restored, "--metrics", "psnr", "accuracy", "fid", "kid", "lpips")["scores"]["restored"]
     assert scores["psnr"]["value"] > 0
     assert {m for m, s in scores.items() if s["value"] is None} == {"accuracy", "fid", "kid", "lpips"}
