@@ -1,0 +1,382 @@
+"""Files from anywhere, opened without running them: torch files, pickled options, LMDB indices, npz and JSON.
+
+Torch files go through `torch.load(weights_only=True)`.  Other pickles go through one reader that knows only the
+names on a list and puts inert stand-ins in their place.  Whatever is wrong with a file is a UserError of one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from i2sb.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+_ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch >= 1.6 and older files begin
+_REMAP_BYTES = 4 * 2**20  # a mapped file counts as memory as far as it was read: it is mapped again so often
+
+
+class _Refused(Exception):
+    """The reason of `FILE: refused: REASON`."""
+
+
+# --- torch files
+
+
+def load_torch(path: str | os.PathLike, *, mmap: bool = True) -> Any:
+    """What `torch.save` put into a file: tensors (on the CPU) in plain containers.  No code in it is run.
+
+    Args:
+        mmap: leave the tensors on the disk until they are used (files of torch >= 1.6).  Their bytes are not
+            compared with the file's checksums here: see `check_tensors` and `verified_pieces`.
+
+    Raises:
+        UserError: there is no such file, or it is cut, damaged, or holds other things than tensors and plain values.
+    """
+    import torch
+
+    with _reasons(path):
+        if is_zip := _is_zip(path):
+            _data_pickle(path)  # torch itself does not look at checksums
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", mmap=mmap and is_zip, weights_only=True)
+
+
+def check_tensors(path: str | os.PathLike, tensors: Mapping[Any, Tensor] | Iterable[Tensor], log: Any = None) -> str:
+    """Compare the bytes of tensors that `load_torch` gave with the checksums in their file.
+
+    Takes 0.4 s per GB besides the reading.  Files that are no zip archives (torch before 1.6, safetensors) have no
+    checksums: their bytes are identified only.
+
+    Args:
+        tensors: as they were loaded, neither moved nor converted.
+        log: is given a warning if the file was written without checksums.
+
+    Returns:
+        16 hex digits that identify types, shapes and bytes as they were read.
+
+    Raises:
+        UserError: bytes have changed since they were written.
+    """
+    declared = _checksums(path, log)
+    identity = hashlib.sha256()
+    for tensor in tensors.values() if isinstance(tensors, Mapping) else tensors:
+        stored = _bytes_of(tensor)
+        crc = zlib.crc32(stored)
+        if declared and len(stored) and (crc, len(stored)) not in declared:
+            raise _damaged(path)
+        if not _is_whole(tensor):  # a view of storage that it shares
+            crc = zlib.crc32(_bytes_of(tensor.detach().contiguous().clone()))
+        identity.update(f"{tensor.dtype} {list(tensor.shape)} {crc:08x}\n".encode())
+    return identity.hexdigest()[:16]
+
+
+def verified_pieces(path: str | os.PathLike, key: str, rows: int, log: Any = None) -> Iterator[Tensor]:
+    """Consecutive pieces [<=rows, ...] of the tensor `key` in a torch file, in constant memory.
+
+    Whether the bytes are sound is known when all were read: damage is raised after the last piece.  So keep
+    nothing of what was computed from the pieces before the loop has ended.
+
+    Args:
+        log: is given a warning if the file was written without checksums.
+
+    Raises:
+        UserError: as `load_torch`; there is no such tensor; or its bytes have changed since they were written.
+    """
+    declared = _checksums(path, log)
+    arr, mapped, crc, size = _member(path, key), 0, 0, 0
+    if not (whole := _is_whole(arr)):
+        check_tensors(path, [arr])
+    for start in range(0, len(arr), rows):
+        if mapped > _REMAP_BYTES:
+            arr, mapped = _member(path, key), 0
+        piece = arr[start : start + rows].clone()
+        stored = _bytes_of(piece)
+        crc, size, mapped = zlib.crc32(stored, crc), size + len(stored), mapped + len(stored)
+        yield piece
+    if declared and whole and size and (crc, size) not in declared:
+        raise _damaged(path)
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """Read all of a torch file and compare its checksums, in constant memory; no tensor is loaded.
+
+    Raises:
+        UserError: there is no such file, or it is no torch file, cut or damaged.
+    """
+    with _reasons(path):
+        if not _is_zip(path):
+            load_torch(path)
+        elif _data_pickle(path) and _checksums(path, None):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    raise _damaged(path)
+
+
+def _is_zip(path: str | os.PathLike) -> bool:
+    """Whether a torch file has the format of torch >= 1.6."""
+    with Path(path).open("rb") as file:
+        start = file.read(len(_LEGACY))
+    if start.startswith(_ZIP):
+        return True
+    if start != _LEGACY:
+        raise _Refused("it is no torch file" if start else "the file is empty")
+    return False
+
+
+def _data_pickle(path: str | os.PathLike) -> bytes:
+    """The description of a torch file's content, checked where the file has checksums."""
+    with zipfile.ZipFile(path) as archive:
+        found = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
+        if len(found) != 1 or any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise _Refused("it is a zip archive but holds no weights")
+        if not _is_sound(archive, found[0]):
+            if _has_checksums(archive):
+                raise _damaged(path)
+            found[0].CRC = None  # read it unchecked
+        return archive.read(found[0])
+
+
+def _checksums(path: str | os.PathLike, log: Any) -> set[tuple[int, int]] | None:
+    """(CRC-32, size) of each record of a torch file; None if there are no checksums."""
+    with _reasons(path):
+        with Path(path).open("rb") as file:
+            if file.read(len(_ZIP)) != _ZIP:
+                return None
+        with zipfile.ZipFile(path) as archive:
+            if _has_checksums(archive):
+                return {(entry.CRC, entry.file_size) for entry in archive.infolist()}
+    if log is not None:
+        log.warning(f"{one_line(path, 400)}: was written without checksums, so damage to it goes unnoticed")
+    return None
+
+
+def _has_checksums(archive: zipfile.ZipFile) -> bool:
+    """`torch.serialization.set_crc32_options(False)` makes all of them zero: not even one of a small record fits."""
+    return any(_is_sound(archive, entry) for entry in archive.infolist() if "/data/" not in entry.filename)
+
+
+def _is_sound(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    try:
+        return archive.read(entry) != b""  # whose checksum is zero
+    except zipfile.BadZipFile:
+        return False
+
+
+def _member(path: str | os.PathLike, key: str) -> Tensor:
+    content = load_torch(path)
+    value = content.get(key) if isinstance(content, dict) else None
+    if not getattr(value, "ndim", 0):
+        raise UserError(f"{one_line(path, 400)}: refused: it has no tensor {key}")
+    return value
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """All bytes of the storage that a tensor lies in."""
+    import torch
+
+    return memoryview(torch.empty(0, dtype=torch.uint8).set_(tensor.detach().untyped_storage()).numpy())
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.nbytes == tensor.untyped_storage().nbytes()
+
+
+def _damaged(path: str | os.PathLike) -> UserError:
+    return UserError(f"{one_line(path, 400)}: damaged (its bytes do not match their checksum): copy it again")
+
+
+# --- other pickles
+
+
+def load_options(path: str | os.PathLike) -> argparse.Namespace:
+    """The options in an options.pkl: plain values, paths as pure paths of the system that wrote them.
+
+    Accepts what any Python 3 wrote, by any protocol, on any system.
+
+    Raises:
+        UserError: there is no such file, or it holds more or other than options.
+    """
+    with _reasons(path):
+        with Path(path).open("rb") as file:
+            value = _load_pickle(file, _names(("argparse", "Namespace")))
+        if type(value).__name__ != "Namespace":
+            raise _Refused("it holds no options")
+        return _plain(value)
+
+
+def load_plain_dict(path: str | os.PathLike) -> dict[str, Any]:
+    """The dictionary in a pickle of plain values, such as data/256x256_diffusion_uncond_fixedsigma.pkl.
+
+    Raises:
+        UserError: there is no such file, or it holds more or other than that.
+    """
+    with _reasons(path):
+        with Path(path).open("rb") as file:
+            value = _load_pickle(file, {})
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise _Refused("it holds no dictionary of named values")
+        return _plain(value)
+
+
+def load_image_folder(path: str | os.PathLike) -> argparse.Namespace:
+    """The torchvision ImageFolder in a `.lmdb.pt` file: root, classes, class_to_idx, samples [(path, class index)].
+
+    The original's are of pickle protocol 4, which torch opens only by running them.
+
+    Raises:
+        UserError: there is no such file, or it holds no ImageFolder of that content.
+    """
+    with _reasons(path):
+        if not _is_zip(path):
+            raise _Refused("it is of torch before 1.6: build it again with scripts/build_lmdb.py")
+        folder = ("torchvision.datasets.folder", "ImageFolder")
+        allowed = {**_names(folder), ("torchvision.datasets.folder", "default_loader"): None}
+        value = _load_pickle(io.BytesIO(_data_pickle(path)), allowed)
+        if type(value).__name__ != "ImageFolder":
+            raise _Refused("it holds no ImageFolder")
+        found = vars(value)
+        samples = found.get("samples", found.get("imgs"))
+        if not isinstance(samples, list) or not all(map(_is_sample, samples)):
+            raise _Refused("its samples are not pairs of a path and a class number")
+        root, classes, numbers = (_plain(found.get(name)) for name in ("root", "classes", "class_to_idx"))
+        return argparse.Namespace(root=str(root or ""), classes=classes, class_to_idx=numbers, samples=samples)
+
+
+def _is_sample(value: Any) -> bool:
+    return type(value) is tuple and len(value) == 2 and type(value[0]) is str and type(value[1]) is int
+
+
+def _load_pickle(file: BinaryIO, allowed: Mapping[tuple[str, str], Any]) -> Any:
+    reader = _Reader(file)
+    reader.allowed = allowed
+    return reader.load()
+
+
+class _Reader(pickle.Unpickler):
+    """Python's reader, with the names in `allowed` and no others; what is outside the pickle it refuses by itself."""
+
+    allowed: Mapping[tuple[str, str], Any]
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise _Refused(f"it asks for {one_line(module)}.{one_line(name)}, which such a file may not use")
+        return self.allowed[module, name]
+
+
+def _names(wanted: tuple[str, str]) -> dict[tuple[str, str], Any]:
+    """Stand-ins for the class `wanted`, for paths, and for how older protocols write sets and objects.
+
+    They are made anew for each file: a pickle can set attributes of what it is given.
+    """
+    stand_in = type(wanted[1], (), {})
+    found = {wanted: stand_in, ("collections", "OrderedDict"): lambda: {}}
+    for module in ("pathlib", "pathlib._local"):  # the second is Python 3.13's
+        for name in ("PosixPath", "PurePosixPath", "Path", "PurePath"):
+            found[module, name] = lambda *parts: PurePosixPath(*parts)
+        for name in ("WindowsPath", "PureWindowsPath"):
+            found[module, name] = lambda *parts: PureWindowsPath(*parts)
+    for module in ("builtins", "__builtin__"):  # the second is written by protocols 0 to 2
+        found |= {(module, "set"): set, (module, "frozenset"): frozenset, (module, "object"): object}
+    for module in ("copyreg", "copy_reg"):
+        found[module, "_reconstructor"] = lambda kind, base, state: stand_in()
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A copy of plain values; anything else is refused."""
+    if type(value) in (type(None), bool, int, float, bytes):
+        return value
+    if type(value) is str:
+        return _text(value)
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(map(_plain, value))
+    if type(value) is dict:
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, PurePath):
+        return type(value)(_text(str(value)))
+    if type(value).__name__ == "Namespace":
+        for name in vars(value):
+            if not (isinstance(name, str) and name.isidentifier()) or name.startswith("_"):
+                raise _Refused(f"{one_line(ascii(name))} is no name of an option")
+        return argparse.Namespace(**_plain(vars(value)))
+    raise _Refused(f"it holds a {type(value).__name__}, which is no plain value")
+
+
+def _text(text: str) -> str:
+    """Text that can be a path: what is not UTF-8 in a file's name stays as Python has it."""
+    if "\0" in text:
+        raise _Refused("it holds text with a zero byte")
+    text.encode("utf-8", "surrogateescape")
+    return text
+
+
+# --- arrays and JSON
+
+
+def load_npz(path: str | os.PathLike, keys: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays `keys` (None: all) of an npz file; nothing is unpickled.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or an array is missing or of Python objects.
+    """
+    import numpy as np
+
+    with _reasons(path), np.load(path, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise _Refused("it is no npz file")
+        for key in keys or ():
+            if key not in archive:
+                raise _Refused(f"it has no array {key}")
+        return {key: archive[key] for key in (archive.files if keys is None else keys)}
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UserError: there is no such file, or it is no JSON.
+    """
+    with _reasons(path):
+        try:
+            return json.loads(Path(path).read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise _Refused(f"it is no JSON ({one_line(error)})") from error
+
+
+@contextlib.contextmanager
+def _reasons(path: str | os.PathLike) -> Iterator[None]:
+    """Whatever libraries stumble over in a file becomes one line that names it."""
+    name = one_line(path, 400)
+    try:
+        yield
+    except UserError:
+        raise
+    except _Refused as error:
+        raise UserError(f"{name}: refused: {error}") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"{name}: there is no such file") from error
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{name}: refused: it is cut off or damaged ({one_line(error)}): copy it again") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{name}: cannot be read: {error.strerror}") from error
+        # torch's advice is to load without protection, which nobody should
+        text = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+        reason = one_line(text, 200) or type(error).__name__
+        raise UserError(f"{name}: refused: it is damaged, or another program's ({reason})") from error
