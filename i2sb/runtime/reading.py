@@ -1,7 +1,7 @@
 """Files from anywhere, opened without running them: torch files, pickled options, LMDB indices, npz and JSON.
 
-Torch files go through `torch.load(weights_only=True)`.  Other pickles go through one reader that knows only the
-names on a list and puts inert stand-ins in their place.  Whatever is wrong with a file is a UserError of one line.
+Torch files go through `torch.load(weights_only=True)`, other pickles through `pickles.load`.  Whatever is wrong with a
+file is a UserError of one line.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from i2sb.errors import UserError, one_line
+from i2sb.runtime import pickles
+from i2sb.runtime.pickles import Refused, plain
+from i2sb.runtime.pickles import dump_options as dump_options  # until its caller imports it from there
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,10 +30,6 @@ if TYPE_CHECKING:
 
 _ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch >= 1.6 and older files begin
 _REMAP_BYTES = 4 * 2**20  # a mapped file counts as memory as far as it was read: it is mapped again so often
-
-
-class _Refused(Exception):
-    """The reason of `FILE: refused: REASON`."""
 
 
 # --- torch files
@@ -135,7 +133,7 @@ def _is_zip(path: str | os.PathLike) -> bool:
     if start.startswith(_ZIP):
         return True
     if start != _LEGACY:
-        raise _Refused("it is no torch file" if start else "the file is empty")
+        raise Refused("it is no torch file" if start else "the file is empty")
     return False
 
 
@@ -144,7 +142,7 @@ def _data_pickle(path: str | os.PathLike) -> bytes:
     with zipfile.ZipFile(path) as archive:
         found = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
         if len(found) != 1 or any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise _Refused("it is a zip archive but holds no weights")
+            raise Refused("it is a zip archive but holds no weights")
         if not _is_sound(archive, found[0]):
             if _has_checksums(archive):
                 raise _damaged(path)
@@ -214,10 +212,10 @@ def load_options(path: str | os.PathLike) -> argparse.Namespace:
     """
     with _reasons(path):
         with Path(path).open("rb") as file:
-            value = _load_pickle(file, _names(("argparse", "Namespace")))
+            value = pickles.load(file, pickles.stand_ins("argparse", "Namespace"))
         if type(value).__name__ != "Namespace":
-            raise _Refused("it holds no options")
-        return _plain(value)
+            raise Refused("it holds no options")
+        return plain(value)
 
 
 def load_plain_dict(path: str | os.PathLike) -> dict[str, Any]:
@@ -228,10 +226,10 @@ def load_plain_dict(path: str | os.PathLike) -> dict[str, Any]:
     """
     with _reasons(path):
         with Path(path).open("rb") as file:
-            value = _load_pickle(file, {})
+            value = pickles.load(file, {})
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise _Refused("it holds no dictionary of named values")
-        return _plain(value)
+            raise Refused("it holds no dictionary of named values")
+        return plain(value)
 
 
 def load_image_folder(path: str | os.PathLike) -> argparse.Namespace:
@@ -244,86 +242,22 @@ def load_image_folder(path: str | os.PathLike) -> argparse.Namespace:
     """
     with _reasons(path):
         if not _is_zip(path):
-            raise _Refused("it is of torch before 1.6: build it again with scripts/build_lmdb.py")
-        folder = ("torchvision.datasets.folder", "ImageFolder")
-        allowed = {**_names(folder), ("torchvision.datasets.folder", "default_loader"): None}
-        value = _load_pickle(io.BytesIO(_data_pickle(path)), allowed)
+            raise Refused("it is of torch before 1.6: build it again with scripts/build_lmdb.py")
+        module = "torchvision.datasets.folder"
+        names = {**pickles.stand_ins(module, "ImageFolder"), (module, "default_loader"): None}
+        value = pickles.load(io.BytesIO(_data_pickle(path)), names)
         if type(value).__name__ != "ImageFolder":
-            raise _Refused("it holds no ImageFolder")
+            raise Refused("it holds no ImageFolder")
         found = vars(value)
         samples = found.get("samples", found.get("imgs"))
         if not isinstance(samples, list) or not all(map(_is_sample, samples)):
-            raise _Refused("its samples are not pairs of a path and a class number")
-        root, classes, numbers = (_plain(found.get(name)) for name in ("root", "classes", "class_to_idx"))
+            raise Refused("its samples are not pairs of a path and a class number")
+        root, classes, numbers = (plain(found.get(name)) for name in ("root", "classes", "class_to_idx"))
         return argparse.Namespace(root=str(root or ""), classes=classes, class_to_idx=numbers, samples=samples)
 
 
 def _is_sample(value: Any) -> bool:
     return type(value) is tuple and len(value) == 2 and type(value[0]) is str and type(value[1]) is int
-
-
-def _load_pickle(file: BinaryIO, allowed: Mapping[tuple[str, str], Any]) -> Any:
-    reader = _Reader(file)
-    reader.allowed = allowed
-    return reader.load()
-
-
-class _Reader(pickle.Unpickler):
-    """Python's reader, with the names in `allowed` and no others; what is outside the pickle it refuses by itself."""
-
-    allowed: Mapping[tuple[str, str], Any]
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed:
-            raise _Refused(f"it asks for {one_line(module)}.{one_line(name)}, which such a file may not use")
-        return self.allowed[module, name]
-
-
-def _names(wanted: tuple[str, str]) -> dict[tuple[str, str], Any]:
-    """Stand-ins for the class `wanted`, for paths, and for how older protocols write sets and objects.
-
-    They are made anew for each file: a pickle can set attributes of what it is given.
-    """
-    stand_in = type(wanted[1], (), {})
-    found = {wanted: stand_in, ("collections", "OrderedDict"): lambda: {}}
-    for module in ("pathlib", "pathlib._local"):  # the second is Python 3.13's
-        for name in ("PosixPath", "PurePosixPath", "Path", "PurePath"):
-            found[module, name] = lambda *parts: PurePosixPath(*parts)
-        for name in ("WindowsPath", "PureWindowsPath"):
-            found[module, name] = lambda *parts: PureWindowsPath(*parts)
-    for module in ("builtins", "__builtin__"):  # the second is written by protocols 0 to 2
-        found |= {(module, "set"): set, (module, "frozenset"): frozenset, (module, "object"): object}
-    for module in ("copyreg", "copy_reg"):
-        found[module, "_reconstructor"] = lambda kind, base, state: stand_in()
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """A copy of plain values; anything else is refused."""
-    if type(value) in (type(None), bool, int, float, bytes):
-        return value
-    if type(value) is str:
-        return _text(value)
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(map(_plain, value))
-    if type(value) is dict:
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, PurePath):
-        return type(value)(_text(str(value)))
-    if type(value).__name__ == "Namespace":
-        for name in vars(value):
-            if not (isinstance(name, str) and name.isidentifier()) or name.startswith("_"):
-                raise _Refused(f"{one_line(ascii(name))} is no name of an option")
-        return argparse.Namespace(**_plain(vars(value)))
-    raise _Refused(f"it holds a {type(value).__name__}, which is no plain value")
-
-
-def _text(text: str) -> str:
-    """Text that can be a path: what is not UTF-8 in a file's name stays as Python has it."""
-    if "\0" in text:
-        raise _Refused("it holds text with a zero byte")
-    text.encode("utf-8", "surrogateescape")
-    return text
 
 
 # --- arrays and JSON
@@ -339,10 +273,10 @@ def load_npz(path: str | os.PathLike, keys: Iterable[str] | None = None) -> dict
 
     with _reasons(path), np.load(path, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise _Refused("it is no npz file")
+            raise Refused("it is no npz file")
         for key in keys or ():
             if key not in archive:
-                raise _Refused(f"it has no array {key}")
+                raise Refused(f"it has no array {key}")
         return {key: archive[key] for key in (archive.files if keys is None else keys)}
 
 
@@ -356,7 +290,7 @@ def read_json(path: str | os.PathLike) -> Any:
         try:
             return json.loads(Path(path).read_bytes())
         except (ValueError, RecursionError) as error:
-            raise _Refused(f"it is no JSON ({one_line(error)})") from error
+            raise Refused(f"it is no JSON ({one_line(error)})") from error
 
 
 @contextlib.contextmanager
@@ -367,7 +301,7 @@ def _reasons(path: str | os.PathLike) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except _Refused as error:
+    except Refused as error:
         raise UserError(f"{name}: refused: {error}") from error
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{name}: there is no such file") from error

@@ -1,0 +1,140 @@
+"""Pickles of plain values: read without running them, written as the original writes its options.
+
+The reader is Python's own, with a list of names in place of the power to import.  A name on the list gives an inert
+stand-in, so that there is nothing to execute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
+from typing import Any, BinaryIO
+
+from i2sb.errors import one_line
+from i2sb.runtime.files import atomic_write
+
+
+class Refused(Exception):
+    """The reason of `FILE: refused: REASON`."""
+
+
+class _Reader(pickle.Unpickler):
+    names: Mapping[tuple[str, str], Any]
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.names:
+            raise Refused(f"it asks for {one_line(module)}.{one_line(name)}, which such a file may not use")
+        return self.names[module, name]
+
+
+def load(file: BinaryIO, names: Mapping[tuple[str, str], Any]) -> Any:
+    """The value of a pickle that uses no other (module, name) than those in `names`, which gives their stand-ins.
+
+    Raises:
+        Refused: it uses others.
+        Exception: it is broken in one of many ways.
+    """
+    reader = _Reader(file)
+    reader.names = names
+    return reader.load()
+
+
+def stand_ins(module: str, name: str) -> dict[tuple[str, str], Any]:
+    """The names that a pickle of one object of class `module`.`name` uses, whatever Python 3 on any system wrote it.
+
+    They are the class itself, paths, and how older protocols write sets and objects.  All are made anew for each
+    file, since a pickle can set attributes of what it is given.
+    """
+    kind = type(name, (), {})
+    found = {(module, name): kind, ("collections", "OrderedDict"): lambda: {}}
+    for place in ("pathlib", "pathlib._local"):  # the second is Python 3.13's
+        for path in ("PosixPath", "PurePosixPath", "Path", "PurePath"):
+            found[place, path] = lambda *parts: PurePosixPath(*parts)
+        for path in ("WindowsPath", "PureWindowsPath"):
+            found[place, path] = lambda *parts: PureWindowsPath(*parts)
+    for place in ("builtins", "__builtin__"):  # the second is written by protocols 0 to 2
+        found |= {(place, "set"): set, (place, "frozenset"): frozenset, (place, "object"): object}
+    for place in ("copyreg", "copy_reg"):
+        found[place, "_reconstructor"] = lambda cls, base, state: kind()
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A copy of plain values, of an argparse.Namespace too (or its stand-in).
+
+    Raises:
+        Refused: it is or holds something else.
+    """
+    if type(value) in (type(None), bool, int, float, bytes):
+        return value
+    if type(value) is str:
+        return _text(value)
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(map(plain, value))
+    if type(value) is dict:
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (PurePosixPath, PureWindowsPath)):
+        return (PureWindowsPath if isinstance(value, PureWindowsPath) else PurePosixPath)(_text(str(value)))
+    if type(value).__name__ == "Namespace":
+        for name in vars(value):
+            _check_option(name)
+        return argparse.Namespace(**plain(vars(value)))
+    raise Refused(f"it holds a {type(value).__name__}, which is no plain value")
+
+
+def _check_option(name: Any) -> None:
+    if not (isinstance(name, str) and name.isidentifier()) or name.startswith("_"):
+        raise Refused(f"{one_line(ascii(name))} is no name of an option")
+
+
+def _text(text: str) -> str:
+    """Text that can be a path: bytes of a file's name that are no UTF-8 stay as Python has them."""
+    if "\0" in text:
+        raise Refused("it holds text with a zero byte")
+    text.encode("utf-8", "surrogateescape")
+    return text
+
+
+def dump_options(options: argparse.Namespace, path: str | os.PathLike) -> list[str]:
+    """Write options.pkl as the original does: an argparse.Namespace of plain values and pathlib paths.
+
+    Attributes that are no plain values (or have no public name) are left out; their names are returned.  The file
+    names only argparse.Namespace and pathlib.PosixPath, whatever Python writes it, and takes its place atomically.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    kept, left_out = {}, []
+    for name, value in vars(options).items():
+        try:
+            _check_option(name)
+            kept[name] = plain(value)
+        except (Refused, RecursionError, UnicodeEncodeError):
+            left_out.append(name)
+    buffer = io.BytesIO()
+    _Writer(buffer, protocol=4).dump(argparse.Namespace(**kept))
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+    return left_out
+
+
+class _Writer(pickle._Pickler):
+    """Python's pickler, but all paths are `pathlib.PosixPath` (3.13 would say `pathlib._local.PosixPath`).
+
+    A path of Windows is written in its forward-slash form, since no other system could open a WindowsPath.
+    """
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def _save_path(self, path: PurePath) -> None:
+        self.save("pathlib")
+        self.save("PosixPath")
+        self.write(pickle.STACK_GLOBAL)
+        self.save(PurePosixPath(path.as_posix()).parts)
+        self.write(pickle.REDUCE)
+
+    dispatch[PurePosixPath] = dispatch[PureWindowsPath] = _save_path
