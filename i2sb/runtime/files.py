@@ -1,9 +1,10 @@
-"""Files that are whole or not there: atomic writing, locks between processes, careful reading of JSON."""
+"""Files that are whole or not there: atomic writing, and locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import io
 import json
 import os
@@ -12,41 +13,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from i2sb.errors import UserError
+from i2sb.errors import UserError, printable
 
 try:
     import fcntl
 except ImportError:  # Windows: one process at a time is all we can offer there
     fcntl = None
 
-_MAX_JSON = 2**26
-_NO_LOCKS_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """What a small JSON file holds.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, or too large or too deep to be one of ours.
-    """
-    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
-        raise ValueError("it is no regular file")
-    with Path(path).open("rb") as file:
-        content = file.read(_MAX_JSON + 1)
-    if len(content) > _MAX_JSON:
-        raise ValueError(f"it is larger than {_MAX_JSON} bytes")
-    try:
-        return json.loads(content)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+_NOT_KNOWN_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}  # some network file systems, and FUSE
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_LONGEST_STEM = 220  # bytes of a file's name that its draft takes over: names may have 255
 
 
 class _Draft(io.FileIO):
     """An unbuffered file that writes all it is given and remembers the first error of the disk.
 
-    Libraries such as torch wrap an error of `write` into one of their own; remembering it lets us report the
-    cause.
+    Libraries such as torch wrap an error of `write` into one of their own: this is how the cause is known.
     """
 
     error: OSError | None = None
@@ -69,8 +51,6 @@ def atomic_write(path: str | os.PathLike) -> Iterator[io.FileIO]:
 
     The data lie in a hidden file of the same folder (made when missing) until they are on the disk. When the
     block fails, that file goes and `path` stays as it was; what a killed process left, the next one sweeps.
-    Where `path` is a link, the file takes the link's place, and what it pointed to stays: a folder from a stranger
-    may have links to anywhere.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
@@ -78,68 +58,59 @@ def atomic_write(path: str | os.PathLike) -> Iterator[io.FileIO]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
         draft = _open_draft(path)
     except OSError as error:
         raise _unwritable(path, error) from error
     try:
         yield draft
-        _finish(draft, path)
+        try:
+            _sync(draft.fileno())
+            Path(draft.name).replace(path)
+        except OSError as error:
+            draft.error = error
+            raise
     except BaseException as error:
-        _discard(draft)
+        with contextlib.suppress(OSError):
+            Path(draft.name).unlink()
+        with contextlib.suppress(OSError):
+            draft.close()
         if isinstance(error.__context__, KeyboardInterrupt):  # libraries make errors of their own of it
             raise error.__context__ from None
         if draft.error is not None and isinstance(error, Exception):
             raise _unwritable(path, draft.error) from error
         raise
-
-
-def _finish(draft: _Draft, path: Path) -> None:
-    try:
-        os.fsync(draft.fileno())
-        Path(draft.name).replace(path)
-        draft.close()
-        sync_folder(path.parent)
-    except OSError as error:
-        draft.error = error
-        raise
-
-
-def _discard(draft: _Draft) -> None:
-    with contextlib.suppress(OSError):
-        Path(draft.name).unlink()
-    with contextlib.suppress(OSError):
-        draft.close()
+    draft.close()
+    sync_folder(path.parent)
 
 
 def _open_draft(path: Path) -> _Draft:
+    """A new draft of `path`, locked as long as its writer lives; those of the dead are removed."""
+    stem = os.fsdecode(os.fsencode(path.name)[:_LONGEST_STEM])
+    for leftover in path.parent.glob(f".{glob.escape(stem)}.*.tmp"):
+        with contextlib.suppress(OSError), leftover.open("r+b") as file:
+            if _flock(file.fileno(), wait=False):
+                leftover.unlink()
     while True:
-        draft = _Draft(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), "x")
-        try:
-            _flock(draft.fileno())  # tells a sweeper that the writer is alive
-        except BaseException:
-            _discard(draft)
-            raise
+        draft = _Draft(path.with_name(f".{stem}.{secrets.token_hex(4)}.tmp"), "x")
+        _flock(draft.fileno())
         if os.fstat(draft.fileno()).st_nlink:
             return draft
         draft.close()  # swept between its making and its locking
 
 
-def _sweep(path: Path) -> None:
-    """Remove drafts of `path` whose writers are gone: whoever lives holds the lock of its own."""
-    for leftover in path.parent.glob(f".{_literal(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError), leftover.open("r+b") as file:
-            if _flock(file.fileno(), wait=False):
-                leftover.unlink()
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
 def _unwritable(path: Path, error: OSError) -> UserError:
-    kept = " (the file there is as it was)" if path.exists() else ""
-    return UserError(f"{path}: cannot be written: {error.strerror or error}{kept}")
+    kept = " (the file there is as it was)" if path.is_file() else ""
+    way_out = "; data/ and results/ lie where the program is started: do so in a folder that can be written to"
+    hint = way_out if error.errno in _READ_ONLY else ""
+    return UserError(f"{printable(path)}: cannot be written: {error.strerror or error}{kept}{hint}")
+
+
+def _sync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_KNOWN_HERE:
+            raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -156,33 +127,30 @@ def sync_folder(folder: Path) -> None:
 def lock(path: str | os.PathLike, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the file `path` as a lock between processes (and threads); it goes when the block ends.
 
-    `on_wait` is called once when another holder makes us wait. A holder that dies frees the lock.
+    `on_wait` is called once when another holder makes us wait. A holder that dies frees the lock. Where the file
+    system has no locks, nobody waits.
 
     Raises:
         OSError: the lock's file cannot be made (its folder is missing or cannot be written to).
     """
     path = Path(path)
-    while True:
-        # a link in a stranger's folder may lead anywhere
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        try:
-            if _flock(handle, wait=False) is False:
+    with contextlib.ExitStack() as stack:
+        while True:
+            file = stack.enter_context(path.open("ab"))
+            if _flock(file.fileno(), wait=False) is False:
                 if on_wait is not None:
                     on_wait()
                     on_wait = None
-                _flock(handle)
-            if _is_at(handle, path):
-                break
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)  # the former holder removed this one: take the file that is there now
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        os.close(handle)
+                _flock(file.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
+            stack.close()  # the former holder removed this one: take the file that is there now
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -196,23 +164,13 @@ def only_one(path: Path, busy: str) -> Iterator[None]:
     def give_up() -> None:
         raise UserError(busy)
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        guard = lock(path, on_wait=give_up)
-        guard.__enter__()
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot be written to: {error.strerror or error}") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(path, on_wait=give_up))
+        except OSError as error:
+            raise _unwritable(path.parent, error) from error
         yield
-    finally:
-        guard.__exit__(None, None, None)
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.lstat())
-    except FileNotFoundError:
-        return False
 
 
 def _flock(handle: int, wait: bool = True) -> bool | None:
@@ -224,7 +182,12 @@ def _flock(handle: int, wait: bool = True) -> bool | None:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS_HERE:
+        if error.errno not in _NOT_KNOWN_HERE:
             raise
         return None
     return True
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """As `reading.read_json`, but OSError and ValueError as they come; until its callers have moved."""
+    return json.loads(Path(path).read_bytes())
