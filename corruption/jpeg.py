@@ -87,7 +87,10 @@ class JPEG(Corruption):
         # Colours at half size first, then each is added to the 2x2 pixels of luma above it.
         colour = (to_rgb @ chroma).reshape(B, 3, half, 1, half, 1)
         rgb = y.reshape(B, 1, half, 2, half, 2) + colour
-        return rgb.reshape(B, 3, S, S) / 127.5 - 1
+        x = rgb.reshape(B, 3, S, S) / 127.5 - 1
+        # Quirk: channels last in memory. `torch.randn_like` fills memory in its order, so a sampler that starts
+        # from here gives the release's images at the same seed only in the release's layout.
+        return x.contiguous(memory_format=torch.channels_last)
 
     def _quantise(self, planes: Tensor, table: Tensor) -> Tensor:
         """DCT, rounding to multiples of `table` [8,8], inverse DCT of all 8x8 blocks.  [N,H,W] -> [N,H,W].

@@ -43,6 +43,7 @@ def make_batch(
         randn: source of noise: first for the hole, then for `add_x1_noise`.
     """
     x1, mask = degrade(x0, corrupt, index, integers, randn)
+    x1 = x1.contiguous()  # whatever the operator's memory layout, networks and draws see one
     if mask is not None:
         x1 = fill_hole(x1, mask, randn(x1))
     cond = x1 if cond_x1 else None

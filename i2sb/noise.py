@@ -35,9 +35,7 @@ class TrainingDraws:
         return self._own(torch.randint(0, high, (self.world_size * count,), generator=self.on_cpu))
 
     def randn_like(self, x: Tensor) -> Tensor:
-        """Standard normal noise of x's shape, dtype and device."""
-        if self.world_size == 1:
-            return torch.randn_like(x)
+        """Standard normal noise of x's shape, dtype and device, drawn in NCHW order whatever x's memory layout."""
         shape = (self.world_size * len(x), *x.shape[1:])
         return self._own(torch.randn(shape, dtype=x.dtype, device=x.device, generator=self.on_device))
 

@@ -60,6 +60,25 @@ def test_ranks_share_the_numbers_of_one(world_size):
         assert torch.equal(one, together)
 
 
+def test_the_memory_layout_moves_no_noise():
+    """The JPEG operator hands on channels-last memory: 1 and 2 ranks, training and restoring draw as ever."""
+    x = torch.zeros(4, 3, 8, 8)
+    layouts = (x, x.contiguous(memory_format=torch.channels_last))
+
+    def alone(x):
+        torch.manual_seed(5)
+        return TrainingDraws().randn_like(x)
+
+    def two_ranks(x):
+        return torch.cat([TrainingDraws(rank, 2, seed=5).randn_like(x[:2]) for rank in range(2)])
+
+    for draw in (alone, two_ranks, lambda x: ImageNoise(5, range(4)).randn_like(x)):
+        plain, channels_last = map(draw, layouts)
+        assert torch.equal(plain, channels_last)
+    assert torch.equal(alone(layouts[1]), two_ranks(layouts[1]))
+    assert make_batch(clean(), create_corruption("jpeg-10", 32)).x1.is_contiguous()
+
+
 def test_each_image_has_its_own_noise():
     x = torch.zeros(3, 3, 4, 4)
     together = ImageNoise(7, [4, 9, 2])
