@@ -90,9 +90,9 @@ class Corruption(nn.Module):
         if not x.is_floating_point():
             raise ValueError(f"{self.name}: expected floating-point images in [-1,1], got {x.dtype}")
 
-    def add_table(self, name: str, values: np.ndarray) -> None:
-        """Keep a float64 table as float32 buffer `name` (not every device has float64)."""
-        self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+    def add_table(self, name: str, values: np.ndarray | Tensor) -> None:
+        """Keep a table as float32 buffer `name` (not every device has float64)."""
+        self.register_buffer(name, torch.as_tensor(values).float(), persistent=False)
 
     def extra_repr(self) -> str:
         return f"{self.image_size} px"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .base import Corruption
-from .mask_bank import MaskBank
+from .mask_bank import MaskBank, stored_bank
 from .registry import lookup
 
 
@@ -24,8 +24,8 @@ def create_corruption(
         name: a registered name (`corruption.TASKS`).
         image_size: S, a multiple of 16.
         device: where the tables lie; calls with images elsewhere work too, but slower.
-        mask_bank: free-form masks [n,S,S], or a function from kind ("freeform1020", "freeform2030") to such
-            an array or None. None: brush strokes. Operators without free-form holes do not look at it.
+        mask_bank: free-form masks, or a function from kind ("freeform1020", "freeform2030") to them or None, see
+            `mask_bank.MaskBank`. None: brush strokes. Operators without free-form holes do not look at it.
         log: anything with `info`; gets one line.
 
     Raises ValueError for an unknown name, an image size that is no multiple of 16, or a wrong bank.
@@ -40,13 +40,14 @@ def create_corruption(
 def build_corruption(opt: Any, log: Any, corrupt_type: str | None = None) -> Corruption:
     """The operator that the options name.
 
-    Reads opt.corrupt (unless `corrupt_type` is given), opt.image_size, opt.device and, where present,
-    opt.freeform_bank: a function from kind to a bank of masks [n,S,S] or None.
+    Reads opt.corrupt (unless `corrupt_type` is given), opt.image_size and opt.device.
     """
     return create_corruption(
-        corrupt_type or opt.corrupt,
-        opt.image_size,
-        device=opt.device,
-        mask_bank=getattr(opt, "freeform_bank", None),
-        log=log,
+        corrupt_type or opt.corrupt, opt.image_size, device=opt.device, mask_bank=mask_bank_of(opt), log=log
     )
+
+
+def mask_bank_of(opt: Any) -> MaskBank:
+    """opt.freeform_bank where present and not None; else the mask files in data/ of the current folder."""
+    bank = getattr(opt, "freeform_bank", None)
+    return stored_bank if bank is None else bank

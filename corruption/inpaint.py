@@ -1,12 +1,13 @@
 """Inpainting: a part of the image is missing and shown white.
 
-Sources: the centre hole and the two ranges of free-form holes are those of Palette (Saharia et al. 2022),
-whose 10,000 evaluation masks are the published bank; without it, or at other sizes, brush.py draws masks.
+Sources: the centre hole and the two ranges of free-form holes are those of Palette (Saharia et al. 2022), whose 10,000
+evaluation masks are the published bank; without it, brush.py draws masks.
 What stands in the hole later (noise) is the bridge's business, not this package's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -14,8 +15,27 @@ import torch
 from torch import Tensor
 
 from .base import Corruption, Source, check_index, draw_integers
-from .mask_bank import BrushMasks, MaskBank, StoredMasks
+from .mask_bank import KINDS, PUBLISHED_FILE, PUBLISHED_SIZE, BrushMasks, MaskBank, StoredMasks, stored_bank
 from .registry import corruption
+
+
+def get_center_mask(size: Sequence[int]) -> Tensor:
+    """uint8 [1,h,w] for `size` = [h, w]: 1 in the middle half of the rows and of the columns."""
+    h, w = size
+    mask = torch.zeros(1, h, w, dtype=torch.uint8)
+    mask[:, h // 4 : 3 * h // 4, w // 4 : 3 * w // 4] = 1
+    return mask
+
+
+def load_freeform_masks(kind: str) -> np.ndarray:
+    """The published masks of "freeform1020" or "freeform2030" in data/: uint8 [10000,1,256,256], 1 = hole.
+
+    Raises FileNotFoundError if they are not there, ValueError as `mask_bank.stored_bank`.
+    """
+    bits = stored_bank(kind)
+    if bits is None:
+        raise FileNotFoundError(f"data/{PUBLISHED_FILE}: not there; `dataset.freeform.fetch_bank()` fetches it")
+    return np.unpackbits(bits, axis=1).reshape(-1, 1, PUBLISHED_SIZE, PUBLISHED_SIZE)
 
 
 class Inpainting(Corruption):
@@ -40,13 +60,11 @@ class Inpainting(Corruption):
 
 @corruption("inpaint-center")
 class CenterHole(Inpainting):
-    """A square hole: rows and columns S/4 .. 3S/4."""
+    """A square hole, see `get_center_mask`."""
 
     def __init__(self, image_size: int):
         super().__init__(image_size)
-        inside = np.zeros(image_size)
-        inside[image_size // 4 : 3 * image_size // 4] = 1
-        self.add_table("mask", np.outer(inside, inside)[None, None])
+        self.add_table("mask", get_center_mask([image_size, image_size])[None])
 
     def masks(self, batch: int, index: Tensor | None, generator: Source | None) -> Tensor:
         return self.mask.repeat(batch, 1, 1, 1)
@@ -57,23 +75,20 @@ class FreeformHoles(Inpainting):
 
     Args:
         image_size: S.
-        mask_bank: masks [n,S,S] of zeros and ones, a function from `kind` to such an array or None, or None:
-            then
-            the brush draws masks whose hole ratio lies within low .. high.
+        mask_bank: a bank of any size, see `MaskBank`; None, or a function that gives None for `kind`: the brush draws
+            masks whose hole ratio lies within the range of KINDS.
 
-    Raises ValueError if the bank's shape or hole ratio is wrong and, when called, if an index lies beyond the
-    bank.
+    Raises ValueError as `StoredMasks` and, when called, if an index lies beyond the bank.
     """
 
     uses_mask_bank = True
     kind: ClassVar[str]
-    low: ClassVar[float]
-    high: ClassVar[float]
 
     def __init__(self, image_size: int, mask_bank: MaskBank | None = None):
         super().__init__(image_size)
         stored = mask_bank(self.kind) if callable(mask_bank) else mask_bank
-        limits = (image_size, self.low, self.high)
+        _, low, high = KINDS[self.kind]
+        limits = (image_size, low, high)
         self.source = BrushMasks(*limits) if stored is None else StoredMasks(stored, *limits)
 
     def masks(self, batch: int, index: Tensor | None, generator: Source | None) -> Tensor:
@@ -91,11 +106,11 @@ class FreeformHoles(Inpainting):
 class Freeform1020(FreeformHoles):
     """Holes over 10 to 20 % of the image."""
 
-    kind, low, high = "freeform1020", 0.10, 0.20
+    kind = "freeform1020"
 
 
 @corruption("inpaint-freeform2030")
 class Freeform2030(FreeformHoles):
     """Holes over 20 to 30 % of the image."""
 
-    kind, low, high = "freeform2030", 0.20, 0.30
+    kind = "freeform2030"

@@ -1,70 +1,131 @@
 """Where free-form masks come from: a stored bank, or the brush.
 
-Both answer to a mask's number, so that training (a random number) and evaluation (the image's number) ask
-alike.
+Both answer to a mask's number, so that training (a random number) and evaluation (the image's number) ask alike.
+
+The published bank is one file, `imagenet_freeform_masks.npz`: for each kind the packed bits of 10,000 masks of 256 px.
+The release unpacks it into `imagenet_freeform1020_masks.npz` and so on (key `mask`, uint8 [10000,256,256], 1 = hole).
+Either will do; here masks stay bits (82 MB), and only those asked for are unpacked.
 """
 
 from __future__ import annotations
 
+import math
+import zipfile
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from .brush import draw_mask
 
+PUBLISHED_FILE = "imagenet_freeform_masks.npz"
+PUBLISHED_SIZE = 256
+KINDS = {  # kind -> (key in the published file, least and largest hole ratio)
+    "freeform1020": ("10-20% freeform", 0.10, 0.20),
+    "freeform2030": ("20-30% freeform", 0.20, 0.30),
+    "freeform3040": ("30-40% freeform", 0.30, 0.40),
+}
 NUM_MASKS = 10_000  # size of the published bank; the brush offers as many in training
-CHECKED = 64  # a published bank is 655 MB: a sample tells whether it is the right one
-TOLERANCE = 0.01  # of the hole ratio, for banks made by others
+CHECKED = 64  # masks of a bank whose hole ratio is looked at: enough to tell kinds apart, and holes from the rest
+TOLERANCE = 0.01  # of their mean hole ratio
+CHUNK = 256  # masks packed at a time
 KEPT_BYTES = 128 * 2**20
 
 MaskBank = np.ndarray | Callable[[str], np.ndarray | None]
-"""A stored bank [n,S,S], or a function from its kind ("freeform1020", "freeform2030") to one, or to None."""
+"""Masks [n,s,s] of zeros and ones, their packed bits [n,s*s/8], or a function from a kind to one of these or None."""
+
+
+def stored_bank(kind: str, data_dir: str | Path = "data") -> np.ndarray | None:
+    """Packed bits [n,8192] of the masks of a kind (a key of KINDS) in `data_dir`; None where there is no file of them.
+
+    Raises ValueError for another kind, and for a file that is damaged or holds something else.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"no free-form masks of kind '{kind}'; choose one of: {', '.join(KINDS)}")
+    key, low, high = KINDS[kind]
+    unpacked, published = Path(data_dir) / f"imagenet_{kind}_masks.npz", Path(data_dir) / PUBLISHED_FILE
+    if unpacked.is_file():
+        return packed(_read(unpacked, "mask"), low, high, str(unpacked))
+    if not published.is_file():
+        return None
+    bits, row = _read(published, key), PUBLISHED_SIZE**2 // 8
+    if bits.dtype != np.uint8 or bits.size % row:
+        raise ValueError(f"{published}: '{key}' is {bits.dtype} {list(bits.shape)}, not packed bits of 256 px masks")
+    return packed(bits.reshape(-1, row), low, high, str(published))
+
+
+def _read(path: Path, key: str) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[key]
+    except KeyError:
+        raise ValueError(f"{path}: holds no '{key}': put the right file there") from None
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole npz file ({error}): copy or fetch it again") from error
+
+
+def packed(masks: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
+    """Masks [n,s,s] as packed bits [n,ceil(s*s/8)]; packed ones are only checked.  `name` is for messages.
+
+    Raises ValueError if the shape is not one of a bank, values are not 0 and 1, or the mean hole ratio of a sample of
+    64 masks lies outside low .. high.
+    """
+    masks = np.asarray(masks)
+    square = masks.ndim == 3 and masks.shape[1] == masks.shape[2]
+    if not (square or (masks.ndim == 2 and masks.dtype == np.uint8)) or not masks.size:
+        raise ValueError(f"{name}: expected masks [n, s, s] of zeros and ones, got {masks.dtype} {list(masks.shape)}")
+    bits, area = masks, masks.shape[1] ** 2 if square else masks.shape[1] * 8
+    if square:
+        chunks = np.array_split(masks.reshape(-1, area), math.ceil(len(masks) / CHUNK))
+        bits = np.concatenate([_bits(chunk, name) for chunk in chunks])
+    sample = bits[np.linspace(0, len(bits) - 1, min(CHECKED, len(bits))).astype(int)]
+    ratio = np.unpackbits(sample).sum() / (area * len(sample))
+    if not low - TOLERANCE <= ratio <= high + TOLERANCE:
+        raise ValueError(f"{name}: holes cover {ratio:.1%} of the masks on average, not {low:.0%} to {high:.0%}")
+    return bits
+
+
+def _bits(masks: np.ndarray, name: str) -> np.ndarray:
+    holes = masks == 1
+    if not (holes | (masks == 0)).all():
+        raise ValueError(f"{name}: holds other values than 0 (keep) and 1 (hole)")
+    return np.packbits(holes, axis=1)
 
 
 class StoredMasks:
-    """A bank uint8 or bool [n,S,S], 1 = hole; may be memory-mapped: only the masks asked for are read.
+    """A bank: masks [n,s,s], 1 = hole, or their packed bits; of another size than S, resized (nearest neighbour).
 
-    Raises ValueError if the shape is not [n,S,S], or if a sample of 64 masks holds other values than 0 and 1
-    or hole ratios outside low .. high (by more than 0.01).
+    Raises ValueError as `packed`.
     """
 
     def __init__(self, masks: np.ndarray, size: int, low: float, high: float):
-        self.masks = np.asarray(masks)  # a memory map stays one
-        if self.masks.ndim != 3 or self.masks.shape[1:] != (size, size) or not len(self.masks):
-            raise ValueError(f"mask bank: expected shape [n, {size}, {size}], got {list(self.masks.shape)}")
-        self.count = len(self.masks)
-        sample = np.linspace(0, self.count - 1, min(CHECKED, self.count)).astype(int)
-        for number in sample:
-            self._check(number, low, high)
-
-    def _check(self, number: int, low: float, high: float) -> None:
-        mask = self.masks[number]
-        if not np.isin(mask, (0, 1)).all():
-            raise ValueError(f"mask bank: mask {number} holds other values than 0 (keep) and 1 (hole)")
-        ratio = mask.mean()
-        if not low - TOLERANCE <= ratio <= high + TOLERANCE:
-            raise ValueError(
-                f"mask bank: mask {number} has a hole ratio of {ratio:.3f}, not within {low} .. {high}"
-            )
+        self.bits = packed(masks, low, high, "mask bank")
+        self.count = len(self.bits)
+        self.size = size
+        self.stored_size = masks.shape[1] if masks.ndim == 3 else math.isqrt(8 * masks.shape[1])
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """Masks [B,S,S] of the given numbers [B].  Raises ValueError beyond the end of the bank."""
+        """Masks uint8 [B,S,S] of the given numbers [B].  Raises ValueError beyond the end of the bank."""
         if len(numbers) and numbers.max() >= self.count:
-            raise ValueError(
-                f"mask bank: it has {self.count} masks, none for image {numbers.max()} (counted from 0)"
-            )
-        return self.masks[numbers]
+            raise ValueError(f"mask bank: it has {self.count} masks, none for image {numbers.max()} (counted from 0)")
+        s = self.stored_size
+        masks = np.unpackbits(self.bits[numbers], axis=1, count=s * s).reshape(-1, s, s)
+        if s == self.size:
+            return masks
+        nearest = np.arange(self.size) * s // self.size
+        return masks[:, nearest[:, None], nearest]
 
     def __str__(self) -> str:
-        return f"{self.count} stored masks"
+        resized = "" if self.stored_size == self.size else f", resized from {self.stored_size} px"
+        return f"{self.count} stored masks{resized}"
 
 
 class BrushMasks:
     """Brush strokes in place of a bank: mask number k is drawn with seed k, for any k.
 
-    Training picks among the first 10,000, as from the published bank, and each is drawn once: they are kept
-    as bits (82 MB for all of them at 256 px) up to 128 MB, so a mask costs milliseconds at first and
-    microseconds later.
+    Training picks among the first 10,000, as from the published bank, and each is drawn once: they are kept as bits up
+    to 128 MB, so a mask costs milliseconds at first and microseconds later.
     """
 
     count = NUM_MASKS

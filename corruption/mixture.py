@@ -7,12 +7,14 @@ filled with noise, and no mask reaches the loss or the sampler.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from .base import Corruption, Source, check_index, draw_integers
-from .build import create_corruption
+from .build import create_corruption, mask_bank_of
 from .mask_bank import MaskBank
 from .names import PUBLISHED
 from .registry import corruption
@@ -26,8 +28,7 @@ class Mixture(Corruption):
 
     Args:
         image_size: S.
-        mask_bank: a function from kind ("freeform1020", "freeform2030") to masks [n,S,S] or None; None:
-            brush.
+        mask_bank: a function from kind ("freeform1020", "freeform2030") to masks or None; None: brush strokes.
 
     Raises ValueError if `mask_bank` is an array (there are two kinds), or a bank that FreeformHoles refuses.
     """
@@ -38,12 +39,8 @@ class Mixture(Corruption):
     def __init__(self, image_size: int, mask_bank: MaskBank | None = None):
         super().__init__(image_size)
         if mask_bank is not None and not callable(mask_bank):
-            raise ValueError(
-                "mixture: mask_bank must be a function from kind to masks, for it takes two kinds"
-            )
-        self.operators = nn.ModuleList(
-            create_corruption(kind, image_size, mask_bank=mask_bank) for kind in KINDS
-        )
+            raise ValueError("mixture: mask_bank must be a function from kind to masks, for it takes two kinds")
+        self.operators = nn.ModuleList(create_corruption(kind, image_size, mask_bank=mask_bank) for kind in KINDS)
         self.num_masks = min(op.source.count for op in self.operators if op.uses_mask_bank)
 
     def forward(
@@ -85,3 +82,34 @@ def _randn_like(x: Tensor, generator: Source | None) -> Tensor:
     if not isinstance(generator, torch.Generator):
         return torch.randn_like(x)
     return torch.randn(x.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)
+
+
+class MixtureCorruptDatasetTrain(Dataset):
+    """Pairs for `Runner.train`: items (clean [3,S,S], degraded [3,S,S], class index), drawn afresh at each visit.
+
+    Args:
+        opt: `image_size` is read, and `freeform_bank` where present, see `build.mask_bank_of`.
+        dataset: items (image [3,S,S] in [-1,1], class index).
+    """
+
+    def __init__(self, opt: Any, dataset: Any):
+        self.dataset = dataset
+        self.mixture = Mixture(opt.image_size, mask_bank_of(opt))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
+        clean, label = self.dataset[i][:2]
+        return clean, self.degrade(clean, i), label
+
+    def degrade(self, clean: Tensor, i: int) -> Tensor:
+        """[3,S,S] -> [3,S,S]; `i` is not looked at."""
+        return self.mixture(clean[None])[0]
+
+
+class MixtureCorruptDatasetVal(MixtureCorruptDatasetTrain):
+    """The same, but image i is degraded by kind i mod 9, with mask i and the same noise every time."""
+
+    def degrade(self, clean: Tensor, i: int) -> Tensor:
+        return self.mixture(clean[None], torch.tensor([i]), torch.Generator().manual_seed(i))[0]

@@ -1,15 +1,19 @@
 """Free-form holes: the brush, stored banks, and which mask an image gets."""
 
 import logging
+from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.ndimage
 import torch
 
-from corruption import create_corruption
+from corruption import build_corruption, create_corruption
 from corruption.brush import draw_mask
-from corruption.mask_bank import BrushMasks
+from corruption.inpaint import load_freeform_masks
+from corruption.mask_bank import KINDS as KINDS_ON_DISK
+from corruption.mask_bank import PUBLISHED_FILE, BrushMasks
 
 KINDS = [("inpaint-freeform1020", 0.10, 0.20), ("inpaint-freeform2030", 0.20, 0.30)]
 RANGES = [(low, high) for _, low, high in KINDS]
@@ -144,7 +148,18 @@ def test_memory_mapped_bank(tmp_path):
     operator = create_corruption("inpaint-freeform2030", SIZE, mask_bank=stored)
     _, mask = operator(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.float16), index=torch.tensor([2]))
     assert np.array_equal(mask[0, 0].numpy(), stored[2])
-    assert np.shares_memory(operator.source.masks, stored)
+
+
+@pytest.mark.parametrize("size", [16, 48, 64])
+def test_a_bank_of_another_size_is_resized(size, caplog):
+    """As torch's nearest neighbour does."""
+    caplog.set_level(logging.INFO)
+    stored = bank(0.1, 0.2)
+    operator = create_corruption("inpaint-freeform1020", size, mask_bank=stored, log=logging.getLogger("t"))
+    _, mask = operator(torch.zeros(2, 3, size, size), index=torch.tensor([3, 11]))
+    expected = torch.nn.functional.interpolate(torch.from_numpy(stored[[3, 11]])[:, None].float(), size=size)
+    assert torch.equal(mask, expected)
+    assert "12 stored masks, resized from 32 px" in caplog.text
 
 
 def test_function_without_a_bank_means_the_brush():
@@ -164,14 +179,14 @@ def test_the_log_says_where_masks_come_from(mask_bank, text, caplog):
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        (bank(0.1, 0.2, size=64), r"expected shape \[n, 32, 32\], got \[12, 64, 64\]"),
-        (bank(0.1, 0.2)[0], r"expected shape \[n, 32, 32\], got \[32, 32\]"),
-        (bank(0.1, 0.2)[:0], r"expected shape \[n, 32, 32\], got \[0, 32, 32\]"),
-        (bank(0.2, 0.3), r"mask 0 has a hole ratio of 0\.25\d, not within 0\.1 \.\. 0\.2"),
-        (1 - bank(0.1, 0.2), r"hole ratio of 0\.8\d\d"),
-        (255 * bank(0.1, 0.2), r"mask 0 holds other values than 0 \(keep\) and 1 \(hole\)"),
+        (bank(0.1, 0.2)[:, :16], r"mask bank: expected masks \[n, s, s\] of zeros and ones, got uint8 \[12, 16, 32\]"),
+        (bank(0.1, 0.2)[:0], r"got uint8 \[0, 32, 32\]"),
+        (bank(0.1, 0.2)[0], r"mask bank: holes cover 1\.9% of the masks"),
+        (bank(0.2, 0.3), r"mask bank: holes cover 24\.5% of the masks on average, not 10% to 20%"),
+        (1 - bank(0.1, 0.2), r"holes cover 85\.5%"),
+        (255 * bank(0.1, 0.2), r"holds other values than 0 \(keep\) and 1 \(hole\)"),
     ],
-    ids=["size", "one mask", "empty", "other kind", "inverted", "0 and 255"],
+    ids=["oblong", "empty", "one mask", "other kind", "inverted", "0 and 255"],
 )
 def test_wrong_bank_is_refused_in_one_line(stored, message):
     with pytest.raises(ValueError, match=message) as e:
@@ -192,3 +207,109 @@ def test_wrong_index_is_refused(index, message):
     operator = create_corruption("inpaint-freeform1020", SIZE, mask_bank=bank(0.1, 0.2))
     with pytest.raises(ValueError, match=message):
         operator(torch.zeros(2, 3, SIZE, SIZE), index=torch.tensor(index))
+
+
+# --- files in data/ --------------------------------------------------------------------------------------
+
+
+def published(kind: str, count: int = 10) -> np.ndarray:
+    """uint8 [count,256,256] with the right share of holes."""
+    masks = np.zeros((count, 256, 256), np.uint8)
+    for k in range(count):
+        masks[k, k : k + round(256 * (KINDS_ON_DISK[kind][1] + 0.05))] = 1
+    return masks
+
+
+def put(name: str, save=np.savez, **arrays: np.ndarray) -> Path:
+    Path("data").mkdir(exist_ok=True)
+    save(Path("data") / name, **arrays)
+    return Path("data") / name
+
+
+@pytest.fixture
+def _in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+BARE = {"image_size": 256, "device": "cpu"}  # of the original's options, those that build_corruption reads
+
+
+@pytest.mark.usefixtures("_in_tmp_path")
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("shape", [(-1,), (10, 8192), (10, 256, 32)])
+def test_build_corruption_uses_the_published_file(save, shape):
+    arrays = {key: np.packbits(published(kind)).reshape(shape) for kind, (key, *_) in KINDS_ON_DISK.items()}
+    put(PUBLISHED_FILE, save, **arrays)
+    for kind in ("freeform1020", "freeform2030"):
+        operator = build_corruption(Namespace(corrupt=f"inpaint-{kind}", **BARE), None)
+        _, mask = operator(torch.zeros(2, 3, 256, 256), index=torch.tensor([9, 4]))
+        assert np.array_equal(mask[:, 0].numpy(), published(kind)[[9, 4]])
+        assert np.array_equal(load_freeform_masks(kind), published(kind)[:, None])
+    mixture = build_corruption(Namespace(corrupt="jpeg-5", **BARE), None, "mixture")
+    y = mixture(torch.zeros(1, 3, 256, 256), torch.tensor([8]), randn=torch.ones_like)
+    assert np.array_equal(y[0, 0].numpy(), published("freeform2030")[8])
+
+
+@pytest.mark.usefixtures("_in_tmp_path")
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_build_corruption_uses_the_unpacked_file_of_the_original(save):
+    put("imagenet_freeform1020_masks.npz", save, mask=published("freeform1020"))
+    operator = build_corruption(Namespace(corrupt="inpaint-freeform1020", **BARE), None)
+    _, mask = operator(torch.zeros(1, 3, 256, 256), index=torch.tensor([7]))
+    assert np.array_equal(mask[0, 0].numpy(), published("freeform1020")[7])
+    assert load_freeform_masks("freeform1020").shape == (10, 1, 256, 256)
+    small = build_corruption(Namespace(corrupt="inpaint-freeform1020", image_size=64, device="cpu"), None)
+    _, mask = small(torch.zeros(1, 3, 64, 64), index=torch.tensor([7]))
+    assert np.array_equal(mask[0, 0].numpy(), published("freeform1020")[7, ::4, ::4])
+
+
+@pytest.mark.usefixtures("_in_tmp_path")
+def test_without_files_build_corruption_means_the_brush():
+    operator = build_corruption(Namespace(corrupt="inpaint-freeform1020", **BARE, freeform_bank=None), None)
+    _, mask = operator(torch.zeros(1, 3, 256, 256), index=torch.tensor([7]))
+    assert np.array_equal(mask[0, 0].numpy(), draw_mask(256, 0.1, 0.2, 7))
+    with pytest.raises(FileNotFoundError, match=f"{PUBLISHED_FILE}: not there"):
+        load_freeform_masks("freeform1020")
+
+
+@pytest.mark.usefixtures("_in_tmp_path")
+@pytest.mark.parametrize("name", [PUBLISHED_FILE, "imagenet_freeform1020_masks.npz"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "not a whole npz file"),
+        (lambda data: b"", "not a whole npz file"),
+        (lambda data: b"<html>sorry</html>", "not a whole npz file"),
+        (lambda data: b"PK\x03\x04", "not a whole npz file"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(name, damage, message):
+    path = put(name, mask=published("freeform1020"), **{"10-20% freeform": np.packbits(published("freeform1020"))})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"data/{name}: {message}") as e:
+        build_corruption(Namespace(corrupt="inpaint-freeform1020", **BARE), None)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.usefixtures("_in_tmp_path")
+@pytest.mark.parametrize(
+    ("name", "arrays", "message"),
+    [
+        (PUBLISHED_FILE, {"mask": np.zeros(3)}, "holds no '10-20% freeform': put the right file there"),
+        (PUBLISHED_FILE, {"10-20% freeform": np.zeros(8192, np.int64)}, r"is int64 \[8192\], not packed bits"),
+        (PUBLISHED_FILE, {"10-20% freeform": np.zeros(100, np.uint8)}, r"is uint8 \[100\], not packed bits"),
+        (PUBLISHED_FILE, {"10-20% freeform": np.packbits(published("freeform3040"))}, "holes cover 35"),
+        ("imagenet_freeform1020_masks.npz", {"mask": np.zeros((2, 8, 256))}, r"got float64 \[2, 8, 256\]"),
+        ("imagenet_freeform1020_masks.npz", {"mask": published("freeform2030")}, r"holes cover 25.0%"),
+        ("imagenet_freeform1020_masks.npz", {"mask": np.array([{}])}, "not a whole npz file"),
+    ],
+)
+def test_another_file_is_refused_by_name(name, arrays, message):
+    put(name, **arrays)
+    with pytest.raises(ValueError, match=f"^data/{name}: .*{message}"):
+        build_corruption(Namespace(corrupt="inpaint-freeform1020", **BARE), None)
+
+
+def test_unknown_kind():
+    with pytest.raises(ValueError, match=r"no free-form masks of kind 'freeform5060'; choose one of: freeform1020, "):
+        load_freeform_masks("freeform5060")

@@ -1,10 +1,14 @@
 """The mixture is its nine parts, chosen per image."""
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
 
 from corruption import create_corruption
+from corruption.inpaint import get_center_mask
+from corruption.mixture import MixtureCorruptDatasetTrain, MixtureCorruptDatasetVal
 
 SIZE = 32
 NINE = [
@@ -126,3 +130,45 @@ def test_banks_are_asked_for_by_kind():
 def test_one_array_cannot_serve_two_kinds():
     with pytest.raises(ValueError, match="mask_bank must be a function from kind to masks"):
         create_corruption("mixture", SIZE, mask_bank=np.zeros((5, SIZE, SIZE), dtype=np.uint8))
+
+
+# --- the original's data sets of pairs --------------------------------------------------------------------
+
+IMAGES = [(image, 3 * i) for i, image in enumerate(noisy(18))]
+
+
+def test_training_pairs_are_drawn_afresh():
+    pairs = MixtureCorruptDatasetTrain(Namespace(image_size=SIZE), IMAGES)
+    assert len(pairs) == 18
+    clean, degraded, label = pairs[5]
+    assert torch.equal(clean, IMAGES[5][0])
+    assert label == 15
+    assert degraded.shape == clean.shape
+    assert not torch.equal(pairs[5][1], degraded) or not torch.equal(pairs[5][1], degraded)
+    loaded = next(iter(torch.utils.data.DataLoader(pairs, batch_size=18, num_workers=1)))
+    assert torch.equal(loaded[0], noisy(18))
+    assert loaded[2].tolist() == [3 * i for i in range(18)]
+
+
+def test_validation_pairs_are_the_same_every_time():
+    pairs = MixtureCorruptDatasetVal(Namespace(image_size=SIZE, corrupt="mixture", device="cuda"), IMAGES)
+    for i in range(18):
+        clean, degraded, _ = pairs[i]
+        assert torch.equal(degraded, pairs[i][1])
+        kind = create_corruption(NINE[i % 9], SIZE)
+        if not kind.has_mask:
+            torch.testing.assert_close(degraded, kind(clean[None])[0], rtol=0, atol=1e-6)
+            continue
+        shown, mask = kind(clean[None], index=torch.tensor([i]))
+        keep = (1 - mask[0]).expand_as(clean).bool()
+        assert torch.equal(degraded[keep], shown[0][keep])
+        assert degraded[~keep].std() > 0.8
+    assert not torch.equal(pairs[6][1][:, 8:24, 8:24], pairs[15][1][:, 8:24, 8:24])
+
+
+def test_centre_mask_of_the_original():
+    mask = get_center_mask([8, 12])
+    assert mask.dtype == torch.uint8
+    assert mask.shape == (1, 8, 12)
+    assert mask[:, 2:6, 3:9].all()
+    assert mask.sum() == 4 * 6

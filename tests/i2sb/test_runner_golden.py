@@ -22,11 +22,10 @@ LOG = logging.getLogger(__name__)
 
 def options(task: str, ot_ode: bool, cond_x1: bool, folder: Path) -> Namespace:
     """The original's options and nothing of ours."""
-    return Namespace(
-        **dict(corrupt=task, image_size=64, device="cpu", interval=100, beta_max=0.3, ot_ode=ot_ode, t0=1e-4, T=1.0),
-        **dict(cond_x1=cond_x1, add_x1_noise=False, clip_denoise=False, use_fp16=False, ema=0.99),
-        **dict(lr=5e-5, l2_norm=0.0, lr_gamma=0.99, lr_step=1000, load=None, ckpt_path=folder, distributed=False),
-    )
+    training = {"lr": 5e-5, "l2_norm": 0.0, "lr_gamma": 0.99, "lr_step": 1000, "ema": 0.99, "use_fp16": False}
+    bridge = {"interval": 100, "beta_max": 0.3, "ot_ode": ot_ode, "t0": 1e-4, "T": 1.0, "clip_denoise": False}
+    run = {"device": "cpu", "distributed": False, "load": None, "ckpt_path": folder}
+    return Namespace(corrupt=task, image_size=64, cond_x1=cond_x1, add_x1_noise=False, **training, **bridge, **run)
 
 
 @pytest.fixture
