@@ -14,15 +14,11 @@ from torch import Tensor
 
 from corruption.registry import lookup
 from evaluation.frechet import RunningStatistics, Statistics, check_gaussian, frechet_distance
-from evaluation.weights import fetch
+from evaluation.weights import find
+from i2sb import addresses
 from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.safe_npz import load_npz
-
-TRAINING_STATISTICS_URL = (
-    "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/"
-    "VIRTUAL_imagenet256_labeled.npz"
-)
 
 
 def feature_statistics(
@@ -138,5 +134,4 @@ def training_statistics(folder: Path = Path("data")) -> Statistics:
 
     Raises WeightsUnavailable where the file is not here and cannot be fetched.
     """
-    name = TRAINING_STATISTICS_URL.rsplit("/", 1)[-1]
-    return load_statistics(fetch(TRAINING_STATISTICS_URL, Path(folder) / name, "FID training statistics"))
+    return load_statistics(find(addresses.FID_TRAIN_STATISTICS, folder))

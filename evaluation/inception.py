@@ -13,17 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.weights import broken, fetch, read_state_dict, torch_hub_path
+from evaluation import weights
+from i2sb import addresses
 
 MODES = ("legacy_pytorch", "legacy_tensorflow", "clean")
 NUM_FEATURES = 2048
 SIZE = 299
-WHAT = "Inception weights"
-
-PYTORCH_URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
-TORCHSCRIPT_URL = (
-    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
-)
 # clean-fid's own choice of folder.
 TORCHSCRIPT_FOLDER = Path() if platform.system() == "Windows" else Path("/tmp")
 
@@ -83,27 +78,25 @@ def check_mode(mode: str) -> str:
 
 
 def _pytorch_network() -> nn.Module:
-    from cleanfid.inception_pytorch import FID_WEIGHTS_URL, InceptionV3
+    from cleanfid.inception_pytorch import InceptionV3
 
-    # clean-fid reads the file by the name in *its* address: should that change, ours must not go unread.
-    path = fetch(PYTORCH_URL, torch_hub_path(FID_WEIGHTS_URL), WHAT)
-    # clean-fid unpickles without restrictions: first make sure that there is nothing but tensors inside.
-    read_state_dict(path, PYTORCH_URL, WHAT)
+    # clean-fid finds the file there, and unpickles without restrictions: only tensors may be inside.
+    weights.load(addresses.INCEPTION_PYTORCH)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # clean-fid calls torchvision in a way that it no longer likes
             return InceptionV3(output_blocks=[3], resize_input=False)
     except RuntimeError as error:  # other keys or shapes
-        raise broken(path, PYTORCH_URL, WHAT, error) from error
+        raise weights.broken(addresses.INCEPTION_PYTORCH, error) from error
 
 
 def _torchscript_network(mode: str) -> nn.Module:
     from cleanfid.inception_torchscript import InceptionV3W
 
-    path = fetch(TORCHSCRIPT_URL, TORCHSCRIPT_FOLDER / TORCHSCRIPT_URL.rsplit("/", 1)[-1], WHAT)
+    path = weights.find(addresses.INCEPTION_TORCHSCRIPT, TORCHSCRIPT_FOLDER)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is old-fashioned, and what these weights come in
             return InceptionV3W(str(path.parent), download=False, resize_inside=mode == "legacy_tensorflow")
     except (RuntimeError, AttributeError) as error:
-        raise broken(path, TORCHSCRIPT_URL, WHAT, error) from error
+        raise weights.broken(addresses.INCEPTION_TORCHSCRIPT, error, TORCHSCRIPT_FOLDER) from error

@@ -8,11 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from evaluation.weights import broken, fetch, read_state_dict, torch_hub_path
+from evaluation import weights
+from i2sb import addresses
 from i2sb.pixels import nearest_uint8, to_float
 
-WEIGHTS_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"  # torchvision's IMAGENET1K_V1
-WHAT = "AlexNet weights (for LPIPS)"
 MIN_SIZE = 31  # pixels: less vanishes in AlexNet's pooling
 
 
@@ -52,12 +51,11 @@ def build_lpips(device: str | torch.device = "cpu") -> Lpips:
     # AlexNet.  The class behind it loads the features' learned weights from its own package, without running
     # anything (torch.load's default since 2.6), and with pnet_rand leaves AlexNet random, to be filled here.
     network = lpips._LPIPS(net="alex", pnet_rand=True)
-    path = fetch(WEIGHTS_URL, torch_hub_path(WEIGHTS_URL), WHAT)
-    state = read_state_dict(path, WEIGHTS_URL, WHAT)
+    state = weights.load(addresses.ALEXNET)
     try:
         # torchvision's "features.3.weight" is "slice2.3.weight" here.
         layers = {key: state[f"features.{key.partition('.')[2]}"] for key in network.net.state_dict()}
         network.net.load_state_dict(layers)
     except (KeyError, RuntimeError, AttributeError) as error:  # other keys, shapes, or no tensors
-        raise broken(path, WEIGHTS_URL, WHAT, error) from error
+        raise weights.broken(addresses.ALEXNET, error) from error
     return Lpips(network).to(device)

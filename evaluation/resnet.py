@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.weights import broken, fetch, read_state_dict, torch_hub_path
+from evaluation import weights
+from i2sb import addresses
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 SIZE = 224
 NUM_CLASSES = 1000
-WHAT = "ResNet-50 weights"
-WEIGHTS_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"  # torchvision's IMAGENET1K_V1
 
 
 class Normalizer(nn.Module):
@@ -52,12 +51,12 @@ def build_resnet50() -> ResNet50:
     """
     from torchvision.models import resnet50
 
-    path = fetch(WEIGHTS_URL, torch_hub_path(WEIGHTS_URL), WHAT)
     network = resnet50(weights=None)
+    state = weights.load(addresses.RESNET50)
     try:
-        network.load_state_dict(read_state_dict(path, WEIGHTS_URL, WHAT))
+        network.load_state_dict(state)
     except RuntimeError as error:  # other keys or shapes
-        raise broken(path, WEIGHTS_URL, WHAT, error) from error
+        raise weights.broken(addresses.RESNET50, error) from error
     return ResNet50(network).eval().requires_grad_(False)
 
 

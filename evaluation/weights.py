@@ -1,10 +1,10 @@
-"""Files that other people publish (network weights, reference statistics): found, fetched, or asked for."""
+"""Network weights and statistics that other people publish: found, fetched, or asked for in one line."""
 
 from pathlib import Path
 
-from i2sb.errors import UserError
-
-TIMEOUT = 10.0  # seconds of silence; without network the other metrics must not wait for long
+from i2sb.addresses import Remote
+from i2sb.errors import UserError, one_line
+from i2sb.fetch import fetch
 
 
 class WeightsUnavailable(RuntimeError):
@@ -14,44 +14,35 @@ class WeightsUnavailable(RuntimeError):
     """
 
 
-def fetch(url: str, path: Path, what: str) -> Path:
-    """`path` if it exists, else the file from `url` put there (whole or not at all).
-
-    what: a few words for messages, such as "ResNet-50 weights".  Raises WeightsUnavailable.
-    """
-    from i2sb.runtime.download import download
-
-    path = Path(path).absolute()
-    try:
-        return download(url, path, what=what, timeout=TIMEOUT, retries=1, backoff=0.5)
+def find(remote: Remote, folder: Path | None = None) -> Path:
+    """The file in `folder` (default: torch.hub's), fetched unless it is there.  Raises WeightsUnavailable."""
+    try:  # without network the other metrics must not wait for long
+        return fetch(remote, _folder(folder), timeout=10, retries=1)
     except UserError as error:
         raise WeightsUnavailable(str(error)) from error
 
 
-def torch_hub_path(url: str) -> Path:
-    """Where torch.hub (so torchvision and clean-fid too) keeps this file; follows TORCH_HOME."""
-    import torch.hub
-
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-
-
-def read_state_dict(path: Path, url: str, what: str) -> dict:
-    """A plain state dict, loaded without running any pickled code.  Raises WeightsUnavailable if it is none."""
+def load(remote: Remote) -> dict:
+    """The state dict in the file in torch.hub's folder; no code in it runs.  Raises WeightsUnavailable."""
     from i2sb.runtime.safe_torch import load_torch
 
     try:
-        state = load_torch(path)
+        state = load_torch(find(remote))
     except UserError as error:
-        raise broken(path, url, what, error) from error
+        raise broken(remote, error) from error
     if not isinstance(state, dict):
-        raise broken(path, url, what, TypeError(f"it holds a {type(state).__name__}"))
+        raise broken(remote, f"it holds a {type(state).__name__}")
     return dict(state)  # without _metadata, which may be anything
 
 
-def broken(path: Path, url: str, what: str, error: Exception) -> WeightsUnavailable:
+def broken(remote: Remote, reason: object, folder: Path | None = None) -> WeightsUnavailable:
     """The exception for a file that is here and unusable."""
-    # torch's messages go on over many lines, one for each key
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return WeightsUnavailable(
-        f"{what} at {path} cannot be used ({reason}): remove it, or replace it by {url}"
-    )
+    path, why = _folder(folder) / remote.name, one_line(reason, 200)
+    return WeightsUnavailable(f"{remote.what} at {path}: unusable ({why}): remove it, or replace it by {remote.url}")
+
+
+def _folder(folder: Path | None) -> Path:
+    """By default where torchvision and clean-fid look too, which follows TORCH_HOME."""
+    import torch.hub
+
+    return Path(folder or Path(torch.hub.get_dir(), "checkpoints")).absolute()

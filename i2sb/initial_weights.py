@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion import presets
+from i2sb import addresses
 from i2sb.errors import UserError
 from i2sb.network import BridgeNet, network_file
 from i2sb.runtime.safe_torch import check_state, load_torch
@@ -41,9 +42,9 @@ def _source(net: BridgeNet, opt: Any, log: Any) -> Path | None:
     if net.unnamed and own.is_file():
         return own
     if is_adm_256(net.kwargs):
-        from i2sb.fetch import download_ckpt
+        from i2sb.fetch import fetch
 
-        return download_ckpt(log=log)
+        return fetch(addresses.ADM_WEIGHTS, "data", log)
     return None
 
 

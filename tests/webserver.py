@@ -6,11 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-PERMISSION_PAGE = (
-    b"<!DOCTYPE html><html><head><title>Google Drive - Access Denied</title></head>"
-    b"<body>You need permission</body></html>"
-)
+import pytest
 
 
 @dataclass
@@ -22,9 +20,7 @@ class Site:
     last_modified: str | None = None
     ranges: bool = True  # whether it sends parts
     cuts: list[int] = field(default_factory=list)  # the n-th answer breaks off after so many bytes
-    status: int = 200
     content_type: str = "application/octet-stream"
-    length: int | None = None  # announced instead of the true one
     answer: Callable[["Handler"], None] | None = None  # does all of it instead
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     url: str = ""
@@ -52,7 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start > 0:
             headers["Content-Range"] = f"bytes {start}-{len(site.data) - 1}/{len(site.data)}"
         cut = site.cuts.pop(0) if site.cuts else len(body)
-        self.send_page(body[:cut], 206 if start > 0 else site.status, headers, site.length or len(body))
+        self.send_page(body[:cut], 206 if start > 0 else 200, headers, len(body))
 
     def _start(self, site: Site) -> int:
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -60,9 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         unchanged = condition is None or condition in (site.etag, site.last_modified)
         return int(found[1]) if found and site.ranges and unchanged else 0
 
-    def send_page(
-        self, body: bytes, status: int = 200, headers: dict | None = None, length: int = -1
-    ) -> None:
+    def send_page(self, body: bytes, status: int = 200, headers: dict | None = None, length: int = -1) -> None:
         self.send_response(status)
         for name, value in (headers or {"Content-Type": "text/html; charset=utf-8"}).items():
             if value is not None:
@@ -95,6 +89,24 @@ def serving(site: Site) -> Iterator[Site]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def serving_as_google(site: Site) -> Iterator[Site]:
+    """`serving`; and what this process asks of Google's servers, it asks of `site`."""
+    from requests.adapters import HTTPAdapter
+
+    send = HTTPAdapter.send
+
+    def send_here(self, request, **options):
+        parts = urlsplit(request.url)
+        if (parts.hostname or "").endswith((".google.com", ".googleusercontent.com")):
+            request.url = f"{site.url}{parts.path}?{parts.query}"
+        return send(self, request, **{**options, "proxies": {}})
+
+    with serving(site), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HTTPAdapter, "send", send_here)
+        yield site
 
 
 def closed_address() -> str:

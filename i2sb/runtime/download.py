@@ -3,275 +3,241 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import shutil
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from i2sb.errors import UserError
-from i2sb.runtime.answers import ask, chunks
+from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import lock, sync_folder
-from i2sb.runtime.partial import Job, TryAgain, WebPage, can_be_sent
-from i2sb.runtime.transfer_bar import transfer_bar
+from i2sb.runtime.progress import Progress
 
-if TYPE_CHECKING:
-    import requests
-
-_CHUNK = 128 * 1024
-_HEAD_OF_PAGE = 64 * 1024
-_BEFORE_PAGE = re.compile(rb"\s+|\xef\xbb\xbf|<!--.*?-->|<\?.*?\?>", re.DOTALL)  # the second is a byte order mark
-_PAGE = re.compile(rb"<(!doctype\s+html|html)\b", re.IGNORECASE)
+_DRIVE = "https://drive.google.com/"
+_DRIVE_HINT = "Google Drive asks for a permission for some files, and limits how often a file is fetched in a day"
 
 
 def download(
     url: str,
     local_path: str | os.PathLike,
     *,
-    sha256: str | None = None,
-    size: int | None = None,
     what: str = "",
-    by_hand: str = "",
+    size: int | None = None,
+    sha256: str | None = None,
     retries: int = 3,
     timeout: float = 20,
-    patience: float = 60,
-    backoff: float = 1,
     log: Any = None,
 ) -> Path:
-    """Fetch `url` to `local_path` unless it is there; return that path.
+    """Fetch `url`, which may be a file on Google Drive, to `local_path` unless it is there; return that path.
 
-    The data grow in `local_path` + ".part" and take the final name when their length and hash are right. An
-    interrupted download goes on where it was, if the server tells that its file is still the same. Of several
-    processes one fetches and the others wait for it.
+    The data grow in `local_path` + ".part", which takes the final name when size and hash are right. An interrupted
+    download is resumed if the server's file is still the same. Of several processes one fetches, the others wait.
 
     Args:
-        sha256, size: what the file must have (size in bytes), where known.
-        what: what the file is, for messages; `by_hand`: where a person finds it, if not at `url`.
-        retries: how many attempts in a row may fail without getting further before we give up.
+        what: what the file is, for messages.
+        size, sha256: what the file must have, where known (bytes; hexadecimal digits, all or the first ones). A file
+            that is there already is checked too.
+        retries: how many attempts in a row may fail without any progress.
         timeout: seconds of silence of the server that end an attempt.
-        patience: seconds in which an answer must begin, and each 128 KiB of it come, or the attempt ends.
-        backoff: seconds before the first retry; doubled each time.
-        log: anything with `info`; without it only the progress bar speaks.
+        log: anything with `info`; None: only the progress bar shows what happens.
 
     Raises:
         UserError: one line with the reason, the address, and where to put the file by hand.
-        WebPage: the server sent a page for people instead (a login, a missing permission, an error).
     """
-    path = Path(local_path)
-    job = Job(str(url), path, sha256, size, what or path.name, by_hand, timeout, patience, log)
+    path, url = Path(local_path), str(url)
+    part, what = path.with_name(path.name + ".part"), what or path.name
+    say = (lambda text: None) if log is None else log.info
+    fetch = _fetch_from_drive if url.startswith(_DRIVE) else _fetch
+
+    def is_there() -> bool:
+        if not path.is_file() or path.stat().st_size == 0:
+            return False
+        if fault := _fault(path, size, sha256):
+            raise UserError(f"{path}: not {what}: {fault}; remove it to have it fetched again from {url}")
+        return True
+
     try:
-        if _is_there(job):
+        if is_there():
             return path
-        if not re.match("https?://", job.url):
-            raise job.failure("the address does not begin with http:// or https://")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with lock(path.with_name(path.name + ".lock"), lambda: _say_waiting(job)):
-            if not _is_there(job):
-                _fetch(job, retries, backoff)
+        waiting = f"waiting for another process that fetches {what} to {path}"
+        with lock(path.with_name(path.name + ".lock"), lambda: say(waiting)):
+            if not is_there():
+                say(f"fetching {what}: {url} -> {path}")
+                fetch(url, part, retries, timeout, say)
+                if fault := _page_fault(part, path) or _fault(part, size, sha256):
+                    _forget(part)
+                    raise _Failed(fault)
+                part.replace(path)
+                _forget(part)
+                sync_folder(path.parent)
+        return path
+    except _Failed as error:
+        reason = one_line(error, 300)
     except OSError as error:
-        raise job.failure(f"cannot write to {path.parent}: {error.strerror or error}") from error
-    return path
+        reason = f"cannot write to {path.parent}: {error.strerror or error}"
+    raise UserError(f"{what}: could not fetch {url} ({reason}); fetch it by hand from {url} and put it at {path}")
 
 
-def _say_waiting(job: Job) -> None:
-    job.say(f"waiting for another process that fetches {job.what} to {job.path}")
+def download_drive_folder(
+    folder_id: str, folder: str | os.PathLike, names: Iterable[str], *, what: str = "", log: Any = None
+) -> list[Path]:
+    """Fetch the files `names` of a shared Google Drive folder into `folder`; those there are kept.
+
+    Returns the new ones. Raises UserError as `download` does.
+    """
+    folder, url = Path(folder), f"{_DRIVE}drive/folders/{folder_id}"
+    missing = [name for name in names if not (folder / name).is_file()]
+    if not missing:
+        return []
+    try:
+        import gdown
+
+        files = gdown.download_folder(id=folder_id, skip_download=True, quiet=True, use_cookies=False, timeout=20)
+        urls = {file.path: f"{_DRIVE}file/d/{file.id}/view" for file in files}
+        absent = [name for name in missing if name not in urls]
+        reason = f"it holds no {' and no '.join(absent)}; {_DRIVE_HINT}" if absent else ""
+    except Exception as error:  # of many kinds
+        reason = _gdown_reason(error)
+    if reason:
+        hand = f"fetch {' and '.join(missing)} by hand from there and put them into {folder}"
+        raise UserError(f"{what}: could not fetch {url} ({reason}); {hand}")
+    return [download(urls[name], folder / name, what=f"{what} {name}".strip(), log=log) for name in missing]
 
 
-def _is_there(job: Job) -> bool:
-    if not job.path.is_file():
-        return False
-    found = job.path.stat().st_size
-    if job.size is not None and found != job.size:
-        raise UserError(
-            f"{job.path}: has {found} bytes where {job.what} has {job.size}; "
-            f"remove it to have it fetched anew from {job.by_hand or job.url}"
-        )
-    return found > 0
+class _Failed(Exception):
+    """The file cannot be had; the text is the reason."""
 
 
-def _fetch(job: Job, retries: int, backoff: float) -> None:
-    job.say(f"fetching {job.what}: {job.url} -> {job.path}")
-    failures, furthest = 0, -1
-    while True:
-        try:
-            _attempt(job)
-            return
-        except TryAgain as error:
-            reached = job.part.stat().st_size if job.part.exists() else 0
-            is_further = 0 <= furthest <= reached - _CHUNK  # a few bytes each time would never come to an end
-            failures = 1 if is_further else failures + 1
-            furthest = max(furthest, reached)
-            if failures > retries:
-                raise job.failure(error) from None
-            job.say(f"{job.what}: {error}; trying again")
-            time.sleep(backoff * 2 ** (failures - 1))
+class _TryAgain(_Failed):
+    """A failure that may pass."""
 
 
-def _attempt(job: Job) -> None:
+def _fetch(url: str, part: Path, retries: int, timeout: float, say: Callable[[str], None]) -> None:
+    """Fill `part` from a web server, by as many requests as it takes."""
     import requests
 
-    if job.is_complete():  # an earlier run ended just before it gave the file its name
-        _finish(job, resumed=True)
-        return
-    start, headers = job.resume_headers()
+    passing = (_TryAgain, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+    failures = 0
+    while True:
+        before = _length(part)
+        try:
+            return _request(url, part, timeout)
+        except passing as error:
+            reason = _reason(error)
+        except requests.RequestException as error:
+            raise _Failed(error) from error
+        failures = 1 if _length(part) > before else failures + 1
+        if failures > retries:
+            raise _Failed(reason)
+        say(f"{url}: {reason}; trying again")
+        time.sleep(failures - 1)
+
+
+def _request(url: str, part: Path, timeout: float) -> None:
+    """One request for what `part` lacks."""
+    import requests
+
+    headers, start, version = {"Accept-Encoding": "identity", "User-Agent": "i2sb"}, _length(part), _version_of(part)
+    if start and version.exists():  # else parts of two files could be joined
+        headers |= {"Range": f"bytes={start}-", "If-Range": version.read_text("latin-1")}
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+        status, there = answer.status_code, answer.headers
+        if status == 416 or (status == 206 and not there.get("Content-Range", "").startswith(f"bytes {start}-")):
+            _forget(part)
+            raise _TryAgain("the server has another file now")
+        if status not in (200, 206):
+            passes = status >= 500 or status in (408, 429)
+            raise (_TryAgain if passes else _Failed)(f"the server answered {status} {answer.reason}")
+        if status == 200:
+            start = 0
+            _forget(part)
+            etag = there.get("ETag", "W/")
+            if known := there.get("Last-Modified") if etag.startswith("W/") else etag:
+                version.write_text(known, "latin-1")
+        length = there.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
+        with part.open("ab") as file, Progress(part.stem, total, done=start) as bar:
+            for chunk in answer.iter_content(2**16):
+                file.write(chunk)
+                bar.update(file.tell(), f"{file.tell() / 1e6:.1f} MB")
+            file.flush()
+            os.fsync(file.fileno())
+    if total is not None and _length(part) < total:
+        raise _TryAgain("the connection was cut")
+
+
+def _fetch_from_drive(url: str, part: Path, retries: int, timeout: float, say: Callable[[str], None]) -> None:
+    """Fill `part` through gdown, which answers the pages that Google puts before large files."""
     try:
-        with ask(job, headers) as response:
-            _check_answer(job, response)
-            start = _check_range(job, response, start)
-            total = _total(job, response, start)
-            _receive(job, response, start, total)
-    except requests.exceptions.SSLError as error:
-        raise job.failure(f"its certificate is not accepted: {error}") from error
-    except requests.exceptions.ConnectionError as error:
-        raise TryAgain(connection_reason(error, job.timeout)) from error
-    except requests.exceptions.Timeout as error:
-        raise TryAgain(f"no answer within {job.timeout:g} s") from error
-    except requests.exceptions.ChunkedEncodingError as error:
-        raise TryAgain("the connection was cut") from error
-    except requests.exceptions.RequestException as error:
-        raise job.failure(error) from error
-    _finish(job, resumed=start > 0)
+        import gdown
+
+        with Progress(part.stem, None) as bar:
+            gdown.download(
+                url,
+                str(part),
+                quiet=True,
+                use_cookies=False,
+                resume=True,
+                timeout=timeout,
+                retries=retries,
+                progress=lambda done, total: bar.update(done, f"{done / 1e6:.1f} MB", total),
+            )
+    except Exception as error:
+        if type(error).__module__ == "builtins" and isinstance(error, OSError):  # the disk's
+            raise
+        raise _Failed(_gdown_reason(error)) from error
 
 
-def _check_answer(job: Job, response: requests.Response) -> None:
-    """Refuse error pages, pages where the file should be, and what would have to be unpacked."""
-    status = response.status_code
-    is_page = "text/html" in response.headers.get("Content-Type", "").lower()
-    if status == 416:  # the partial file is no part of what is there now
-        job.forget()
-        raise TryAgain("the server has a shorter file now")
-    if status >= 500 or status in (408, 429):
-        raise TryAgain(f"the server answered {status} {response.reason}")
-    packing = response.headers.get("Content-Encoding", "").strip().lower()
-    if packing not in ("", "identity"):  # its announced length would not bind what it unfolds to
-        raise job.failure(f"its answer {status} came packed as {packing[:40]!r}, but the plain file was asked for")
-    if status >= 400 or (is_page and job.path.suffix not in (".html", ".htm")):
-        page = next(chunks(job, response, _HEAD_OF_PAGE), b"").decode("utf-8", "replace")
-        title = f" ({_title(page)})" if is_page and _title(page) else ""
-        if status < 400:
-            raise _page_failure(job, f"the server sent a web page{title} instead of the file", page)
-        reason = f"the server answered {status} {response.reason}{title}"
-        raise _page_failure(job, reason, page) if is_page else job.failure(reason)
-    if status not in (200, 206):
-        raise job.failure(f"the server answered {status} {response.reason}")
+def _gdown_reason(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        package = (error.name or "gdown").partition(".")[0]
+        return f"the package {package} is missing or too old: pip install -r requirements.txt"
+    return f"{one_line(_reason(error), 200)}; {_DRIVE_HINT}"
 
 
-def _page_failure(job: Job, reason: str, page: str) -> UserError:
-    error = job.failure(reason, WebPage)
-    error.page = page
-    return error
-
-
-def _title(page: str) -> str:
-    found = re.search(r"<title[^>]*>(.*?)</title>", page, re.IGNORECASE | re.DOTALL)
-    text = " ".join(found.group(1).split()) if found else ""
-    return "".join(c for c in text if c.isprintable())[:80]
-
-
-def _check_range(job: Job, response: requests.Response, start: int) -> int:
-    """Where the answer begins: at `start`, or at 0 if the server sends everything (again)."""
-    if response.status_code == 200:
-        return 0
-    found = re.match(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", response.headers.get("Content-Range", ""))
-    total = job.read_notes().get("total")
-    if start == 0 or not found or int(found[1]) != start or (total and found[3] not in ("*", str(total))):
-        job.forget()
-        raise TryAgain("the server sent another part of the file than the one asked for")
-    return start
-
-
-def _total(job: Job, response: requests.Response, start: int) -> int | None:
-    """The length of the whole file as the server has it; what is needed to resume is noted."""
-    length = response.headers.get("Content-Length", "")
-    whole = re.search(r"/(\d{1,19})$", response.headers.get("Content-Range", ""))
-    if start > 0 and whole:  # the answer may hold less than the rest
-        total = int(whole[1])
-    else:
-        total = start + int(length) if re.fullmatch("[0-9]{1,19}", length) else job.size
-    if job.size is not None and total != job.size:
-        raise job.failure(f"it has {total} bytes there, {job.size} are expected")
-    if start == 0:
-        etag = response.headers.get("ETag", "")
-        signs = ("" if etag.startswith("W/") else etag, response.headers.get("Last-Modified"))
-        validator = next(filter(can_be_sent, signs), None)
-        notes = {"source": job.source(), "validator": validator, "total": total}
-        job.part.unlink(missing_ok=True)
-        job.notes.write_text(json.dumps(notes), encoding="utf-8")
-    free = shutil.disk_usage(job.path.parent).free
-    if total is not None and total - start > free:
-        raise job.failure(
-            f"it needs {_giga(total - start)}, but only {_giga(free)} are free at {job.path.parent}"
-        )
-    return total
-
-
-def _receive(job: Job, response: requests.Response, start: int, total: int | None) -> None:
-    with job.part.open("ab") as file, transfer_bar(job.path.name, start, total) as advance:
-        file.truncate(start)
-        for chunk in chunks(job, response, _CHUNK):
-            file.write(chunk)
-            advance(len(chunk))
-        file.flush()
-        os.fsync(file.fileno())
-        reached = file.tell()
-    if total is not None and reached < total:
-        raise TryAgain(f"the connection was cut after {reached} of {total} bytes")
-    if total is not None and reached > total:
-        job.forget()
-        raise job.failure(f"the server sent more than the {total} bytes it announced")
-
-
-def _finish(job: Job, resumed: bool) -> None:
-    """Check the whole file and give it its name."""
-    with job.part.open("rb") as file:
-        head = file.read(_HEAD_OF_PAGE)
-    if not head:
-        job.forget()
-        raise job.failure("the server sent an empty file")
-    if _is_page(head) and job.path.suffix not in (".html", ".htm"):
-        job.forget()
-        page = head.decode("utf-8", "replace")
-        raise _page_failure(job, "the server sent a web page instead of the file", page)
-    found = _sha256(job.part) if job.sha256 else None
-    if job.sha256 and found != job.sha256.lower():
-        job.forget()
-        if resumed:
-            raise TryAgain("the resumed file has a wrong sha256")
-        raise job.failure(f"its sha256 is {found}, {job.sha256} is expected")
-    job.part.replace(job.path)
-    job.notes.unlink(missing_ok=True)
-    sync_folder(job.path.parent)
-
-
-def _is_page(head: bytes) -> bool:
-    """Whether a file with this beginning is a web page; space and comments may stand before its first tag."""
-    start = 0
-    while found := _BEFORE_PAGE.match(head, start):
-        start = found.end()
-    return _PAGE.match(head, start) is not None
-
-
-def _giga(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def connection_reason(error: Exception, timeout: float = 20) -> str:
-    """What the failure to connect means for the user."""
+def _reason(error: Exception) -> str:
+    """What a failure of the connection means for the user."""
     text = str(error)
-    if "Name or service not known" in text or "resolve" in text:
-        return "the server's name cannot be resolved: is this machine offline?"
-    if "refused" in text or "unreachable" in text:
+    if re.search("resolve|Name or service not known|refused|unreachable", text):
         return "the server cannot be reached: is this machine offline?"
     if "timed out" in text:
-        return f"no answer within {timeout:g} s"
-    return "the connection was cut"
+        return "the server does not answer"
+    return "the connection was cut" if re.search("broken|aborted|reset", text) else text
+
+
+def _fault(path: Path, size: int | None, sha256: str | None) -> str:
+    """What is wrong with the file at `path`; empty: nothing."""
+    if size not in (None, _length(path)):
+        return f"it has {_length(path)} bytes, {size} are expected"
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while sha256 and (chunk := file.read(2**20)):
+            digest.update(chunk)
+    if sha256 and not digest.hexdigest().startswith(sha256.lower()):
+        return f"its sha256 is {digest.hexdigest()}, {sha256} is expected"
+    return ""
+
+
+def _page_fault(part: Path, path: Path) -> str:
+    """Whether a page for people (a login, a missing permission) came in place of the file; empty: no."""
+    with part.open("rb") as file:
+        head = file.read(2**12).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html")) and path.suffix != ".html":
+        return "the server sent a web page instead of the file"
+    return "" if head else "the server sent an empty file"
+
+
+def _version_of(part: Path) -> Path:
+    """Holds the ETag or date of the file that `part` is a part of."""
+    return part.with_name(part.name + ".version")
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _version_of(part).unlink(missing_ok=True)
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

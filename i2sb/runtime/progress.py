@@ -145,12 +145,14 @@ class Progress:
 
     Args:
         description: what is being done.
-        total: how much there is to do, in any unit; `done`: how much of it an earlier run did.
+        total: how much there is to do, in any unit, if that is known; `done`: how much of it an earlier run did.
         text: what stands behind the bar at the start.
         shown: False on ranks other than 0.
     """
 
-    def __init__(self, description: str, total: float, done: float = 0, text: str = "", shown: bool = True) -> None:
+    def __init__(
+        self, description: str, total: float | None, done: float = 0, text: str = "", shown: bool = True
+    ) -> None:
         self._shown = shown and console().is_terminal
         self._start = (description, total, done, text)
         self._done = done
@@ -178,11 +180,12 @@ class Progress:
             self._bar.start()
         return self
 
-    def update(self, done: float, text: str | None = None) -> None:
-        """`done` of the total is done by now; `text`, unless None, takes the place of what stood behind the bar."""
+    def update(self, done: float, text: str | None = None, total: float | None = None) -> None:
+        """`done` of the total is done by now; a text or total that is not None takes the place of the one before."""
         self._done = done
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, **({} if text is None else {"text": text}))
+            changes = {"text": text, "total": total}
+            self._bar.update(self._task, completed=done, **{k: v for k, v in changes.items() if v is not None})
 
     def advance(self, count: float = 1, text: str | None = None) -> None:
         """`count` more is done."""

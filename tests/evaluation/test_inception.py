@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from golden.formulas import image
 
 from evaluation import WeightsUnavailable, inception
-from evaluation.inception import MODES, PYTORCH_URL, build_inception, resize
+from evaluation.inception import MODES, build_inception, resize
+from i2sb import addresses
 from i2sb.pixels import to_uint8
 
 GOLDEN_FOLDER = Path(__file__).parents[1] / "golden"
@@ -53,7 +55,7 @@ def pytorch_weights(tmp_path_factory):
     from cleanfid import inception_pytorch
 
     home = tmp_path_factory.mktemp("torch_home")
-    path = home / "hub" / "checkpoints" / PYTORCH_URL.rsplit("/", 1)[-1]
+    path = home / "hub" / "checkpoints" / addresses.INCEPTION_PYTORCH.name
     path.parent.mkdir(parents=True)
 
     captured = {}
@@ -74,6 +76,7 @@ def pytorch_weights(tmp_path_factory):
 
 def test_legacy_pytorch_features_are_cleanfids(pytorch_weights, monkeypatch, pixels):
     monkeypatch.setenv("TORCH_HOME", str(pytorch_weights[0]))
+    monkeypatch.setattr(addresses, "INCEPTION_PYTORCH", replace(addresses.INCEPTION_PYTORCH, sha256=None))
     from cleanfid.features import build_feature_extractor
     from cleanfid.resize import build_resizer
 
@@ -139,8 +142,8 @@ def test_the_address_is_cleanfids():
     from cleanfid.downloads_helper import inception_url
     from cleanfid.inception_pytorch import FID_WEIGHTS_URL
 
-    assert PYTORCH_URL == FID_WEIGHTS_URL
-    assert inception_url == inception.TORCHSCRIPT_URL
+    assert addresses.INCEPTION_PYTORCH.url == FID_WEIGHTS_URL
+    assert addresses.INCEPTION_TORCHSCRIPT.url == inception_url
 
 
 def test_wrong_values():

@@ -1,6 +1,7 @@
 """LPIPS against torchmetrics' own function, with the same weights: random ones, from a server on this machine."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from torch.nn import functional as F
 from torchvision.models import AlexNet_Weights, alexnet
 from webserver import Site, closed_address, serving
 
-from evaluation import WeightsUnavailable, lpips
-from evaluation.lpips import WEIGHTS_URL, build_lpips
+from evaluation import WeightsUnavailable
+from evaluation.lpips import build_lpips
+from i2sb import addresses
 from i2sb.pixels import nearest_uint8
 
 NAME = "alexnet-owt-7be5be79.pth"
@@ -41,7 +43,8 @@ def hub(tmp_path_factory, weights):
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch, serving(Site(weights)) as site:
         patch.setenv("TORCH_HOME", str(home))
-        patch.setattr(lpips, "WEIGHTS_URL", f"{site.url}/{NAME}")
+        there = replace(addresses.ALEXNET, url=f"{site.url}/{NAME}", sha256=None)
+        patch.setattr(addresses, "ALEXNET", there)
         yield home, build_lpips()
         assert [path for path, _ in site.requests] == [f"/{NAME}"]
 
@@ -58,7 +61,7 @@ def pair(num=3, size=64):
 
 
 def test_the_address_is_torchvisions():
-    assert AlexNet_Weights.IMAGENET1K_V1.url == WEIGHTS_URL
+    assert AlexNet_Weights.IMAGENET1K_V1.url == addresses.ALEXNET.url
 
 
 def test_equals_torchmetrics(hub, tmp_path, monkeypatch):
@@ -115,7 +118,7 @@ def test_sizes(network):
 def test_out_of_reach(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     url = f"{closed_address()}/{NAME}"
-    monkeypatch.setattr(lpips, "WEIGHTS_URL", url)
+    monkeypatch.setattr(addresses, "ALEXNET", replace(addresses.ALEXNET, url=url))
     with pytest.raises(WeightsUnavailable, match="AlexNet weights") as caught:
         build_lpips()
     message = str(caught.value)
@@ -132,6 +135,7 @@ class Trap:
 @pytest.mark.parametrize("content", [Trap(), {}, {"features.0.weight": torch.zeros(3)}, {"features.0.weight": 3}, [1]])
 def test_a_bad_file_is_named_and_runs_nothing(tmp_path, monkeypatch, capsys, content):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(addresses, "ALEXNET", replace(addresses.ALEXNET, sha256=None))
     path = tmp_path / "hub" / "checkpoints" / NAME
     path.parent.mkdir(parents=True)
     torch.save(content, path)

@@ -1,5 +1,6 @@
 """The classifier: its input as published, its weights safely read, no accuracy where it means nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from golden.formulas import image
 from torchvision.models import ResNet50_Weights, resnet50
 
 from evaluation import WeightsUnavailable, build_resnet50
-from evaluation.resnet import WEIGHTS_URL, Normalizer, top1, why_no_accuracy
+from evaluation.resnet import Normalizer, top1, why_no_accuracy
+from i2sb import addresses
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics.npz")
 
@@ -17,6 +19,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics.npz")
 @pytest.fixture
 def weights_path(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(addresses, "RESNET50", replace(addresses.RESNET50, sha256=None))
     path = tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth"
     path.parent.mkdir(parents=True)
     return path
@@ -32,7 +35,7 @@ def test_input_as_published(size, batch):
 
 
 def test_the_address_is_torchvisions():
-    assert ResNet50_Weights.IMAGENET1K_V1.url == WEIGHTS_URL
+    assert ResNet50_Weights.IMAGENET1K_V1.url == addresses.RESNET50.url
 
 
 def test_builds_from_the_file_in_torchs_cache(weights_path):
@@ -61,7 +64,7 @@ def test_a_bad_file_is_named_and_runs_nothing(weights_path, capsys, content):
         build_resnet50()
     message = str(caught.value)
     assert str(weights_path) in message
-    assert WEIGHTS_URL in message
+    assert addresses.RESNET50.url in message
     assert "\n" not in message
     assert "pickled code was run" not in capsys.readouterr().out
 

@@ -1,101 +1,68 @@
-"""Published files: kept, fetched from a server on this machine, and asked for in one line if out of reach."""
+"""Published files: kept, checked, fetched, and asked for in one line if out of reach."""
 
-import functools
-import http.server
-import socket
-import threading
+from dataclasses import replace
 
 import pytest
+import torch
+from webserver import Site, closed_address, serving
 
-from evaluation import WeightsUnavailable, fid, inception, resnet
-from evaluation.weights import fetch
-
-
-@pytest.fixture
-def closed_url():
-    """An address where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return f"http://127.0.0.1:{port}/weights.pth"
+from evaluation import WeightsUnavailable, fid, inception, resnet, weights
+from i2sb import addresses
+from i2sb.addresses import Remote
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server(tmp_path):
-    """(address, the folder it serves)."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}", folder
-        running.shutdown()
-
-
-def test_a_file_that_is_here_is_not_fetched(tmp_path, closed_url):
-    path = tmp_path / "weights.pth"
-    path.write_bytes(b"mine")
-    assert fetch(closed_url, path, "some weights") == path
-
-
-def test_fetches_into_a_new_folder(tmp_path, server):
-    url, folder = server
-    (folder / "weights.pth").write_bytes(b"x" * 100_000)
-    path = fetch(f"{url}/weights.pth", tmp_path / "new" / "weights.pth", "some weights")
-    assert path.read_bytes() == b"x" * 100_000
-
-
-def check_message(caught, url, path):
+def message_of(caught, remote, path) -> str:
+    """The one line, which names the address and where the file belongs."""
     message = str(caught.value)
-    assert url in message
+    assert remote.url in message
     assert str(path) in message
     assert "\n" not in message
-    assert not path.exists()
+    return message
 
 
-def test_out_of_reach(tmp_path, closed_url):
-    path = tmp_path / "hub" / "weights.pth"
-    with pytest.raises(WeightsUnavailable, match="some weights: could not fetch") as caught:
-        fetch(closed_url, path, "some weights")
-    check_message(caught, closed_url, path)
+def test_fetched_once_into_torch_hubs_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.save({"a": torch.ones(3)}, tmp_path / "made")
+    with serving(Site((tmp_path / "made").read_bytes())) as site:
+        remote = Remote("weights.pth", "some weights", site.url)
+        for _ in range(2):
+            assert weights.load(remote)["a"].tolist() == [1, 1, 1]
+        assert len(site.requests) == 1
+    assert (tmp_path / "hub" / "checkpoints" / "weights.pth").is_file()
 
 
-def test_not_on_the_server(tmp_path, server):
-    url, path = f"{server[0]}/gone.pth", tmp_path / "gone.pth"
-    with pytest.raises(WeightsUnavailable, match="404") as caught:
-        fetch(url, path, "some weights")
-    check_message(caught, url, path)
+def test_a_file_of_another_hash_is_refused_though_it_is_there(tmp_path):
+    (tmp_path / addresses.RESNET50.name).write_bytes(b"another file")
+    with pytest.raises(WeightsUnavailable, match="0676ba61 is expected; remove it") as caught:
+        weights.find(addresses.RESNET50, tmp_path)
+    message_of(caught, addresses.RESNET50, tmp_path / addresses.RESNET50.name)
 
 
 @pytest.mark.parametrize("mode", inception.MODES)
-def test_inception_says_where_its_weights_belong(tmp_path, monkeypatch, closed_url, mode):
+def test_inception_says_where_its_weights_belong(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(inception, "TORCHSCRIPT_FOLDER", tmp_path)
-    monkeypatch.setattr(inception, "PYTORCH_URL", closed_url)
-    monkeypatch.setattr(inception, "TORCHSCRIPT_URL", closed_url)
-    path = tmp_path / "weights.pth"
-    if mode == "legacy_pytorch":  # where clean-fid will look for it, whatever our address is called
-        path = tmp_path / "home" / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
-    with pytest.raises(WeightsUnavailable, match="Inception weights") as caught:
+    name = "INCEPTION_PYTORCH" if mode == "legacy_pytorch" else "INCEPTION_TORCHSCRIPT"
+    remote = replace(getattr(addresses, name), url=closed_address())
+    monkeypatch.setattr(addresses, name, remote)
+    with pytest.raises(WeightsUnavailable, match="the Inception weights: could not fetch") as caught:
         inception.build_inception(mode)
-    check_message(caught, closed_url, path)
+    message_of(caught, remote, tmp_path / ("home/hub/checkpoints" if mode == "legacy_pytorch" else "") / remote.name)
 
 
-def test_resnet_says_where_its_weights_belong(tmp_path, monkeypatch, closed_url):
+def test_resnet_says_where_its_weights_belong(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(resnet, "WEIGHTS_URL", closed_url)
-    with pytest.raises(WeightsUnavailable, match="ResNet-50 weights") as caught:
-        resnet.build_resnet50()
-    check_message(caught, closed_url, tmp_path / "hub" / "checkpoints" / "weights.pth")
+    with serving(Site(answer=lambda handler: handler.send_page(b"gone", 404))) as site:
+        remote = replace(addresses.RESNET50, url=site.url)
+        monkeypatch.setattr(addresses, "RESNET50", remote)
+        with pytest.raises(WeightsUnavailable, match=r"the ResNet-50 weights: could not fetch .* 404") as caught:
+            resnet.build_resnet50()
+    message_of(caught, remote, tmp_path / "hub" / "checkpoints" / remote.name)
 
 
-def test_training_statistics_say_where_they_belong(tmp_path, monkeypatch, closed_url):
-    monkeypatch.setattr(fid, "TRAINING_STATISTICS_URL", closed_url)
-    with pytest.raises(WeightsUnavailable, match="FID training statistics") as caught:
+def test_training_statistics_say_where_they_belong(tmp_path, monkeypatch):
+    remote = replace(addresses.FID_TRAIN_STATISTICS, url=closed_address())
+    monkeypatch.setattr(addresses, "FID_TRAIN_STATISTICS", remote)
+    with pytest.raises(WeightsUnavailable, match="the FID statistics of ImageNet's training set") as caught:
         fid.training_statistics(tmp_path)
-    check_message(caught, closed_url, tmp_path / "weights.pth")
+    message_of(caught, remote, tmp_path / remote.name)
