@@ -1,11 +1,21 @@
-"""Restored images on disk, read in pieces: recon.pt, or its parts recon_I_N.pt, whoever wrote them.
+"""Restored images on disk: the one place that writes recon.pt, and the one that reads it.
 
-`recon_store` tells where they lie and how they come there.
+results/NAME/samples_nfeN[_clip]/
+    recon[_I_N].pt          {"arr": [n,C,S,S], "label_arr": [n]} in the order of the data set
+    recon[_I_N].json        the settings it was made with: the identity of its run; and the time per image
+    recon[_I_N].crc32.npy   CRC-32 of the image file that each image was restored from, uint32 [n]
+    .recon[_I_N].parts/     START_STOP.npz, a whole batch each; gone when recon.pt is there
+    images/, trajectories/, metrics.json, metrics_per_image.csv, report.html: derived from the images of the same run
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
 import re
+import shutil
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +25,17 @@ import torch
 from torch import Tensor
 
 from i2sb.errors import UserError, one_line
-from i2sb.runtime.files import read_json
-from i2sb.runtime.safe_torch import load_torch
+from i2sb.pixels import to_uint8
+from i2sb.runtime.files import atomic_write, lock, only_one
+from i2sb.runtime.reading import check_tensors, load_npz, load_torch, read_json, verified_pieces
+from i2sb.runtime.torch_stream import Stream, save_stream
 
-SECONDS = "seconds_per_image"  # measured, so no setting
+SECONDS = "seconds_per_image"  # measured, so not a setting
+DERIVED = ("images", "trajectories", "metrics.json", "metrics_per_image.csv", "report.html")
+DTYPES = {"float32": np.float32, "uint8": np.uint8}
 _NOT_IDENTITY = {SECONDS, "partition"}
-_NOTES = (("seed", (int,), 0, 2**32), ("nfe", (int,), 1, 2**31), (SECONDS, (int, float, type(None)), 0, 2**31))
-_REMAP_BYTES = 4 * 2**20  # a mapped file counts as memory as far as it was read: it is mapped anew so often
+_PART = re.compile(r"recon_(\d+)_(\d+)")
+_BATCH = re.compile(r"(\d{8})_(\d{8})\.npz")
 
 
 def sample_folder(name: str, nfe: int, clip_denoise: bool, results: str | Path = "results") -> Path:
@@ -29,101 +43,55 @@ def sample_folder(name: str, nfe: int, clip_denoise: bool, results: str | Path =
     return Path(results) / name / f"samples_nfe{nfe}{'_clip' if clip_denoise else ''}"
 
 
-class Recon:
-    """The images in one recon.pt, whoever wrote it, or in all the parts of one; read in pieces.
-
-    Args:
-        paths: the files, in the order of their images.
-
-    Raises:
-        UserError: a file cannot be read or holds something else.
-    """
-
-    def __init__(self, paths: list[Path]):
-        self.paths = paths
-        shapes = [self._check(path) for path in paths]
-        if len({shape[1:] for shape in shapes}) > 1:
-            raise UserError(f"{paths[0].parent}: its parts hold images of different sizes")
-        self._counts = [shape[0] for shape in shapes]
-        self.image_shape = shapes[0][1:]
-        self.labels = torch.cat([load_torch(path, mmap=True)["label_arr"].clone() for path in paths])
-
-    def _check(self, path: Path) -> tuple[int, ...]:
-        content = load_torch(path, mmap=True)
-        arr, labels = (content.get(k) if isinstance(content, dict) else None for k in ("arr", "label_arr"))
-        sound = isinstance(arr, Tensor) and arr.ndim == 4 and isinstance(labels, Tensor) and labels.ndim == 1
-        if not sound or arr.shape[1] != 3 or len(arr) != len(labels) or not len(arr):
-            raise UserError(f"{path}: refused: it holds no restored images (arr [n,3,S,S] and label_arr [n])")
-        if not (arr.is_floating_point() or arr.dtype == torch.uint8):
-            raise UserError(f"{path}: refused: its images are {arr.dtype}, not floating point or uint8")
-        return tuple(arr.shape)
-
-    def __len__(self) -> int:
-        return sum(self._counts)
-
-    def batch_sizes(self, batch_size: int) -> list[int]:
-        """The lengths of what `batches` gives."""
-        return [min(batch_size, n - i) for n in self._counts for i in range(0, n, batch_size)]
-
-    def take(self, numbers: Sequence[int]) -> Tensor:
-        """The images of these numbers [b,3,S,S] as stored, from any of the files."""
-        images: dict[int, Tensor] = {}
-        first = 0
-        for path, count in zip(self.paths, self._counts):
-            wanted = [number for number in numbers if first <= number < first + count]
-            arr = load_torch(path, mmap=True)["arr"] if wanted else None
-            images |= {number: arr[number - first].clone() for number in wanted}
-            first += count
-        return torch.stack([images[number] for number in numbers])
-
-    def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Consecutive [b,3,S,S] as stored, b = batch_size but at the end of a file; in constant memory."""
-        for path, count in zip(self.paths, self._counts):
-            arr, read = load_torch(path, mmap=True)["arr"], 0
-            for start in range(0, count, batch_size):
-                if read > _REMAP_BYTES:
-                    arr, read = load_torch(path, mmap=True)["arr"], 0
-                piece = arr[start : start + batch_size].clone()
-                read += piece.numel() * piece.element_size()
-                yield piece
+def partition_range(partition: str | None, count: int) -> tuple[int, int]:
+    """The images [start, stop) of part "I_N" of `count`: the parts together are the whole, in order."""
+    if partition is None:
+        return 0, count
+    part, parts = map(int, partition.split("_"))
+    return part * count // parts, (part + 1) * count // parts
 
 
 def made_with(recon: Path) -> dict[str, Any]:
-    """What is known of how a recon.pt was made: see `ReconStore`'s settings, and SECONDS.  The original's: {}.
+    """The settings a recon.pt was made with, and SECONDS; {} where no file beside it says so (the original's).
 
     Raises:
-        UserError: the file beside it is damaged.
+        UserError: the file beside it is damaged, or another program's.
     """
     side = recon.with_suffix(".json")
     if not side.is_file():
         return {}
     try:
         found = read_json(side)
-    except (OSError, ValueError):
-        raise UserError(f"{side}: refused: it is no JSON; remove it to have the images judged as they are") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{side}: refused: it holds no settings")
-    for name, kinds, lowest, end in _NOTES:
-        if name in found and (type(found[name]) not in kinds or not lowest <= (found[name] or 0) < end):
-            raise UserError(f"{side}: refused: its {name} is {one_line(found[name], 60)}")
+    except UserError as error:
+        raise UserError(f"{error}; sample.py --overwrite starts from scratch") from None
+    if not isinstance(found, dict) or not all(type(found.get(name, 1)) is int for name in ("seed", "nfe")):
+        raise UserError(f"{side}: not the settings of a run of sample.py; remove it to use the images as they are")
     return found
 
 
+def identity(recon: Path) -> dict[str, Any]:
+    """What tells the run that made a recon.pt from other runs: its settings, but for the partition."""
+    return {key: value for key, value in made_with(recon).items() if key not in _NOT_IDENTITY}
+
+
 def run_identity(folder: Path) -> dict[str, Any]:
-    """What tells the run whose samples a folder holds from other runs: its settings; {} for the original's files.
+    """`identity` of the run whose images a folder of samples holds; {} for the original's files.
 
     Raises:
         UserError: as `find_recon` and `made_with`.
     """
-    return _identity(find_recon(folder)[0])
+    return identity(find_recon(folder)[0])
 
 
-def _identity(recon: Path) -> dict[str, Any]:
-    return {key: value for key, value in made_with(recon).items() if key not in _NOT_IDENTITY}
+def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
+    """The settings that differ between two runs, for a message: "seed was 0, now 1; .."; "" where all agree."""
+    keys = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+    shown = [f"{one_line(k, 40)} was {one_line(was.get(k), 60)}, now {one_line(now.get(k), 60)}" for k in keys[:5]]
+    return "; ".join(shown) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
 
 
 def image_checksums(recon: Path) -> list[int] | None:
-    """The CRC-32 of the bytes of each image file that a recon.pt was made from, in its order; None where unknown.
+    """CRC-32 of the image file that each image of a recon.pt was restored from, in order; None where unknown.
 
     Raises:
         UserError: the file beside it is damaged.
@@ -134,17 +102,10 @@ def image_checksums(recon: Path) -> list[int] | None:
     try:
         found = np.load(path, allow_pickle=False)
         if found.dtype != np.uint32 or found.ndim != 1:
-            raise ValueError("not a list of checksums")
+            raise ValueError(f"it holds {found.dtype} {list(found.shape)}, not uint32 [n]")
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({one_line(error, 100)}); remove it") from error
+        raise UserError(f"{path}: damaged ({one_line(error, 100)}); remove it and the images are not checked") from error
     return found.tolist()
-
-
-def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
-    """The settings that differ between two runs, for a message: "seed was 0, now 1; .."; "" where all agree."""
-    keys = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
-    shown = [f"{one_line(k, 40)} was {one_line(was.get(k), 60)}, now {one_line(now.get(k), 60)}" for k in keys[:5]]
-    return "; ".join(shown) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
 
 
 def find_recon(folder: Path) -> list[Path]:
@@ -161,24 +122,345 @@ def find_recon(folder: Path) -> list[Path]:
         return [folder / "recon.pt"]
     parts: dict[int, dict[int, Path]] = {}
     for path in folder.glob("recon_*_*.pt"):
-        if found := re.fullmatch(r"recon_(\d+)_(\d+)\.pt", path.name):
+        if found := _PART.fullmatch(path.stem):
             parts.setdefault(int(found[2]), {})[int(found[1])] = path
     if not parts:
-        raise UserError(f"{folder}: holds no recon.pt and no parts of one; is sample.py still at work?")
+        raise UserError(f"{folder}: has neither recon.pt nor parts of one; is sample.py still running?")
     if len(parts) > 1:
-        raise UserError(
-            f"{folder}: holds parts of several partitions, in {', '.join(map(str, sorted(parts)))}; remove one"
-        )
+        raise UserError(f"{folder}: has parts of several partitions, into {', '.join(map(str, sorted(parts)))}; remove one")
     count, found = parts.popitem()
-    absent = [f"{i}_{count}" for i in range(count) if i not in found]
-    if absent:
+    if absent := [f"{i}_{count}" for i in range(count) if i not in found]:
         raise UserError(f"{folder}: the parts {', '.join(absent)} are missing; sample.py --partition makes them")
     paths = [found[i] for i in range(count)]
-    first = _identity(paths[0])
     for path in paths[1:]:
-        if different := differences(first, _identity(path)):
+        if different := differences(identity(paths[0]), identity(path)):
             raise UserError(
-                f"{folder}: {paths[0].name} and {path.name} are not of one run ({different}); sample.py --partition "
-                f"{path.stem.removeprefix('recon_')} --overwrite makes it again"
+                f"{folder}: {paths[0].name} and {path.name} are not of one run ({different}); restore one of them "
+                "again with the settings of the other, by --partition and --overwrite"
             )
     return paths
+
+
+class Recon:
+    """The images in one recon.pt, whichever program wrote it, or in all the parts of one; read in pieces.
+
+    Args:
+        paths: the files, in the order of their images.
+        log: warned of files that were written without checksums.
+
+    Attributes:
+        image_shape: (C, S, S).
+        labels: [n].
+        checksums: `image_checksums` of all the files.
+
+    Raises:
+        UserError: a file is damaged or holds something else.
+    """
+
+    def __init__(self, paths: list[Path], log: Any = None):
+        self.paths, self._log, self._is_verified = paths, log, False
+        found = [self._open(path) for path in paths]
+        if len({shape[1:] for shape, _ in found}) > 1:
+            raise UserError(f"{paths[0].parent}: its parts hold images of different sizes")
+        self._counts = [shape[0] for shape, _ in found]
+        self.image_shape = found[0][0][1:]
+        self.labels = torch.cat([labels for _, labels in found])
+        known = [image_checksums(path) for path in paths]
+        self.checksums = None if None in known else [crc for each in known for crc in each]
+
+    def _open(self, path: Path) -> tuple[tuple[int, ...], Tensor]:
+        content = load_torch(path)
+        arr, labels = (content.get(k) if isinstance(content, dict) else None for k in ("arr", "label_arr"))
+        sound = isinstance(arr, Tensor) and arr.ndim == 4 and isinstance(labels, Tensor) and labels.ndim == 1
+        if not sound or len(arr) != len(labels) or not len(arr):
+            raise UserError(f"{path}: refused: it does not hold restored images (arr [n,C,S,S] and label_arr [n])")
+        if not (arr.is_floating_point() or arr.dtype == torch.uint8):
+            raise UserError(f"{path}: refused: its images are {arr.dtype}, not floating point or uint8")
+        check_tensors(path, [labels], self._log)
+        return tuple(arr.shape), labels.clone()
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def batch_sizes(self, batch_size: int) -> list[int]:
+        """The lengths of what `batches` gives."""
+        return [min(batch_size, n - i) for n in self._counts for i in range(0, n, batch_size)]
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """Consecutive [b,C,S,S] as stored, b = batch_size but at the end of a file; in constant memory.
+
+        Raises:
+            UserError: after the last batch of a file, if its bytes have changed since they were written.
+        """
+        for path in self.paths:
+            yield from verified_pieces(path, "arr", batch_size)
+        self._is_verified = True
+
+    def take(self, numbers: Sequence[int]) -> Tensor:
+        """The images of these numbers [b,C,S,S] as stored, from any of the files; the first call reads all of them.
+
+        Raises:
+            UserError: bytes of a file have changed since they were written.
+        """
+        if not self._is_verified:
+            for _ in self.batches(1):
+                pass
+        images: dict[int, Tensor] = {}
+        first = 0
+        for path, count in zip(self.paths, self._counts):
+            wanted = [number for number in numbers if first <= number < first + count]
+            arr = load_torch(path)["arr"] if wanted else None
+            images |= {number: arr[number - first].clone() for number in wanted}
+            first += count
+        return torch.stack([images[number] for number in numbers])
+
+
+class ReconStore:
+    """Writes the images of one run, or of one part of a partition: batch by batch, and recon.pt at the end.
+
+    Args:
+        folder: see `sample_folder`.
+        partition: "I_N" or None.
+        count: images in the whole data set.
+        settings: what the images depend on; those of a run with other settings are refused.
+        image_shape: (C, S, S).
+        dtype: "float32", or "uint8" for pixels.
+
+    Attributes:
+        start, stop: the images [start, stop) of the data set are this part's.
+
+    Raises:
+        UserError: no image is this part's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        partition: str | None,
+        count: int,
+        settings: dict[str, Any],
+        image_shape: tuple[int, ...],
+        dtype: str = "float32",
+    ):
+        self.start, self.stop = partition_range(partition, count)
+        if self.start == self.stop:
+            raise UserError(f"--partition {partition}: holds none of the {count} images; take fewer parts")
+        self.folder, self.path = folder, folder / (f"recon_{partition}.pt" if partition else "recon.pt")
+        self.parts = folder / f".{self.path.stem}.parts"
+        self.settings = json.loads(json.dumps({**settings, "recon_dtype": dtype}, default=str))
+        self.image_shape, self.dtype = image_shape, dtype
+
+    def only_run(self, stem: str | None = None) -> contextlib.AbstractContextManager[None]:
+        """Hold this store (or that of the part `stem`) against other processes.
+
+        Raises:
+            UserError: another process writes to it, or the folder cannot be written to.
+        """
+        busy = f"{self.folder}: another process is restoring images into it; wait for its end"
+        return only_one(self.folder / f".{stem or self.path.stem}.lock", busy)
+
+    def open(self, overwrite: bool = False, log: Any = None) -> bool:
+        """Get ready to write.  True when recon.pt is there already, made with the same settings.
+
+        Files of which nothing says how they were made (a recon.pt of the original) are kept under another name.
+
+        Args:
+            overwrite: first remove this part, those of other settings, and what was derived from them.
+
+        Raises:
+            UserError: the folder holds images of other settings, or cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with lock(self.folder / ".samples.lock"):  # parts that start at once do not remove each other's files
+                self._make_room(overwrite)
+                finished = self._is_finished(log)
+                if not made_with(self.path):
+                    _remove(self.parts)
+                    self._write_side(self.settings)
+            if finished:
+                _remove(self.parts)
+            else:
+                self.parts.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written to: {error.strerror or error}") from error
+        return finished
+
+    def _make_room(self, overwrite: bool) -> None:
+        """Refuse or remove images of other runs, and what was derived from images that are not there any more."""
+        ours = {key: value for key, value in self.settings.items() if key not in _NOT_IDENTITY}
+        stays = False  # whether images of this run do
+        for side in sorted(self.folder.glob("recon*.json")):
+            stem = side.stem
+            if stem != "recon" and not _PART.fullmatch(stem):
+                continue
+            try:
+                different = differences(identity(side.with_suffix(".pt")), ours)
+            except UserError as error:
+                different = str(error)
+            if different and not overwrite:
+                raise UserError(
+                    f"{self.folder}: {stem}.pt is of other settings ({different}); --overwrite starts from scratch"
+                )
+            if different and stem != self.path.stem:
+                with self.only_run(stem):
+                    self._remove(stem)
+            else:
+                stays |= stem != self.path.stem or not overwrite
+        if overwrite:
+            for name in DERIVED[2:] if stays else DERIVED:  # pictures of other parts of this run stay
+                _remove(self.folder / name)
+            self._remove(self.path.stem)
+        elif not stays:
+            for name in (self.path.name, *DERIVED):
+                _set_aside(self.folder / name)
+
+    def _remove(self, stem: str) -> None:
+        for name in (f".{stem}.parts", f"{stem}.pt", f"{stem}.crc32.npy", f"{stem}.json"):
+            _remove(self.folder / name)
+
+    def _is_finished(self, log: Any) -> bool:
+        if not made_with(self.path):
+            _set_aside(self.path)
+        if not self.path.exists():
+            return False
+        try:
+            recon = Recon([self.path], log)
+            if (len(recon), recon.image_shape) == (self.stop - self.start, self.image_shape):
+                return True
+            reason = f"it holds {len(recon)} images {list(recon.image_shape)}"
+        except UserError as error:
+            reason = str(error)
+        if log is not None:
+            log.warning(f"[Sample] {self.path}: damaged, its images are restored again ({reason})")
+        self._remove(self.path.stem)
+        return False
+
+    def _write_side(self, content: dict[str, Any]) -> None:
+        with atomic_write(self.path.with_suffix(".json")) as file:
+            file.write((json.dumps(content, indent=2) + "\n").encode())
+
+    def missing(self, batch_size: int, again: Sequence[int] = ()) -> list[list[int]]:
+        """The numbers of the images still to be restored, in batches of neighbours.
+
+        A batch that has one of the images `again` counts as missing.
+        """
+        batches, position = [], self.start
+        done = [(start, stop) for start, stop in self._done() if not any(start <= n < stop for n in again)]
+        for start, stop in [*done, (self.stop, self.stop)]:
+            for begin in range(position, start, batch_size):
+                batches.append(list(range(begin, min(begin + batch_size, start))))
+            position = max(position, stop)
+        return batches
+
+    def _done(self) -> list[tuple[int, int]]:
+        """The batches [start, stop) that are there, in order."""
+        found = [_BATCH.fullmatch(path.name) for path in self.parts.glob("*.npz")]
+        ranges = sorted((int(each[1]), int(each[2])) for each in found if each)
+        return [(start, stop) for start, stop in ranges if self.start <= start < stop <= self.stop]
+
+    def checksums(self) -> dict[int, int]:
+        """Image number -> CRC-32 of the image file that it was restored from, of all the images that are there.
+
+        Raises:
+            UserError: a batch is damaged.
+        """
+        if self.path.exists():
+            return dict(enumerate(image_checksums(self.path) or (), self.start))
+        found = {}
+        for start, stop in self._done():
+            found |= dict(enumerate(self._load(start, stop, "crc32").tolist(), start))
+        return found
+
+    def write(
+        self, numbers: list[int], images: Tensor, labels: Tensor, checksums: Tensor, seconds: float = math.nan
+    ) -> None:
+        """Keep a batch of restored images [b,C,S,S] in about [-1,1], of neighbouring numbers.
+
+        Args:
+            labels: [b].
+            checksums: CRC-32 of each image's file [b].
+            seconds: how long a process worked on the batch; NaN: not known.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        arr = images.cpu().float()
+        arrays = {
+            "arr": (to_uint8(arr) if self.dtype == "uint8" else arr).numpy(),
+            "label_arr": labels.cpu().to(torch.int64).numpy(),
+            "crc32": checksums.cpu().numpy().astype(np.uint32),
+        }
+        with atomic_write(self._batch(numbers[0], numbers[-1] + 1)) as file:
+            np.savez(file, **arrays, seconds=seconds)
+
+    def finish(self) -> Path:
+        """Join the batches to recon.pt and remove them.
+
+        Raises:
+            UserError: a batch is missing or damaged, or the disk is full (the batches stay).
+        """
+        done, count = self._done(), self.stop - self.start
+        if missing := self.missing(1):
+            raise UserError(f"{self.parts}: {len(missing)} images are missing; run the same command again")
+        self._write_side({**self.settings, SECONDS: self._seconds_per_image(done)})
+        with atomic_write(self.path.with_suffix(".crc32.npy")) as file:
+            np.save(file, np.concatenate(list(self._pieces(done, "crc32"))))
+        save_stream(
+            self.path,
+            {
+                "arr": Stream(DTYPES[self.dtype], (count, *self.image_shape), self._pieces(done, "arr")),
+                "label_arr": Stream(np.int64, (count,), self._pieces(done, "label_arr")),
+            },
+        )
+        _remove(self.parts)
+        return self.path
+
+    def _seconds_per_image(self, done: list[tuple[int, int]]) -> float | None:
+        """The median over batches, of one process: a rare slow batch (another user's job) does not count."""
+        times = [float(self._load(start, stop, "seconds")) / (stop - start) for start, stop in done]
+        known = [seconds for seconds in times if math.isfinite(seconds)]
+        return statistics.median(known) if known else None
+
+    def _pieces(self, done: list[tuple[int, int]], key: str) -> Iterator[np.ndarray]:
+        position = self.start
+        for start, stop in done:
+            if stop > position:  # else another batch size restored these as well
+                yield self._load(start, stop, key)[position - start :]
+                position = stop
+
+    def _load(self, start: int, stop: int, key: str) -> np.ndarray:
+        path = self._batch(start, stop)
+        shape, dtype = {
+            "arr": ((stop - start, *self.image_shape), DTYPES[self.dtype]),
+            "label_arr": ((stop - start,), np.int64),
+            "crc32": ((stop - start,), np.uint32),
+            "seconds": ((), np.float64),
+        }[key]
+        try:
+            found = load_npz(path, [key])[key]
+        except UserError as error:
+            raise UserError(f"{error}; remove it and run the same command again") from error
+        if found.shape != shape or found.dtype != dtype:
+            raise UserError(f"{path}: is not a batch of this run; remove it and run the same command again")
+        return found
+
+    def _batch(self, start: int, stop: int) -> Path:
+        return self.parts / f"{start:08d}_{stop:08d}.npz"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _set_aside(path: Path) -> None:
+    """recon.pt -> recon.previous.pt, recon.previous2.pt, ..: the first that is not taken."""
+    number = 1
+    while path.exists():
+        free = path.with_name(f"{path.stem}.previous{number if number > 1 else ''}{path.suffix}")
+        if not free.exists():
+            path.rename(free)
+        number += 1

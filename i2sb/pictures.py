@@ -1,0 +1,114 @@
+"""Restored images as picture files beside recon.pt: one each, or the trajectory that one took."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageSequence
+from torch import Tensor
+
+from i2sb.errors import UserError, one_line
+from i2sb.pixels import nearest_uint8
+from i2sb.recon import Recon, ReconStore
+from i2sb.runtime.files import atomic_write
+
+FRAME_MILLISECONDS = 120
+_KINDS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """[C,H,W] in [-1,1], or uint8 -> uint8 [H,W,C], rounded to the nearest level."""
+    return nearest_uint8(image.cpu()).permute(1, 2, 0).numpy()
+
+
+def picture_names(names: Sequence[str], image_format: str) -> list[str]:
+    """A file name for each image: CLASS/a.JPEG -> CLASS/a.png, no name twice.
+
+    Where that would give two images one name, all keep their former suffix too (CLASS/a.JPEG.png), and an image
+    that is listed twice has its number behind.
+    """
+    short = [str(Path(name).with_suffix("")) for name in names]
+    if len(set(short)) < len(short):
+        repeated = Counter(names)
+        short = [name if repeated[name] == 1 else f"{name}.{number:05d}" for number, name in enumerate(names)]
+    return [f"{name}.{image_format}" for name in short]
+
+
+def trajectory_file(folder: Path, number: int) -> Path:
+    """The animated WebP of an image's trajectory, in a folder of samples."""
+    return folder / "trajectories" / f"{number:05d}.webp"
+
+
+def read_frames(path: Path) -> list[np.ndarray]:
+    """The frames of an animated picture, uint8 [H,W,3] each.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); remove it") from error
+
+
+class Pictures:
+    """Writes picture files of restored images, as far as asked for; see `restore`'s on_batch.
+
+    Args:
+        image_format: "png", "jpg" or None.
+        num_trajectories: of how many images the trajectory is written.
+    """
+
+    def __init__(self, folder: Path, dataset: Any, image_format: str | None, num_trajectories: int):
+        self.folder, self.num_trajectories = folder, num_trajectories
+        names = [dataset.short_name(path) for path, _ in dataset.samples] if image_format else []
+        self._images = [folder / "images" / name for name in picture_names(names, image_format or "")]
+
+    def __call__(self, numbers: list[int], images: Tensor, states: Tensor) -> None:
+        for number, image, trajectory in zip(numbers, images, states):
+            if self._images:
+                _save(self._images[number], to_pixels(image))
+            if number < self.num_trajectories:
+                save_trajectory(trajectory_file(self.folder, number), trajectory)
+
+    def lacking_trajectories(self, store: ReconStore) -> list[int]:
+        """The store's images whose trajectory is asked for and not there."""
+        asked = range(store.start, min(store.stop, self.num_trajectories))
+        paths = {number: trajectory_file(self.folder, number) for number in asked}
+        return [n for n, path in paths.items() if not (path.is_file() and path.with_suffix(".png").is_file())]
+
+    def complete(self, store: ReconStore, log: Any) -> None:
+        """Write what a finished run lacks that began without pictures; trajectories cannot be made from recon.pt."""
+        if self._images:
+            images = (image for batch in Recon([store.path]).batches(32) for image in batch)
+            for path, image in zip(self._images[store.start : store.stop], images):
+                if not path.is_file():
+                    _save(path, to_pixels(image))
+        if lacking := self.lacking_trajectories(store):
+            log.warning(f"[Sample] no trajectory of {len(lacking)} images; --overwrite restores again and writes them")
+
+
+def save_trajectory(path: Path, states: Tensor) -> None:
+    """Write states [K,C,H,W] in [-1,1], index 0 the last, as an animation (WebP) and beside it as a strip (PNG).
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    frames = [to_pixels(state) for state in states.flip(0)]
+    _save(path.with_suffix(".png"), np.concatenate(frames, axis=1))
+    others = [Image.fromarray(frame) for frame in frames[1:]]
+    times = [FRAME_MILLISECONDS] * len(others) + [8 * FRAME_MILLISECONDS]
+    _save(path, frames[0], save_all=True, append_images=others, duration=times, loop=0, lossless=True)
+
+
+def _save(path: Path, pixels: np.ndarray, **options: Any) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, _KINDS[path.suffix], quality=95, **options)
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
