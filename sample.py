@@ -28,35 +28,36 @@ def sample(opt: argparse.Namespace) -> None:
     from corruption import build_corruption
     from dataset.freeform import bank_for
     from dataset.imagenet import build_evaluation_dataset, is_imagenet
+    from dataset.images import WithChecksum
     from i2sb.ckpt_util import RESULTS, build_ckpt_option
     from i2sb.mishaps import explained
+    from i2sb.pictures import Pictures
     from i2sb.recon import sample_folder
-    from i2sb.restore import restore
+    from i2sb.restore import merge_options, open_log, open_store, restore
     from i2sb.runner import Runner
     from i2sb.runtime.distributed import barrier, main_first
-    from i2sb.sampling_run import Pictures, merge_options, open_log, open_store
 
     ckpt_opt = merge_options(opt, build_ckpt_option(opt, None, RESULTS / opt.ckpt))
     folder = sample_folder(opt.ckpt, ckpt_opt.nfe, opt.clip_denoise, RESULTS)
     log = open_log(folder, opt.global_rank)
     torch.manual_seed(opt.seed)
     with main_first():
-        dataset = build_evaluation_dataset(ckpt_opt, log)
+        dataset = WithChecksum(build_evaluation_dataset(ckpt_opt, log))
         ckpt_opt.freeform_bank = bank_for(ckpt_opt, is_imagenet(dataset.classes), log)
         corrupt = build_corruption(ckpt_opt, log)
-    with open_store(ckpt_opt, folder, dataset, log) as (store, finished):
-        pictures = Pictures(folder, dataset, opt.save_images, opt.save_trajectory)
-        if not finished:
-            with explained(ckpt_opt, smaller="--batch-size"):
-                runner = Runner(ckpt_opt, log, save_opt=False)
-                runner.keep_average_only()
-                again = pictures.lacking_trajectories(store.start, store.stop)
-                restore(runner, ckpt_opt, dataset, corrupt, store, on_batch=pictures, again=again)
-        if opt.global_rank == 0:
+    pictures = Pictures(folder, dataset, opt.save_images, opt.save_trajectory)
+    with explained(ckpt_opt, smaller="--batch-size"):
+        runner = Runner(ckpt_opt, log, save_opt=False)
+        runner.keep_average_only()
+        with open_store(runner, ckpt_opt, folder, dataset, log) as (store, finished):
             if not finished:
-                log.info(f"[Sample] {store.stop - store.start} images: {store.finish()}")
-            pictures.complete(store, log)
-        barrier()
+                again = pictures.lacking_trajectories(store)
+                restore(runner, ckpt_opt, dataset, corrupt, store, on_batch=pictures, again=again)
+            if opt.global_rank == 0:
+                if not finished:
+                    log.info(f"[Sample] {store.stop - store.start} images: {store.finish()}")
+                pictures.complete(store, log)
+            barrier()
 
 
 if __name__ == "__main__":

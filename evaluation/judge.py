@@ -23,15 +23,14 @@ from evaluation.metrics import Judges, build_judges
 from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
 from evaluation.sample_scores import Reference, SampleScores, uint8_batches
 from evaluation.table import Score, Scores, print_scores, write_metrics
+from evaluation.triples import check_pairs, triples
 from evaluation.weights import WeightsUnavailable
 from i2sb.ckpt_util import RESULTS, build_ckpt_option
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
-from i2sb.pairs import check_pairs, triples
 from i2sb.recon import Recon, find_recon, made_with
-from i2sb.restore import dataset_fingerprint
+from i2sb.restore import open_log
 from i2sb.runtime.progress import SampleProgress
-from i2sb.sampling_run import open_log
 
 
 def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
@@ -132,7 +131,7 @@ def distance_reference(opt: Any, ckpt_opt: Any, imagenet: bool, judges: Judges, 
 def _validation_set(opt: Any, ckpt_opt: Any, imagenet: bool, log: Any) -> tuple[str, Path]:
     """What tells the validation set from others, and where its statistics are kept."""
     whole = build_lmdb_dataset(ckpt_opt, log, train=False)
-    source = f"{dataset_fingerprint(whole.samples, whole.short_name)}, {ckpt_opt.image_size} px"
+    source = f"{whole.fingerprint()}, {ckpt_opt.image_size} px"
     path = validation_statistics_path(ckpt_opt.image_size, opt.mode)
     if not imagenet:  # many data sets may be judged in one folder
         digest = hashlib.sha256(source.encode()).hexdigest()[:8]

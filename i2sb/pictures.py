@@ -86,8 +86,8 @@ class Pictures:
     def complete(self, store: ReconStore, log: Any) -> None:
         """Write what a finished run lacks that began without pictures; trajectories cannot be made from recon.pt."""
         if self._images:
-            images = (image for batch in Recon([store.path]).batches(32) for image in batch)
-            for path, image in zip(self._images[store.start : store.stop], images):
+            images = (image for batch in Recon([store.path], log).batches(32) for image in batch)
+            for image, path in zip(images, self._images[store.start : store.stop]):
                 if not path.is_file():
                     _save(path, to_pixels(image))
         if lacking := self.lacking_trajectories(store):

@@ -104,7 +104,7 @@ def image_checksums(recon: Path) -> list[int] | None:
         if found.dtype != np.uint32 or found.ndim != 1:
             raise ValueError(f"it holds {found.dtype} {list(found.shape)}, not uint32 [n]")
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: damaged ({one_line(error, 100)}); remove it and the images are not checked") from error
+        raise UserError(f"{path}: damaged ({one_line(error, 100)}); without it nothing is checked") from error
     return found.tolist()
 
 
@@ -127,7 +127,8 @@ def find_recon(folder: Path) -> list[Path]:
     if not parts:
         raise UserError(f"{folder}: has neither recon.pt nor parts of one; is sample.py still running?")
     if len(parts) > 1:
-        raise UserError(f"{folder}: has parts of several partitions, into {', '.join(map(str, sorted(parts)))}; remove one")
+        counts = " and of ".join(map(str, sorted(parts)))
+        raise UserError(f"{folder}: has parts of partitions of {counts}; remove one of them")
     count, found = parts.popitem()
     if absent := [f"{i}_{count}" for i in range(count) if i not in found]:
         raise UserError(f"{folder}: the parts {', '.join(absent)} are missing; sample.py --partition makes them")

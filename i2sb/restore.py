@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from i2sb.batch import make_batch
-from i2sb.errors import EndedElsewhere, UserError
+from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.noise import ImageNoise
 from i2sb.precision import LOW
 from i2sb.recon import ReconStore
+from i2sb.runtime.children import EndedElsewhere
 from i2sb.runtime.distributed import barrier, broadcast_object, gather_objects
+from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress
+from i2sb.runtime.reading import check_tensors, load_torch
 
 NUM_CHECKED = 1000  # images already restored whose files a resumed run reads again
 _IN_FLIGHT = 2  # batches being written while the next are restored
@@ -66,6 +69,19 @@ def merge_options(opt: argparse.Namespace, ckpt_opt: argparse.Namespace) -> argp
     return ckpt_opt
 
 
+def open_log(folder: Path, rank: int = 0) -> Any:
+    """The logger of a run that writes into a folder of samples.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    try:
+        return build_logger(folder.parent, folder.name, rank)
+    except UserError as error:
+        reason = getattr(error.__cause__, "strerror", None) or "its log.txt cannot be opened"
+        raise UserError(f"{folder}: cannot be written to: {reason}") from error
+
+
 @contextlib.contextmanager
 def open_store(runner: Any, opt: Any, folder: Path, dataset: Any, log: Any) -> Iterator[tuple[ReconStore, bool]]:
     """(place for the restored images, held against other processes; whether all of them are there already).
@@ -77,11 +93,13 @@ def open_store(runner: Any, opt: Any, folder: Path, dataset: Any, log: Any) -> I
     Raises:
         UserError: images of other settings, weights or data are there; another process writes; an empty partition.
     """
+    if not hasattr(runner, "identity"):
+        runner.identity = check_tensors(opt.load, load_torch(opt.load)["ema"]["shadow_params"], log)
     weights = gather_objects(runner.identity)
     if len(set(weights)) > 1:
         if opt.global_rank > 0:
             raise EndedElsewhere("rank 0 says why")
-        raise UserError(f"{opt.load}: was replaced while the ranks loaded it, so they have different weights; start again")
+        raise UserError(f"{opt.load}: was replaced while the ranks loaded it: they have different weights; start again")
     settings = {
         "checkpoint": runner.identity,
         "data": broadcast_object(dataset.fingerprint() if opt.global_rank == 0 else None),
@@ -161,19 +179,23 @@ def restore(
             on_batch(numbers, images, states)
         store.write(numbers, images, labels, checksums, seconds)
 
+    def show_steps(bar: Progress, done: int, batch_size: int) -> Callable:
+        steps = itertools.count(1)
+
+        def on_step(*_: Any) -> None:
+            step = next(steps)
+            bar.update(done + batch_size * step / opt.nfe, f"{done}/{count} images  NFE {step}/{opt.nfe}")
+
+        return on_step
+
     with (
         Progress("restoring", count, text=f"0/{count} images", shown=opt.global_rank == 0) as bar,
         ThreadPoolExecutor(1) as writing,
     ):
         pending: list[Future] = []
         for numbers, (images, labels, checksums) in zip(batches, loader):
-            began, steps = time.perf_counter(), itertools.count(1)
-
-            def on_step() -> None:
-                step = next(steps)
-                bar.update(done + len(numbers) * step / opt.nfe, f"{done}/{count} images  NFE {step}/{opt.nfe}")
-
-            states = restore_batch(runner, opt, images, numbers, corrupt, on_step)
+            began = time.perf_counter()
+            states = restore_batch(runner, opt, images, numbers, corrupt, show_steps(bar, done, len(numbers)))
             seconds = time.perf_counter() - began
             if numbers is batches[0] and len(batches) > 1:  # it also chose kernels, or compiled
                 seconds = math.nan

@@ -26,7 +26,6 @@ from guided_diffusion import presets
 from i2sb.ckpt_util import build_ckpt_option
 from i2sb.errors import UserError
 from i2sb.portable import export
-from i2sb.recon_store import ReconStore
 from i2sb.runner import Runner
 from i2sb.runtime.safe_npz import load_npz
 from scripts import build_lmdb
@@ -241,38 +240,13 @@ def test_an_array_is_not_unpacked_before_its_header_is_read(tmp_path, start, com
     assert peak_of(lambda: load_npz(path, ["arr"])) < 2**21
 
 
-def test_a_batch_of_restored_images_has_no_more_numbers_than_its_name_says(tmp_path):
-    store = ReconStore(tmp_path, None, 0, 2**20, {}, (3, 64, 64))
-    store.open(overwrite=False)
-    npz(store.parts / "00000000_00001000.npz", npy_header((1000, 3, 64, 64), "<f4") + bytes(1000 * 3 * 64 * 64 * 4))
-    assert peak_of(lambda: store._load((0, 1000), "arr")) < 2**21
-    np.savez(store.parts / "00000001_00000002.npz", arr=np.zeros((2**6, 3, 64, 64), np.float32))
-    assert peak_of(lambda: store._load((1, 2), "arr")) < 2**21
-    (store.parts / "00000002_99999999.npz").write_bytes(b"")
-    assert store._done() == [(0, 1000), (1, 2)]
-
-
-@pytest.mark.parametrize(
-    ("change", "script", "message"),
-    [
-        ({"seed": "'; rm -rf"}, JUDGE, "recon.json: refused: its seed is '; rm -rf"),
-        ({"seed": 2**70}, JUDGE, "recon.json: refused: its seed is 1180591620717411303424"),
-        ({"seed": -5}, JUDGE, "recon.json: refused: its seed is -5"),
-        ({"seed": 2**32}, JUDGE, "recon.json: refused: its seed is 4294967296"),
-        ({"nfe": -1}, JUDGE, "recon.json: refused: its nfe is -1"),
-        ({"nfe": [2]}, JUDGE, "recon.json: refused: its nfe is [2]"),
-        ({"nfe": "\x1b[2J\n\n3"}, SAMPLE_ON, "nfe was ?[2J 3, now 2"),
-        ({f"k{i}": "x" * 10**5 for i in range(99)}, SAMPLE_ON, "and 94 more"),
-    ],
-    ids=["text", "large", "negative", "2^32", "nfe", "list", "terminal", "many"],
-)
-def test_notes_beside_the_images_are_checked(here, capsys, change, script, message):
+@pytest.mark.parametrize("change", [{"seed": "'; rm -rf"}, {"nfe": [2]}], ids=str)
+def test_notes_beside_the_images_are_checked(here, capsys, change):
     path = here / "results/a/samples_nfe2/recon.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    code, last = run(script, here, capsys)
+    code, last = run(JUDGE, here, capsys)
     assert code == 2
-    assert message in last
-    assert len(last) < 1500
+    assert "recon.json: not the settings of a run of sample.py" in last
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "{", "[]", ""], ids=["deep", "cut", "list", "empty"])

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from evaluation.image_quality import psnr
 from evaluation.judge import open_evaluation
+from evaluation.triples import Triple, check_pairs, triples
 from i2sb.ckpt_util import RESULTS, build_ckpt_option
-from i2sb.pairs import Triple, check_pairs, triples
+from i2sb.pictures import to_pixels
 from i2sb.pixels import to_float
 from i2sb.recon import Recon, find_recon
 from i2sb.runtime.files import atomic_write
-from i2sb.runtime.pictures import to_pixels
 
 GAP, MARGIN, TITLE = 8, 16, 34  # pixels
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (110, 110, 115)

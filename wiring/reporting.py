@@ -14,12 +14,12 @@ from evaluation.published import SOURCE
 from evaluation.report_page import Case, ReportData, Trajectory, write_report
 from evaluation.sample_scores import read_csv
 from evaluation.table import METRICS, read_metrics
+from evaluation.triples import check_pairs, chosen_triple
 from i2sb.ckpt_util import RESULTS, build_ckpt_option
 from i2sb.errors import UserError
-from i2sb.pairs import check_pairs, chosen_triple
+from i2sb.pictures import read_frames, to_pixels, trajectory_file
 from i2sb.recon import SECONDS, Recon, find_recon, made_with
-from i2sb.runtime.pictures import read_frames, to_pixels
-from i2sb.sampling_run import open_log, trajectory_file
+from i2sb.restore import open_log
 from wiring.comparison import spread_over_classes
 from wiring.curves import nfe_curves
 

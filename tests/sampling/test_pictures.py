@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from places import FOLDER, NAME, images
-from small_runs import sample_argv
-
-import sample
-
-
-def run(here, *flags):
-    assert sample.main(sample_argv(here / "photos", NAME, *flags)) == 0
-    return here / FOLDER
+from places import FOLDER, images, interrupt, restore
 
 
 def pixels(arr):
@@ -28,7 +20,7 @@ def difference_of_grey(a, b):
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 def test_pictures_show_what_recon_holds(here, kind):
-    folder = run(here, "--save-images", kind)
+    folder = restore(here, "--save-images", kind)
     paths = sorted((folder / "images").glob(f"*/*.{kind}"))
     assert [str(path.relative_to(folder / "images").with_suffix("")) for path in paths] == [
         str(path.relative_to(here / "photos/val").with_suffix(""))
@@ -46,7 +38,7 @@ def test_images_of_one_stem_do_not_overwrite_each_other(here):
     shutil.rmtree(here / "photos/val_faster_imagefolder.lmdb")
     with Image.open(second) as image:
         image.save(first.with_suffix(".jpg"), quality=95)
-    folder = run(here, "--save-images", "png")
+    folder = restore(here, "--save-images", "png")
     paths = [path for path in (folder / "images").rglob("*") if path.is_file()]
     assert len(paths) == 25
     stem = first.stem
@@ -56,9 +48,9 @@ def test_images_of_one_stem_do_not_overwrite_each_other(here):
 
 
 def test_a_finished_run_gets_its_pictures_later(here, capsys):
-    folder = run(here, "--recon-dtype", "uint8")
+    folder = restore(here, "--recon-dtype", "uint8")
     written = (folder / "recon.pt").stat().st_mtime_ns
-    run(here, "--recon-dtype", "uint8", "--save-images", "png", "--save-trajectory", "2")
+    restore(here, "--recon-dtype", "uint8", "--save-images", "png", "--save-trajectory", "2")
     assert "no trajectory of 2 images; --overwrite restores again" in capsys.readouterr().err
     assert (folder / "recon.pt").stat().st_mtime_ns == written
     paths = sorted((folder / "images").glob("*/*.png"))
@@ -67,7 +59,7 @@ def test_a_finished_run_gets_its_pictures_later(here, capsys):
 
 
 def test_trajectories_begin_degraded_and_end_restored(here):
-    folder = run(here, "--save-trajectory", "3", "--nfe", "5").parent / "samples_nfe5"
+    folder = restore(here, "--save-trajectory", "3", "--nfe", "5").parent / "samples_nfe5"
     strips = sorted((folder / "trajectories").glob("*.png"))
     assert len(strips) == 3
     degraded = np.asarray(Image.open(sorted((here / "photos/val/chelsea").glob("*.png"))[0])).astype(float)
@@ -82,15 +74,9 @@ def test_trajectories_begin_degraded_and_end_restored(here):
 
 
 def test_a_trajectory_asked_for_in_the_middle_is_made(here):
-    whole = images(run(here, "--batch-size", "5"))
-    folder = here / FOLDER
-    parts = folder / ".recon.parts"
-    parts.mkdir()
-    for start, stop in ((0, 5), (15, 20)):
-        labels = np.zeros(stop - start, np.int64)
-        arr = whole[start:stop].numpy()
-        np.savez(parts / f"{start:08d}_{stop:08d}.npz", arr=arr, label_arr=labels, seconds=1.0)
-    (folder / "recon.pt").unlink()
-    run(here, "--batch-size", "5", "--save-trajectory", "1")
+    whole = images(restore(here, "--batch-size", "5"))
+    shutil.rmtree(here / FOLDER)
+    interrupt(here, "--batch-size", "5", lost=[1])
+    folder = restore(here, "--batch-size", "5", "--save-trajectory", "1")
     assert [path.name for path in sorted((folder / "trajectories").iterdir())] == ["00000.png", "00000.webp"]
     assert torch.equal(images(folder), whole)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from places import FOLDER, NAME, images
+from places import FOLDER, NAME, images, interrupt, restore
 from processes import ROOT
 from small_runs import sample_argv, train_argv
 from waiting import Waits
@@ -24,10 +24,10 @@ from i2sb.runner import Runner
 SAME = {"rtol": 0, "atol": 2e-5}  # kernels sum in another order for another batch shape
 
 
-def restored(here, *flags):
-    shutil.rmtree(here / FOLDER, ignore_errors=True)
-    assert sample.main(sample_argv(here / "photos", NAME, *flags)) == 0
-    return images(here / FOLDER)
+def restored(here, *flags, fresh=True):
+    if fresh:
+        shutil.rmtree(here / FOLDER, ignore_errors=True)
+    return images(restore(here, *flags))
 
 
 def run(command, here):
@@ -47,24 +47,12 @@ def test_batch_size_and_a_resume_with_another_one(here):
     assert (other - small).abs().max() > 1e-3
     torch.testing.assert_close(small, whole, **SAME)
     assert torch.equal(restored(here, "--batch-size", "5"), small)
-    # as a killed run leaves it: batches of 5, one of them missing in the middle
-    path = here / FOLDER / "recon.pt"
-    parts = path.with_name(".recon.parts")
-    parts.mkdir()
-    store_batches(here, parts, small, [(0, 5), (10, 15), (15, 20)])
-    path.unlink()
-    assert sample.main(sample_argv(here / "photos", NAME, "--batch-size", "3")) == 0
-    again = images(here / FOLDER)
+    # as a killed run leaves it: batches of 5, two of them missing
+    shutil.rmtree(here / FOLDER)
+    interrupt(here, "--batch-size", "5", lost=[1, 4])
+    again = restored(here, "--batch-size", "3", fresh=False)
     assert torch.equal(again[10:20], small[10:20])
     torch.testing.assert_close(again, whole, **SAME)
-
-
-def store_batches(here, parts, arr, ranges):
-    import numpy as np
-
-    for start, stop in ranges:
-        labels = np.zeros(stop - start, np.int64)
-        np.savez(parts / f"{start:08d}_{stop:08d}.npz", arr=arr[start:stop].numpy(), label_arr=labels, seconds=1.0)
 
 
 def test_two_processes_give_the_same_bits_at_equal_batch_shape(here):

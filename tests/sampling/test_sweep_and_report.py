@@ -78,7 +78,7 @@ def test_wrong_flags_of_a_sweep_are_told_before_it_begins(here, capsys):
         assert said in capsys.readouterr().err
     assert not list((here / "results" / NAME).glob("samples*"))
     assert sweep.main(sweep_argv(here, "--nfe", "3", "10")) == 2
-    assert "legal is 1 to 9" in capsys.readouterr().err
+    assert "1 to 9 are possible" in capsys.readouterr().err
 
 
 def sections(page):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
+from dataset.images import WithChecksum
 from i2sb.batch import degrade
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
@@ -51,29 +54,45 @@ def triples(
     seed: int = 0,
     device: str = "cpu",
 ) -> Iterator[Triple]:
-    """All images in order.  The degraded ones are as people see them: holes are white."""
-    restored = recon.batches(batch_size)
-    numbers, batches = 0, []
-    for count in recon.batch_sizes(batch_size):
-        batches.append(list(range(numbers, numbers + count)))
-        numbers += count
-    loader = ordered_loader(dataset, batches, num_workers=num_workers, device=device)
-    for batch, (clean, labels), images in zip(batches, loader, restored):
-        yield _triple(batch, clean, labels, images, corrupt, seed, device)
+    """All images in order.  The degraded ones are as people see them: holes are white.
+
+    Raises:
+        UserError: an image file is not the one any more that was restored; recon.pt is damaged (after its last image).
+    """
+    starts = itertools.accumulate(recon.batch_sizes(batch_size), initial=0)
+    batches = [list(range(*ends)) for ends in itertools.pairwise(starts)]
+    loader = ordered_loader(WithChecksum(dataset), batches, num_workers=num_workers, device=device)
+    # recon.pt first: when the others have ended, zip would not ask it for its end, where damage is found
+    for restored, numbers, (clean, labels, checksums) in zip(recon.batches(batch_size), batches, loader):
+        yield _triple(recon, dataset, numbers, clean, labels, checksums, restored, corrupt, seed, device)
 
 
 def chosen_triple(
     recon: Recon, dataset: Any, corrupt: Callable, numbers: Sequence[int], *, seed: int = 0, device: str = "cpu"
 ) -> Triple:
-    """The images of these numbers only (one at least), as in `triples`; nothing else is read."""
-    items = [dataset[number] for number in numbers]
-    clean, labels = torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
-    return _triple(list(numbers), clean, labels, recon.take(numbers), corrupt, seed, device)
+    """The images of these numbers only (one at least), as in `triples`."""
+    dataset = WithChecksum(dataset)
+    clean, labels, checksums = default_collate([dataset[number] for number in numbers])
+    restored = recon.take(numbers)
+    return _triple(recon, dataset, list(numbers), clean, labels, checksums, restored, corrupt, seed, device)
 
 
 def _triple(
-    numbers: list[int], clean: Tensor, labels: Tensor, restored: Tensor, corrupt: Callable, seed: int, device: str
+    recon: Recon,
+    dataset: Any,
+    numbers: list[int],
+    clean: Tensor,
+    labels: Tensor,
+    checksums: Tensor,
+    restored: Tensor,
+    corrupt: Callable,
+    seed: int,
+    device: str,
 ) -> Triple:
+    for number, crc in zip(numbers, checksums.tolist()):
+        if recon.checksums is not None and crc != recon.checksums[number]:
+            name = dataset.short_name(dataset.samples[number][0])
+            raise UserError(f"{name}: has changed since it was restored; bring the file back, or run sample.py again")
     clean = clean.to(device, non_blocking=True)
     noise = ImageNoise(seed, numbers, device)
     degraded, _ = degrade(clean, corrupt, torch.tensor(numbers), randn=noise.randn_like)
