@@ -30,6 +30,18 @@ DEFAULTS: dict[str, Any] = {
     "num_groups": NUM_GROUPS,
 }
 
+# ADM's option files mix the network's arguments with these of its diffusion process, which is not ours.
+DIFFUSION_ARGUMENTS = (
+    "diffusion_steps",
+    "noise_schedule",
+    "use_kl",
+    "predict_xstart",
+    "rescale_timesteps",
+    "rescale_learned_sigmas",
+    "timestep_respacing",
+)
+_NO_SHAPE = (*DIFFUSION_ARGUMENTS, "dropout", "use_checkpoint", "use_fp16")
+
 # ADM's multipliers, one per level, for the image sizes it was published for.
 CHANNEL_MULT = {512: "0.5,1,1,2,2,4,4", 256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}
 
@@ -181,6 +193,28 @@ def parse_levels(network: Mapping[str, Any]) -> tuple[tuple[float, ...], set[int
     size = full["image_size"]
     factors = {size // resolution for resolution in parse_attention_resolutions(full["attention_resolutions"])}
     return parse_channel_mult(full["channel_mult"], size), factors
+
+
+def canonical(network: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `create_model` in one form, so that equal networks have equal ones.
+
+    Left out is what changes neither the weights nor their meaning: dropout, use_checkpoint, use_fp16, and the
+    arguments of ADM's diffusion process.  `resolve` and ADM's own option files both come out of this the same.
+
+    Raises:
+        ValueError: numbers that make no levels.
+    """
+    full = {key: value for key, value in {**DEFAULTS, **network}.items() if key not in _NO_SHAPE}
+    mult, factors = parse_levels(network)
+    reachable = sorted(factors & {2**level for level in range(len(mult))})
+    size = 2 ** max(8, len(mult))  # only gives attention_resolutions its meaning
+    full |= {"image_size": size, "channel_mult": ",".join(f"{m:g}" for m in mult)}
+    full["attention_resolutions"] = ",".join(str(size // factor) for factor in reachable)
+    if full["num_head_channels"] != -1:
+        full["num_heads"] = DEFAULTS["num_heads"]
+    if full["num_heads_upsample"] == full["num_heads"] or full["num_head_channels"] != -1:
+        full["num_heads_upsample"] = -1
+    return full
 
 
 def _numbers(name: str, value: str | Iterable[Any], kind: type) -> list[Any]:

@@ -2,21 +2,10 @@
 
 from typing import Any
 
-from .presets import NUM_GROUPS, parse_attention_resolutions, parse_channel_mult
+from .presets import DIFFUSION_ARGUMENTS, NUM_GROUPS, parse_attention_resolutions, parse_channel_mult
 from .unet import UNetModel
 
 NUM_CLASSES = 1000
-
-# ADM's option files mix the network's arguments with these of its diffusion process, which is not ours.
-DIFFUSION_ARGUMENTS = (
-    "diffusion_steps",
-    "noise_schedule",
-    "use_kl",
-    "predict_xstart",
-    "rescale_timesteps",
-    "rescale_learned_sigmas",
-    "timestep_respacing",
-)
 
 
 def create_model(

@@ -1,19 +1,35 @@
-"""From clean images and a degradation to the two ends of the bridge: the one place where that is decided."""
+"""From what a data set hands out to the two ends of the bridge: the one place where that is decided."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from corruption.base import Corruption
-from i2sb.diffusion import Noise, fill_hole
+from i2sb.noise import Noise
+from i2sb.samplers import fill_hole
+
+
+class Given(NamedTuple):
+    """What a data set gives: clean images x0 [B,C,H,W]; where it has them degraded ones, labels [B], masks [B,1,H,W]."""
+
+    x0: Tensor
+    x1: Tensor | None = None
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+
+    def to(self, device: torch.device) -> Given:
+        """The same on `device`; the labels stay where they are."""
+        moved = (None if t is None else t.to(device, non_blocking=True) for t in (self.x0, self.x1, self.mask))
+        x0, x1, mask = moved
+        return Given(x0, x1, self.labels, mask)
 
 
 class Batch(NamedTuple):
-    """x0: clean, x1: degraded, [B,3,S,S]; mask: 1 = hole, [B,1,S,S], or None; cond: [B,3,S,S] or None."""
+    """x0: clean, x1: degraded, [B,C,H,W]; mask: 1 = hole, [B,1,H,W], or None; cond: [B,C,H,W] or None."""
 
     x0: Tensor
     x1: Tensor
@@ -21,8 +37,24 @@ class Batch(NamedTuple):
     cond: Tensor | None
 
 
+def unpack(batch: Any) -> Given:
+    """Tell apart what people's data sets hand out.
+
+    images | (images, labels, ..) | (clean, degraded[, labels]) | (images, labels, masks).  A second entry of
+    floating point and of the first's shape is the degraded image; a third of four dimensions is a mask.
+    """
+    if isinstance(batch, Tensor):
+        return Given(batch)
+    x0, *others = batch
+    second, third = (*others, None, None)[:2]
+    if isinstance(second, Tensor) and second.is_floating_point() and second.shape == x0.shape:
+        return Given(x0, x1=second, labels=third)
+    is_mask = isinstance(third, Tensor) and third.ndim == x0.ndim
+    return Given(x0, labels=second, mask=third.to(x0.dtype) if is_mask else None)
+
+
 def make_batch(
-    x0: Tensor,
+    given: Given | Tensor,
     corrupt: Callable,
     *,
     cond_x1: bool = False,
@@ -31,18 +63,25 @@ def make_batch(
     integers: Callable[[int, int], Tensor] | None = None,
     randn: Noise = torch.randn_like,
 ) -> Batch:
-    """Degrade clean images and get everything ready that training and sampling need.
+    """Get everything ready that training and sampling need: degrade clean images, unless they come in pairs.
 
     A hole is filled with noise; cond, if wanted, is x1 with that noise, before any other is added.
 
     Args:
-        x0: [B,3,S,S] in [-1,1].
-        corrupt: an operator of `corruption`, or any function of x0 that gives x1, or (x1, mask).
+        given: see `unpack`; x0 in [-1,1].
+        corrupt: an operator of `corruption`, or any function of x0 that gives x1, or (x1, mask); not called for
+            images that are given with a degraded one or with a mask.
         index: positions of the images in the evaluation order, LongTensor [B]; None in training.
         integers: (high, count) -> LongTensor [count], what operators draw from; None: torch's generator.
         randn: source of noise: first for the hole, then for `add_x1_noise`.
     """
-    x1, mask = degrade(x0, corrupt, index, integers, randn)
+    if isinstance(given, Tensor):
+        given = Given(given)
+    x0, x1, _, mask = given
+    if x1 is None and mask is None:
+        x1, mask = degrade(x0, corrupt, index, integers, randn)
+    elif x1 is None:
+        x1 = x0
     x1 = x1.contiguous()  # whatever the operator's memory layout, networks and draws see one
     if mask is not None:
         x1 = fill_hole(x1, mask, randn(x1))

@@ -1,52 +1,51 @@
-"""results/NAME/: latest.pt and the options beside it, as the original writes and reads them."""
+"""results/NAME/: latest.pt and the options beside it, as the original writes and reads them.
+
+latest.pt
+    net, ema, optimizer, sched      as the original has them
+    scaler, resume                  what an exact resume needs besides, see `resume`
+    bridge, options                 `BridgeConfig` and all training options: they count, whatever lies beside
+options.pkl, options.json           the same options for the original's loaders, and for people
+ema.safetensors, ema.json           an exported bridge in place of these, see `export`
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from i2sb import portable
+from i2sb import export
+from i2sb.bridge import BridgeConfig
 from i2sb.errors import UserError
+from i2sb.fetch import download_ckpt
+from i2sb.network import network_kwargs
 from i2sb.options import training_defaults
-from i2sb.options.saved import fault_of, shown
 from i2sb.runtime.files import atomic_write, only_one
-from i2sb.runtime.safe_torch import load_torch
-from i2sb.safe_pickle import dump_namespace, is_secret, load_namespace
+from i2sb.runtime.reading import check_tensors, dump_options, load_options, load_torch
+
+__all__ = ["RESULTS", "build_ckpt_option", "download_ckpt", "load_checkpoint", "save_checkpoint", "with_defaults"]
 
 RESULTS = Path("results")
-# What a network was trained for: another value would make its weights meaningless.
-BRIDGE_OPTIONS = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1")
-# What may be changed on purpose from one run to the next.
-TASK_OPTIONS = (
-    "corrupt",
-    "image_size",
-    "add_x1_noise",
-    "seed",
-    "batch_size",
-    "microbatch",
-    "num_itr",
-    "lr",
-    "lr_gamma",
-    "lr_step",
-    "l2_norm",
-    "ema",
-)
+LATEST = "latest.pt"
+# Options of the process that runs, in place of those of the process that trained.
+_OF_THIS_RUN = ("device", "distributed", "global_rank", "local_rank", "global_size", "compile", "channels_last", "gpu")
+_DATA_OF_THIS_RUN = ("dataset_dir", "val_list", "num_workers", "exif_rotate")
 
 
 def with_defaults(opt: Any) -> Any:
-    """`opt` with every training option that it lacks: options saved by the original know fewer."""
-    for name, value in training_defaults().items():
-        if not hasattr(opt, name):
-            setattr(opt, name, value)
-    for name, value in (("given", ()), ("distributed", False), ("global_rank", 0), ("global_size", 1)):
+    """A copy of `opt` with every training option that it lacks: options saved by the original know fewer."""
+    opt = copy.copy(opt)
+    others = {"given": (), "distributed": False, "global_rank": 0, "global_size": 1}
+    for name, value in {**training_defaults(), **others}.items():
         if not hasattr(opt, name):
             setattr(opt, name, value)
     return opt
@@ -61,37 +60,20 @@ def only_training(opt: argparse.Namespace) -> Iterator[None]:
     """
     if opt.ckpt is not None:
         _check_is_there(RESULTS / opt.ckpt)
+    if opt.global_rank != 0:
+        yield
+        return
     folder = RESULTS / opt.name
     busy = (
         f"{folder}: another process is training into it; wait for its end or choose another --name (processes of one "
         "training that srun or mpirun started need --num-proc-node)"
     )
-    if opt.global_rank != 0:
-        yield
-        return
     try:
         with only_one(folder / ".train.lock", busy):
             yield
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # where nothing came of it
-
-
-def save_options(opt: argparse.Namespace, folder: Path) -> None:
-    """options.pkl, as the original's loaders read it, and options.json for people; without secrets.
-
-    Raises:
-        UserError: they cannot be written.
-    """
-    saved = argparse.Namespace(**{key: value for key, value in vars(opt).items() if key != "given"})
-    left_out = dump_namespace(saved, folder / "options.pkl")
-    shown = {
-        key: str(value) if isinstance(value, PurePath) else value
-        for key, value in sorted(vars(saved).items())
-        if key not in left_out and not is_secret(key)
-    }
-    with atomic_write(folder / "options.json") as file:
-        file.write((json.dumps(shown, indent=2, default=str) + "\n").encode())
 
 
 def _check_is_there(folder: Path) -> None:
@@ -102,60 +84,119 @@ def _check_is_there(folder: Path) -> None:
         )
 
 
+# Options
+
+
 def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argparse.Namespace:
-    """The options that results/NAME was trained with, but device and precision of this run.
+    """The options that results/NAME was trained with, but device, precision and data of this run.
 
     Args:
-        opt: options of this run: `device`; `precision`, `use_fp16`, `compile`, `channels_last` where present.
+        opt: options of this run: `device`; `precision`, `use_fp16`, `compile`, `channels_last`, `dataset_dir`,
+            `val_list`, `num_workers` where present, and `image_size` if it was given on the command line.
             Its `network` does not count: sampling and training have rules of their own for that.
         ckpt_path: the folder with latest.pt and options.pkl.
 
     Raises:
-        UserError: no such folder or file, or one that is refused.
+        UserError: no such folder or file, or files that are damaged or do not belong together.
     """
     folder = Path(ckpt_path)
     _check_is_there(folder)
-    if portable.is_portable(folder):
-        options, saved_in = folder / portable.DESCRIPTION, folder / portable.WEIGHTS
-        saved = with_defaults(portable.load_description(options))
+    if export.is_export(folder):
+        options, weights = export.load_options(folder), folder / export.WEIGHTS
     else:
-        options, saved_in = folder / "options.pkl", folder / "latest.pt"
-        saved = with_defaults(load_namespace(options))
+        options, weights = _saved_options(folder), folder / LATEST
     if log is not None:
-        log.info(f"[Options] {options}")
-    if fault := fault_of(vars(saved), (*BRIDGE_OPTIONS, *TASK_OPTIONS, "net")):
-        raise UserError(f"{options}: refused: {fault}")
-    if not isinstance(saved.network, (dict, type(None))):
-        raise UserError(f"{options}: refused: its network is {shown(saved.network)}, not named arguments")
-    saved.ckpt_path, saved.load, saved.given = folder, saved_in, ()
-    if not saved.load.is_file():
-        raise UserError(f"{saved.load}: there is no such file")
-    fp16 = getattr(opt, "use_fp16", False)
-    saved.precision = "fp16" if fp16 else getattr(opt, "precision", "fp32")
-    saved.use_fp16 = fp16
-    for name, default in (("compile", False), ("channels_last", False), ("gpu", None)):
-        setattr(saved, name, getattr(opt, name, default))
-    for name in ("device", "distributed", "global_rank", "local_rank", "global_size"):
+        log.info(f"[Options] {folder}")
+    saved = with_defaults(options)
+    saved.ckpt_path, saved.load, saved.given = folder, weights, ()
+    saved.use_fp16 = bool(getattr(opt, "use_fp16", False))
+    saved.precision = "fp16" if saved.use_fp16 else getattr(opt, "precision", "fp32")
+    saved.compile, saved.channels_last, saved.gpu = False, False, None
+    for name in (*_OF_THIS_RUN, *_DATA_OF_THIS_RUN):
         if hasattr(opt, name):
             setattr(saved, name, getattr(opt, name))
+    if "image_size" in getattr(opt, "given", ()):
+        saved.image_size = opt.image_size
     return saved
 
 
-def save_checkpoint(path: Path, state: dict[str, Any], opt: argparse.Namespace | None = None) -> None:
+def _saved_options(folder: Path) -> argparse.Namespace:
+    """The options inside latest.pt; for the original's, those of options.pkl."""
+    latest, beside = folder / LATEST, folder / "options.pkl"
+    if not latest.is_file():
+        raise UserError(f"{latest}: there is no such file")
+    state = _open(latest)
+    if not isinstance(state.get("options"), dict) or "bridge" not in state:
+        return load_options(beside)
+    saved = argparse.Namespace(**state["options"])
+    if beside.is_file():
+        other = load_options(beside)
+        try:
+            trained = BridgeConfig.from_dict(state["bridge"])
+            network = getattr(other, "network", None) or trained.network
+            different = BridgeConfig.from_options(other, network).differences(trained)
+        except ValueError as error:
+            raise UserError(f"{folder}: {beside.name} and {LATEST} cannot be compared: {error}") from error
+        if different:
+            raise UserError(
+                f"{folder}: {beside.name} is not that of {LATEST} ({'; '.join(different[:3])}); put back the one that "
+                f"belongs to it, or remove it: {LATEST} holds its own options"
+            )
+    return saved
+
+
+def options_to_save(opt: Any, network: Mapping[str, Any]) -> argparse.Namespace:
+    """A copy of the options as files hold them: with the network, and without secrets."""
+    kept = {name: value for name, value in vars(opt).items() if name not in ("given", "wandb_api_key")}
+    # use_fp16 is the original's name; --precision says it here
+    return argparse.Namespace(**{"use_fp16": False, **kept, "wandb_api_key": None, "network": dict(network)})
+
+
+def save_options(opt: argparse.Namespace, folder: Path) -> None:
+    """options.pkl, as the original's loaders read it, and options.json for people.
+
+    Args:
+        opt: as `options_to_save` gives them.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    dump_options(opt, folder / "options.pkl")
+    with atomic_write(folder / "options.json") as file:
+        file.write((json.dumps(_plain(vars(opt)), indent=2, sort_keys=True) + "\n").encode())
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as JSON and torch.load(weights_only=True) take them: paths as text, without run-time objects."""
+    plain = {name: str(value) if isinstance(value, PurePath) else value for name, value in options.items()}
+    return {name: value for name, value in plain.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or type(value) in (bool, int, float, str)
+
+
+# Checkpoints
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], opt: Any, bridge: BridgeConfig, network: Mapping) -> None:
     """Write a checkpoint so that `path` is at every moment a whole one, the old or the new.
 
     Args:
-        opt: the options that it was trained with, to be written beside it; None: they are there already.
+        opt, bridge, network: what it was trained with, kept inside, and the options beside it as well.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to; `path` is as it was.
     """
+    options = options_to_save(opt, network)
     with atomic_write(path) as file:
-        torch.save(state, file)
-        if opt is not None:
-            # All that takes long or can fail is done: the old checkpoint keeps its own options until then.
-            os.fsync(file.fileno())
-            save_options(opt, path.parent)
+        torch.save({**state, "bridge": bridge.to_dict(), "options": _plain(vars(options))}, file)
+        os.fsync(file.fileno())  # all that takes long or can fail is done: the old files stay together until then
+        save_options(options, path.parent)
 
 
 def keep_checkpoint(latest: Path, iteration: int) -> Path:
@@ -169,23 +210,60 @@ def keep_checkpoint(latest: Path, iteration: int) -> Path:
     try:
         os.link(latest, kept)
     except OSError:
-        with atomic_write(kept) as copy, latest.open("rb") as file:
-            shutil.copyfileobj(file, copy, 2**24)
+        with atomic_write(kept) as copied, latest.open("rb") as file:
+            shutil.copyfileobj(file, copied, 2**24)
     return kept
 
 
-def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike, log: Any = None) -> dict[str, Any]:
     """The content of a latest.pt; tensors stay on the disk until they are used, and no code in it runs.
 
-    An exported ema.safetensors serves as well: its "ema" is None, and it has no optimizer.
+    Besides the keys of the file: "identity", which tells the averaged weights from others.  The average, which
+    is all that sampling needs, is compared with the file's checksums; `verify` does so for the rest.  An exported
+    ema.safetensors serves as well: its "ema" is None, and it has no optimizer.
 
     Raises:
-        UserError: no such file, or it is damaged, hostile, or no checkpoint.
+        UserError: no such file, or it is damaged, or no checkpoint.
     """
-    if Path(path).name == portable.WEIGHTS:
-        return {"net": portable.load_weights(Path(path)), "ema": None}
+    path = Path(path)
+    if path.name == export.WEIGHTS:
+        return export.load_weights(path)
+    state = _open(path)
+    return {**state, "identity": check_tensors(path, list(_tensors(state["ema"].get("shadow_params"))), log)}
+
+
+def verify(path: str | os.PathLike, state: Mapping[str, Any], log: Any = None) -> None:
+    """Compare with the file's checksums what a resumed training uses besides the average.
+
+    Raises:
+        UserError: bytes differ: the file is damaged.
+    """
+    check_tensors(path, list(_tensors([state["net"], state.get("optimizer")])), log)
+
+
+def _open(path: Path) -> dict[str, Any]:
     state = load_torch(path, mmap=True)
     missing = [key for key in ("net", "ema") if not (isinstance(state, dict) and isinstance(state.get(key), dict))]
     if missing:
         raise UserError(f"{path}: refused: it has no {' and no '.join(missing)}, so it is no checkpoint of a bridge")
     return state
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, (Mapping, list, tuple)):
+        for item in content.values() if isinstance(content, Mapping) else content:
+            yield from _tensors(item)
+
+
+def bridge_of(opt: Any) -> BridgeConfig:
+    """The bridge that a checkpoint's options (see `build_ckpt_option`) describe.
+
+    Raises:
+        UserError: they describe none.
+    """
+    try:
+        return BridgeConfig.from_options(opt, network_kwargs(getattr(opt, "network", None), opt.cond_x1))
+    except ValueError as error:
+        raise UserError(f"{getattr(opt, 'load', None) or 'the options'}: describe no bridge: {error}") from error

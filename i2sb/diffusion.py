@@ -1,18 +1,21 @@
-"""The bridge itself: marginal (Eq. 11), label and its inverse (Eq. 12), posterior (Eq. 4), and the sampling loop.
+"""The bridge itself: marginal (Eq. 11), label and its inverse (Eq. 12), posterior (Eq. 4).
 
 x0 = clean image, x1 = degraded image, xt = a state between them, n = step index 0 .. N-1.
 Images are [B,C,H,W] float tensors, about in [-1,1]. Source: arXiv 2302.05872.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from i2sb.noise import Noise
+from i2sb.runtime.progress import Progress
+from i2sb.samplers import OnStep, sample
 from i2sb.schedule import accumulated_stds
-
-Noise = Callable[[Tensor], Tensor]  # torch.randn_like, or anything that answers like it
 
 
 def marginal(std_fwd, std_bwd):
@@ -35,11 +38,6 @@ def label_from_x0(std_fwd, x0, xt):
 def x0_from_label(std_fwd, label, xt):
     """Inverse of `label_from_x0`: xt - std_fwd * label."""
     return xt - std_fwd * label
-
-
-def fill_hole(image: Tensor, mask: Tensor, filling: Tensor) -> Tensor:
-    """`filling` where mask is 1, `image` elsewhere. mask: [B,1,H,W] or broadcastable."""
-    return (1 - mask) * image + mask * filling
 
 
 class Diffusion:
@@ -69,6 +67,10 @@ class Diffusion:
 
     def __len__(self) -> int:
         return len(self._std_fwd)
+
+    def std_sb_at(self, step: int) -> float:
+        """Standard deviation of the marginal (Eq. 11) at one step, as a plain number."""
+        return self._std_sb[step]
 
     def get_std_fwd(self, step, xdim: Sequence[int] | None = None) -> Tensor:
         """std_fwd at `step` (int or LongTensor [B]); shaped [B,1,..] to go with images of shape [B,*xdim]."""
@@ -118,19 +120,15 @@ class Diffusion:
         verbose: bool = True,
         *,
         randn: Noise = torch.randn_like,
-        redraw_hole: bool = True,
-        on_step: Callable[[], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Walk from x1 back to x0 over `steps` (ascending, the first is 0), predicting x0 at each.
+        """The published name of `samplers.ddpm`, which records states on its way.
 
         Args:
-            pred_x0_fn: (xt [B,C,H,W], step) -> predicted x0 [B,C,H,W].
-            mask: 1 in the hole; outside it the known pixels are put back after each step.
+            steps, pred_x0_fn, x1, mask, ot_ode, randn, on_step: see `samplers.sample`; x1 is taken as it comes,
+                also in the hole (`Runner.ddpm_sampling` fills that).
             log_steps: steps whose state is recorded; step 0 among them. Default: all but the last.
             verbose: show a progress bar.
-            randn: source of noise; drawn once for the hole, then per step for the posterior and the known region.
-            redraw_hole: fill the hole of x1 with fresh noise first; False when x1 already holds its noise.
-            on_step: called after each step.
 
         Returns:
             (xs, pred_x0s), each [B,K,C,H,W] on the CPU, K = len(log_steps); index 0 is the final image.
@@ -138,43 +136,20 @@ class Diffusion:
         Raises:
             ValueError: steps do not ascend from 0 inside the schedule, or log_steps lacks step 0.
         """
-        steps, log_steps = _check_steps(steps, log_steps, len(self))
-        xt = x1.detach()
-        if mask is not None and redraw_hole:
-            xt = x1 = fill_hole(x1, mask, randn(x1))
-
+        wanted = set(steps[:-1]) if log_steps is None else {int(n) for n in log_steps}
+        if 0 not in wanted:
+            raise ValueError("log_steps must contain step 0, the final image")
         xs, pred_x0s = [], []
-        descending = list(zip(steps[:0:-1], steps[-2::-1]))
-        for n, nprev in _with_progress(descending, verbose):
-            pred_x0 = pred_x0_fn(xt, n)
-            xt = self.p_posterior(nprev, n, xt, pred_x0, ot_ode, randn=randn)
-            if mask is not None:
-                known = x1 if ot_ode else x1 + self._std_sb[nprev] * randn(x1)
-                xt = fill_hole(known, mask, xt)
-            if nprev in log_steps:
-                xs.append(xt)
+
+        def record(nprev: int, xt: Tensor, pred_x0: Tensor) -> None:
+            if nprev in wanted:
+                xs.append(xt.detach())
                 pred_x0s.append(pred_x0)
-            if on_step:
-                on_step()
+            bar.advance()
+            if on_step is not None:
+                on_step(nprev, xt, pred_x0)
+
+        with Progress("sampling steps", len(steps) - 1, shown=verbose) as bar:
+            sample("ddpm", self, steps, pred_x0_fn, x1, mask=mask, ot_ode=ot_ode, randn=randn, on_step=record)
         # One copy to the CPU at the end: a copy inside the loop would make the device wait for it.
         return torch.stack(xs[::-1], dim=1).cpu(), torch.stack(pred_x0s[::-1], dim=1).cpu()
-
-
-def _check_steps(steps, log_steps, length: int) -> tuple[list[int], set[int]]:
-    steps = [int(n) for n in steps]
-    if len(steps) < 2 or steps[0] != 0 or steps[-1] >= length or sorted(set(steps)) != steps:
-        raise ValueError(
-            f"steps must ascend from 0 to at most {length - 1}, two at least, got {steps[:5]}..{steps[-1:]}"
-        )
-    wanted = set(steps[:-1]) if log_steps is None else {int(n) for n in log_steps}
-    if 0 not in wanted:
-        raise ValueError("log_steps must contain step 0, the final image")
-    return steps, wanted
-
-
-def _with_progress(pairs: list, verbose: bool) -> Iterable:
-    if not verbose:
-        return pairs
-    from i2sb.runtime.progress import track  # rich is needed only by those who look
-
-    return track(pairs, "sampling steps")

@@ -45,7 +45,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Begin anew: the average is the current parameters."""
+        """Start from scratch: the average is the current parameters."""
         torch._foreach_copy_(self.shadow_params, self._targets(None))
         self.num_updates = 0
 
@@ -82,6 +82,12 @@ class ExponentialMovingAverage:
             yield
         finally:
             self.restore(params)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+        """Move the average to a device; `dtype` changes its floating-point type."""
+        self.shadow_params = [shadow.to(device=device, dtype=dtype) for shadow in self.shadow_params]
+        if self.collected_params is not None:
+            self.collected_params = [kept.to(device=device, dtype=dtype) for kept in self.collected_params]
 
     def state_dict(self) -> dict:
         """torch_ema's four fields; the tensors are the live ones, not copies."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Noise = Callable[[Tensor], Tensor]
+"""torch.randn_like, or anything that answers like it: standard normal noise of an image's shape."""
 
 
 class TrainingDraws:

@@ -1,4 +1,4 @@
-"""AdamW with its learning rates, the scaling of fp16 losses, and the guard against gradients that are no numbers."""
+"""AdamW with its learning rates, the scaling of fp16 losses, and the guard against NaN and inf."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Optimizer:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those that are there."""
-        # A loss that is no number may have gradients that are: spoil them, so that every rank skips the step.
+        # A NaN loss may have finite gradients: spoil them, so that every rank skips the step.
         sound = torch.where(loss.detach().isfinite(), 1.0, math.nan)
         self.scaler.scale(loss * sound).backward()
 

@@ -7,27 +7,33 @@ Alg. 2: from x1, step by step: predict x0 by Eq. 12, draw the next state from Eq
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2sb.batch import make_batch
-from i2sb.checkpoint_check import check_checkpoint
-from i2sb.ckpt_util import load_checkpoint, save_options, with_defaults
-from i2sb.diffusion import Diffusion, Noise, label_from_x0, x0_from_label
+from i2sb.batch import Given, make_batch
+from i2sb.bridge import BridgeConfig
+from i2sb.ckpt_util import bridge_of, load_checkpoint, options_to_save, save_options, with_defaults
+from i2sb.diffusion import Diffusion, label_from_x0, x0_from_label
 from i2sb.ema import ExponentialMovingAverage
 from i2sb.errors import UserError
-from i2sb.initial_weights import load_initial
-from i2sb.network import BridgeNet, build_network
-from i2sb.noise import TrainingDraws
+from i2sb.initial_weights import load_initial, load_weights
+from i2sb.network import build_network
+from i2sb.noise import Noise, TrainingDraws
 from i2sb.precision import LOW, autocast, set_float32_products
 from i2sb.resume import iterations_done
-from i2sb.runtime.safe_torch import check_state
-from i2sb.schedule import make_betas, sampling_steps
+from i2sb.samplers import OnStep, fill_hole
+from i2sb.schedule import make_betas, ramp, sampling_steps
+
+
+def make_beta_schedule(n_timestep: int = 1000, linear_start: float = 1e-4, linear_end: float = 2e-2) -> np.ndarray:
+    """The published name of `schedule.ramp`: float64 [n_timestep]."""
+    return ramp(n_timestep, linear_start, linear_end)
 
 
 class Runner:
@@ -40,9 +46,11 @@ class Runner:
         save_opt: write options.pkl and options.json into `opt.ckpt_path`.
 
     Attributes:
+        config: what this bridge is.
         diffusion: the bridge's tables and posterior.
         net: the network; state dict keys are `diffusion_model.*`.
         ema: the average of its weights.
+        identity: tells the loaded average from others; None for a new network.
 
     Raises:
         UserError: options or files that do not fit.
@@ -53,44 +61,39 @@ class Runner:
         self.log = log
         self.device = torch.device(opt.device)
         set_float32_products(opt.precision)
+        self.config: BridgeConfig = bridge_of(opt)
         try:
             self.diffusion = Diffusion(make_betas(opt.interval, opt.beta_max), opt.device)
         except ValueError as error:
             raise UserError(str(error)) from error
-        self.loaded = load_checkpoint(opt.load) if getattr(opt, "load", None) else None
-        self.net = build_network(opt, log, self._check_loaded)
+        self.net = build_network(opt, log)
         if save_opt:
-            opt.network = {**self.net.kwargs}
-            save_options(opt, Path(opt.ckpt_path))
-        if self.loaded is None:
-            load_initial(self.net, opt, log)
-        else:
-            # without its attribute _metadata: torch would use what a file says there, and our layers have one version
-            self.net.load_state_dict(dict(self.loaded["net"]))
+            save_options(options_to_save(opt, self.net.kwargs), Path(opt.ckpt_path))
+        self.loaded, self.identity = None, None
+        if getattr(opt, "load", None):
+            self.loaded = load_checkpoint(opt.load, log)
+            self.identity = self.loaded["identity"]
+            load_weights(self.net, self.loaded["net"], opt.load)
             log.info(f"[Net] weights of {opt.load}")
+        elif opt.no_pretrained:
+            log.info("[Net] random weights")
+        else:
+            load_initial(self.net, named=bool(getattr(opt, "network", None)), log=log)
         self.net.to(self.device)
         if opt.channels_last:
             self.net.to(memory_format=torch.channels_last)
         self.ema = ExponentialMovingAverage(self.net.parameters(), decay=opt.ema)
-        if self.loaded is not None:
-            self._load_average(opt.load)
+        if self.loaded is not None and self.loaded["ema"] is not None:  # exported weights are the average
+            self._load_average(opt)
         self.forward = torch.compile(self.net) if opt.compile else self.net
 
-    def _check_loaded(self, unallocated: BridgeNet) -> None:
-        """Before a file's idea of a network takes any memory: it must be the one whose weights are there."""
-        if self.loaded is not None:
-            check_state(self.opt.load, self.loaded["net"], unallocated.state_dict())
-            check_checkpoint(self.opt.load, self.loaded, list(unallocated.parameters()))
-
-    def _load_average(self, path: str | Path) -> None:
-        if self.loaded["ema"] is None:  # exported weights are the average
-            return
+    def _load_average(self, opt: Any) -> None:
         decay = self.ema.decay
         try:
             self.ema.load_state_dict(self.loaded["ema"])
         except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: its average of weights does not fit: {error}") from error
-        if "ema" in self.opt.given:
+            raise UserError(f"{opt.load}: its averaged weights do not fit: {error}") from error
+        if "ema" in opt.given:
             self.ema.decay = decay
 
     def loaded_iteration(self) -> int:
@@ -103,17 +106,27 @@ class Runner:
         """What the network should say at xt, Eq. 12.  step: LongTensor [B]; x0, xt: [B,C,H,W]."""
         return label_from_x0(self.diffusion.get_std_fwd(step, xdim=x0.shape[1:]), x0, xt).detach()
 
-    def training_loss(self, x0: Tensor, corrupt: Callable, draws: TrainingDraws, forward: Callable) -> Tensor:
-        """The loss of one micro-batch of clean images [B,3,S,S], a number to be minimised."""
-        opt = self.opt
+    def training_loss(
+        self, given: Given, corrupt: Callable, draws: TrainingDraws, forward: Callable | None = None
+    ) -> Tensor:
+        """The loss of one micro-batch, a number to be minimized.
+
+        Args:
+            given: what the data set gave, on this runner's device; see `batch.unpack`.
+            corrupt: see `batch.make_batch`.
+            draws: source of all random numbers.
+            forward: the network, or what wraps it.
+        """
+        opt, forward = self.opt, forward or self.forward
         batch = make_batch(
-            x0,
+            given,
             corrupt,
             cond_x1=opt.cond_x1,
             add_x1_noise=opt.add_x1_noise,
             integers=draws.integers,
             randn=draws.randn_like,
         )
+        x0 = batch.x0
         step = draws.integers(opt.interval, len(x0)).to(x0.device, non_blocking=True)
         xt = self.diffusion.q_sample(step, x0, batch.x1, opt.ot_ode, randn=draws.randn_like)
         label = self.compute_label(step, x0, xt)
@@ -137,22 +150,26 @@ class Runner:
 
         Args:
             opt: the options; those of the constructor, or others with the same bridge.
-            train_dataset, val_dataset: items (image [3,S,S] in [-1,1], class index).
+            train_dataset: items (image [C,S,S] in [-1,1], class index); pairs (clean, degraded, class index) are
+                used as they are, and so are images without labels.
+            val_dataset: the same; None where opt.eval_every is 0.
             corrupt_method: see `batch.make_batch`.
-            writer: takes scalars and images, see `runtime.writers`; None: nothing is written but the log.
+            writer: takes scalars and images, see `runtime.writers`; None: the one that opt.log_writer names.
             judges: name -> function (images, clean, labels) -> scores [B], for evaluations.
 
         Returns True when all iterations are done, False when a signal ended them early; either way
         latest.pt is saved.
 
         Raises:
-            UserError: a batch that does not divide, a full disk, too many steps without finite gradients.
+            UserError: a batch that does not divide, a full disk, too many steps in a row with NaN or inf.
         """
-        from i2sb.training import Training
+        from i2sb.training import Training, open_writer
 
         self.opt = opt = with_defaults(opt)
-        with Training(self, opt, train_dataset, val_dataset, corrupt_method, writer, judges) as training:
-            return training.run()
+        with contextlib.ExitStack() as stack:
+            if writer is None and opt.log_writer:
+                writer = stack.enter_context(open_writer(self, opt))
+            return Training(self, opt, train_dataset, val_dataset, corrupt_method, writer, judges).run()
 
     # Alg. 2
 
@@ -173,36 +190,37 @@ class Runner:
         verbose: bool = True,
         *,
         randn: Noise = torch.randn_like,
-        redraw_hole: bool | None = None,
-        on_step: Callable[[], None] | None = None,
+        redraw_hole: bool = True,
+        on_step: OnStep | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Restore degraded images with the averaged weights.
+        """Restore degraded images with the averaged weights.  The network is in evaluation mode afterwards.
 
         Args:
             opt: `ot_ode` and `interval` are read.
-            x1: [B,3,S,S] in about [-1,1]; mask: [B,1,S,S], 1 = hole; cond: [B,3,S,S] for --cond-x1.
-            nfe: network calls; default: one less than the number of steps.
+            x1: [B,C,H,W] in about [-1,1]; mask: [B,1,H,W], 1 = hole; cond: [B,C,H,W] for --cond-x1.
+            nfe: network calls; default: see `schedule.num_evaluations`.
             log_count: how many states are recorded at most.
-            randn, on_step: see `Diffusion.ddpm_sampling`.
-            redraw_hole: fill the hole with fresh noise first; default: unless cond already holds its noise.
+            randn, on_step: see `samplers.sample`.
+            redraw_hole: with a mask, fill the hole of x1 with fresh noise first; False: it holds noise already.
 
         Returns:
-            (xs, pred_x0s): states and predictions [B,K,3,S,S] on the CPU; index 0 is the final image.
+            (xs, pred_x0s): states and predictions [B,K,C,H,W] on the CPU; index 0 is the final image.
 
         Raises:
             ValueError: nfe is not in 1 .. interval - 1.
         """
-        steps, log_steps = sampling_steps(opt.interval, nfe or opt.interval - 1, log_count)
-        x1 = x1.to(self.device)
-        mask = None if mask is None else mask.to(self.device)
-        cond = None if cond is None else cond.to(self.device)
+        steps, log_steps = sampling_steps(opt.interval, nfe, log_count)
+        x1, mask, cond = (None if t is None else t.to(self.device) for t in (x1, mask, cond))
         numbers = torch.arange(opt.interval, device=self.device)
 
         def pred_x0(xt: Tensor, step: int) -> Tensor:
             out = self.forward(self._layout(xt), numbers[step].expand(len(xt)), cond=cond)
             return self.compute_pred_x0(step, xt, out, clip_denoise)
 
-        with self.average_weights(), torch.inference_mode():
+        self.net.eval()
+        with contextlib.nullcontext() if self.ema is None else self.ema.average_parameters(), torch.no_grad():
+            if mask is not None and redraw_hole:
+                x1 = fill_hole(x1, mask, randn(x1))
             return self.diffusion.ddpm_sampling(
                 steps,
                 pred_x0,
@@ -212,18 +230,8 @@ class Runner:
                 log_steps=log_steps,
                 verbose=verbose,
                 randn=randn,
-                redraw_hole=cond is None if redraw_hole is None else redraw_hole,
                 on_step=on_step,
             )
-
-    @contextlib.contextmanager
-    def average_weights(self) -> Iterator[None]:
-        """Averaged weights and no dropout inside the block."""
-        training = self.net.training
-        self.net.eval()
-        with contextlib.nullcontext() if self.ema is None else self.ema.average_parameters():
-            yield
-        self.net.train(training)
 
     def keep_average_only(self) -> None:
         """For good: averaged weights in the network, in the precision of the options, all other memory freed."""

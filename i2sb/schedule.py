@@ -26,9 +26,13 @@ def make_betas(interval: int, beta_max: float) -> np.ndarray:
         raise ValueError(f"interval must be an even number of at least 2 (the schedule is symmetric), got {interval}")
     if not beta_max > 0:
         raise ValueError(f"beta_max must be above 0, got {beta_max}")
-    roots = np.linspace(BETA_MIN**0.5, (beta_max / interval) ** 0.5, interval, dtype=np.float64)
-    half = roots[: interval // 2] ** 2
+    half = ramp(interval, BETA_MIN, beta_max / interval)[: interval // 2]
     return np.concatenate([half, half[::-1]])
+
+
+def ramp(count: int, first: float, last: float) -> np.ndarray:
+    """`count` betas from `first` to `last` whose square roots are evenly spaced, float64 [count]."""
+    return np.linspace(first**0.5, last**0.5, count, dtype=np.float64) ** 2
 
 
 def accumulated_stds(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +69,20 @@ def space_indices(num_steps: int, count: int) -> list[int]:
     return indices
 
 
-def sampling_steps(interval: int, nfe: int, log_count: int = 10) -> tuple[list[int], list[int]]:
+def num_evaluations(nfe: int | None, interval: int) -> int:
+    """Network calls of a run: `nfe`, by default one at each step but step 0.
+
+    Raises:
+        ValueError: nfe is not in 1 .. interval - 1.
+    """
+    if nfe is None:
+        return interval - 1
+    if not 0 < nfe < interval:
+        raise ValueError(f"nfe must lie in 1..{interval - 1} (interval - 1), got {nfe}")
+    return nfe
+
+
+def sampling_steps(interval: int, nfe: int | None = None, log_count: int = 10) -> tuple[list[int], list[int]]:
     """Steps that a run with `nfe` network calls visits, ascending, and those whose state is recorded.
 
     Returns:
@@ -74,8 +91,7 @@ def sampling_steps(interval: int, nfe: int, log_count: int = 10) -> tuple[list[i
     Raises:
         ValueError: nfe is not in 1 .. interval - 1, or log_count is below 1.
     """
-    if not 0 < nfe < interval:
-        raise ValueError(f"nfe must lie in 1..{interval - 1} (interval - 1), got {nfe}")
+    nfe = num_evaluations(nfe, interval)
     if log_count < 1:
         raise ValueError(f"log_count must be at least 1, got {log_count}")
     steps = space_indices(interval, nfe + 1)

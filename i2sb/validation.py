@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from i2sb.batch import make_batch
+from i2sb.batch import Given, make_batch, unpack
 from i2sb.noise import ImageNoise
 from i2sb.runtime.distributed import gather_objects
-from i2sb.runtime.progress import SampleProgress
+from i2sb.runtime.progress import Progress
+from i2sb.schedule import num_evaluations
 
 
 class _Stopped(Exception):
@@ -40,26 +42,15 @@ def evaluate(
     Returns the name of the signal that ended it, or None.
     """
     numbers = [(opt.global_rank * opt.microbatch + i) % len(dataset) for i in range(opt.microbatch)]
-    images, labels = default_collate([dataset[i] for i in numbers])[:2]
-    x0, index = images.to(runner.device), torch.tensor(numbers)
+    given = unpack(default_collate([dataset[i] for i in numbers])).to(runner.device)
     noise = ImageNoise(opt.seed, numbers, runner.device)
-    with torch.random.fork_rng(devices=[runner.device] if runner.device.type == "cuda" else []):
-        torch.manual_seed(opt.seed)
-        batch = make_batch(
-            x0,
-            corrupt,
-            cond_x1=opt.cond_x1,
-            add_x1_noise=opt.add_x1_noise,
-            index=index,
-            randn=noise.randn_like,
-        )
-    nfe = opt.eval_nfe or opt.interval - 1
+    batch = _boundary(runner, opt, given, corrupt, numbers, noise)
+    nfe = num_evaluations(opt.eval_nfe, opt.interval)
     stopped_by: list[str] = []
+    with Progress("evaluating", nfe, shown=opt.global_rank == 0) as bar, _unchanged_mode(runner.net):
 
-    with SampleProgress(len(numbers), nfe, len(numbers), shown=opt.global_rank == 0) as progress:
-
-        def on_step() -> None:
-            progress.step()
+        def on_step(*_: Any) -> None:
+            bar.advance()
             if signal := poll():
                 stopped_by.append(signal)
                 raise _Stopped
@@ -79,8 +70,8 @@ def evaluate(
             )
         except _Stopped:
             return stopped_by[0]
-    shown = {"clean": x0, "corrupt": batch.x1, "recon": xs[:, 0]}
-    _write_scores(runner, shown, labels, judges, writer, iteration)
+    shown = {"clean": batch.x0, "corrupt": batch.x1, "recon": xs[:, 0]}
+    _write_scores(runner, shown, given.labels, judges, writer, iteration)
     for name, grid in shown.items():
         writer.add_image(iteration, f"image/{name}", _grid(grid))
     for name, states in (("recon_traj", xs), ("pred_clean_traj", pred_x0s)):
@@ -89,8 +80,32 @@ def evaluate(
     return None
 
 
+def _boundary(runner: Any, opt: Any, given: Given, corrupt: Callable, numbers: list[int], noise: ImageNoise) -> Any:
+    """Both ends of the bridge; an operator that draws from torch's generator leaves the training's as it is."""
+    with torch.random.fork_rng(devices=[runner.device] if runner.device.type == "cuda" else []):
+        torch.manual_seed(opt.seed)
+        return make_batch(
+            given,
+            corrupt,
+            cond_x1=opt.cond_x1,
+            add_x1_noise=opt.add_x1_noise,
+            index=torch.tensor(numbers),
+            randn=noise.randn_like,
+        )
+
+
+@contextlib.contextmanager
+def _unchanged_mode(net: nn.Module) -> Iterator[None]:
+    """Dropout is on after the block where it was on before, however the block ends."""
+    training = net.training
+    try:
+        yield
+    finally:
+        net.train(training)
+
+
 def _write_scores(
-    runner: Any, shown: dict[str, Tensor], labels: Tensor, judges: dict[str, Callable], writer: Any, iteration: int
+    runner: Any, shown: dict[str, Tensor], labels: Any, judges: dict[str, Callable], writer: Any, iteration: int
 ) -> None:
     clean = shown["clean"].cpu()
     scores = {}

@@ -1,0 +1,85 @@
+"""What a bridge is: everything that gives its weights their meaning, in one frozen record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from guided_diffusion import presets
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """One bridge; two are the same bridge where the records are equal.
+
+    It is saved inside latest.pt and exported weights, and compared wherever files must belong together.
+
+    Attributes:
+        task: name of the degradation, see `corruption`.
+        image_size: side of the training's images [pixels].
+        channels: of the images.
+        interval, beta_max: steps N and noise of the schedule, see `schedule.make_betas`.
+        t0, T: what the network's time runs between, see `schedule.noise_levels`.
+        ot_ode: no noise between the two ends.
+        cond_x1: the network also sees the degraded image.
+        add_x1_noise: degraded images get noise of deviation 1.
+        network: arguments of `create_model`, in the form of `presets.canonical`.
+    """
+
+    task: str
+    image_size: int
+    interval: int
+    beta_max: float
+    t0: float
+    T: float
+    ot_ode: bool
+    cond_x1: bool
+    add_x1_noise: bool
+    network: Mapping[str, Any]
+    channels: int = 3
+
+    @classmethod
+    def from_options(cls, opt: Any, network: Mapping[str, Any]) -> BridgeConfig:
+        """The bridge that options (as those of train.py) and arguments of `create_model` describe.
+
+        Raises:
+            ValueError: values that make no bridge.
+        """
+        values = {field: getattr(opt, "corrupt" if field == "task" else field, None) for field in FIELDS}
+        return cls.from_dict({**values, "channels": values["channels"] or 3, "network": dict(network)})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BridgeConfig:
+        """The bridge of a saved record; unknown keys are ignored.
+
+        Raises:
+            ValueError: values are missing or make no bridge.
+        """
+        kinds = {"task": str, "network": presets.canonical, "interval": int, "image_size": int, "channels": int}
+        kinds |= dict.fromkeys(("beta_max", "t0", "T"), float)
+        found = {}
+        for field in FIELDS:
+            try:
+                found[field] = kinds.get(field, bool)(values[field])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                reason = "is missing" if isinstance(error, KeyError) else f"is {str(values[field])[:60]!r} ({error})"
+                raise ValueError(f"{field} {reason}") from None
+        if not found["t0"] < found["T"]:
+            raise ValueError(f"t0 {found['t0']:g} must be below T {found['T']:g}")
+        return cls(**found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for files."""
+        return {**dataclasses.asdict(self), "network": dict(self.network)}
+
+    def differences(self, other: BridgeConfig) -> list[str]:
+        """What tells two bridges apart, one text per field: "interval 1000, not 100"."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        mine |= {f"network's {key}": value for key, value in mine.pop("network").items()}
+        theirs |= {f"network's {key}": value for key, value in theirs.pop("network").items()}
+        return [f"{key} {mine[key]}, not {theirs.get(key)}" for key in mine if mine[key] != theirs.get(key)]
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(BridgeConfig))

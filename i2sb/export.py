@@ -1,0 +1,113 @@
+"""A bridge for others: the averaged weights as safetensors, which say themselves what they are.
+
+    ema.safetensors     tensors `diffusion_model.*`, float32; metadata "bridge": the record of `BridgeConfig`
+    ema.json            the same record, for people
+
+Neither pickle nor optimizer state; sample.py and train.py take a folder with these in place of a latest.pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from i2sb.bridge import BridgeConfig
+from i2sb.errors import UserError, one_line
+from i2sb.runtime.files import atomic_write
+from i2sb.runtime.reading import read_json
+
+WEIGHTS, DESCRIPTION = "ema.safetensors", "ema.json"
+
+
+def export(runner: Any, folder: Path) -> tuple[Path, Path]:
+    """Write the averaged weights of a `Runner` and their description into `folder`.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        name: average.detach().float().cpu().contiguous()
+        for (name, _), average in zip(runner.net.named_parameters(), runner.ema.shadow_params)
+    }
+    record = runner.config.to_dict()
+    weights, description = folder / WEIGHTS, folder / DESCRIPTION
+    with atomic_write(weights) as file:
+        file.write(save(tensors, metadata={"format": "pt", "bridge": json.dumps(record)}))
+    with atomic_write(description) as file:
+        file.write((json.dumps({"bridge": record}, indent=2) + "\n").encode())
+    return weights, description
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `folder` holds an exported bridge and no latest.pt."""
+    return (folder / WEIGHTS).is_file() and not (folder / "latest.pt").exists()
+
+
+def load_options(folder: Path) -> argparse.Namespace:
+    """The options of an exported bridge: the fields of its record, under the names of the command line.
+
+    Raises:
+        UserError: weights without a record, or beside the description of another bridge.
+    """
+    bridge = _record(folder / WEIGHTS)
+    beside = folder / DESCRIPTION
+    if beside.is_file():
+        try:
+            different = BridgeConfig.from_dict(read_json(beside)["bridge"]).differences(bridge)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{beside}: describes no bridge ({error}); remove it, {WEIGHTS} says it too") from error
+        if different:
+            raise UserError(
+                f"{beside}: is not that of {WEIGHTS} ({'; '.join(different[:3])}); put back the one that belongs to "
+                f"it, or remove it: {WEIGHTS} says it too"
+            )
+    values = bridge.to_dict()
+    return argparse.Namespace(corrupt=values.pop("task"), **values)
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """What `ckpt_util.load_checkpoint` gives, of a safetensors file.
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
+    from safetensors.torch import load_file
+
+    state = _reading(path, load_file)
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype}".encode())
+        digest.update(state[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+    state = {name: tensor.to(torch.float32) for name, tensor in state.items()}
+    return {"net": state, "ema": None, "identity": digest.hexdigest()[:16]}
+
+
+def _record(path: Path) -> BridgeConfig:
+    from safetensors import safe_open
+
+    def read(path: Path) -> dict[str, str] | None:
+        with safe_open(path, "pt") as file:
+            return file.metadata()
+
+    try:
+        return BridgeConfig.from_dict(json.loads((_reading(path, read) or {})["bridge"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: says of no bridge that it has these weights ({one_line(error)})") from error
+
+
+def _reading(path: Path, read: Any) -> Any:
+    from safetensors import SafetensorError
+
+    try:
+        return read(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: refused: {one_line(error, 200)}") from None
