@@ -23,55 +23,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(opt: argparse.Namespace) -> None:
-    """The work of one process."""
-    from i2sb.ckpt_util import only_training
-
-    with only_training(opt):
-        _train(opt)
-
-
-def _train(opt: argparse.Namespace) -> None:
-    """Everything is built here and handed to the runner."""
+    """The work of one process: everything is built here and handed to the runner."""
     import torch
 
-    from corruption import build_corruption
+    from corruption import create_corruption
     from dataset.freeform import bank_for
     from dataset.imagenet import build_lmdb_dataset, is_imagenet
     from evaluation.metrics import training_judges
+    from i2sb.ckpt_util import only_training
     from i2sb.mishaps import explained
-    from i2sb.resume_options import find_folders
+    from i2sb.resume import training_options
     from i2sb.runner import Runner
     from i2sb.runtime.distributed import main_first
-    from i2sb.runtime.logger import build_logger, hide_secret, log_options
-    from i2sb.runtime.writers import build_writer
+    from i2sb.runtime.logger import build_logger, log_options
+    from i2sb.training import open_writer
 
-    hide_secret(opt.wandb_api_key)
-    log = build_logger(opt.log_dir, opt.name, opt.global_rank, resumed=opt.ckpt is not None)
-    find_folders(opt, log)
-    log_options(log, opt)
-    torch.manual_seed(opt.seed)
-    with explained(opt, smaller="the size of the network"), main_first():
-        train_dataset = build_lmdb_dataset(opt, log, train=True)
-        val_dataset = build_lmdb_dataset(opt, log, train=False)
-        opt.freeform_bank = bank_for(opt, is_imagenet(val_dataset.classes), log)
-        corrupt_method = build_corruption(opt, log)
-        runner = Runner(opt, log, save_opt=False)  # the first checkpoint takes the options with it
-    judges = training_judges(val_dataset.classes, opt.device, log) if opt.eval_every else {}
-    with build_writer(
-        opt.log_writer,
-        log_dir=opt.log_dir,
-        name=opt.name,
-        config={**vars(opt), "network": runner.net.kwargs},
-        wandb_user=opt.wandb_user,
-        wandb_api_key=opt.wandb_api_key,
-        rank=opt.global_rank,
-        resume=opt.ckpt == opt.name,
-        start=runner.loaded_iteration(),
-    ) as writer:
-        if writer.where:
-            log.info(f"[Log] {writer.where}")
-        with explained(opt, smaller="--microbatch"):
-            runner.train(opt, train_dataset, val_dataset, corrupt_method, writer=writer, judges=judges)
+    with only_training(opt):
+        log = build_logger(opt.log_dir, opt.name, opt.global_rank, resumed=opt.ckpt is not None)
+        opt = training_options(opt, log)
+        log_options(log, opt)
+        torch.manual_seed(opt.seed)
+        with explained(opt, smaller="the size of the network"), main_first():
+            train_dataset = build_lmdb_dataset(opt, log, train=True)
+            val_dataset = build_lmdb_dataset(opt, log, train=False) if opt.eval_every else None
+            masks = bank_for(opt, is_imagenet(train_dataset.classes), log)
+            corrupt = create_corruption(opt.corrupt, opt.image_size, opt.device, masks, log)
+            runner = Runner(opt, log, save_opt=False)  # the first checkpoint takes the options with it
+        judges = training_judges(val_dataset.classes, opt.device, log) if opt.eval_every else {}
+        with open_writer(runner, opt) as writer, explained(opt, smaller="--microbatch"):
+            if writer.where:
+                log.info(f"[Log] {writer.where}")
+            runner.train(opt, train_dataset, val_dataset, corrupt, writer=writer, judges=judges)
 
 
 if __name__ == "__main__":

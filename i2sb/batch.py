@@ -14,7 +14,7 @@ from i2sb.samplers import fill_hole
 
 
 class Given(NamedTuple):
-    """What a data set gives: clean images x0 [B,C,H,W]; where it has them degraded ones, labels [B], masks [B,1,H,W]."""
+    """What a data set gives: clean images x0 [B,C,H,W]; maybe degraded ones x1, labels [B], masks [B,1,H,W]."""
 
     x0: Tensor
     x1: Tensor | None = None

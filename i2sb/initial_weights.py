@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion import presets
+from i2sb import addresses
 from i2sb.errors import UserError, one_line
 from i2sb.network import BridgeNet, network_file
 from i2sb.runtime.reading import load_torch
@@ -31,10 +32,9 @@ def load_initial(net: BridgeNet, named: bool, log: Any, data_dir: str | Path = "
         if not is_adm_256(net.kwargs):
             log.info("[Net] random weights")
             return
-        from i2sb.addresses import ADM_WEIGHTS
         from i2sb.fetch import fetch
 
-        path = fetch(ADM_WEIGHTS, data_dir, log)
+        path = fetch(addresses.ADM_WEIGHTS, data_dir, log)
     load_initial_weights(net, path)
     log.info(f"[Net] initial weights: {path}")
 

@@ -132,7 +132,7 @@ def starting_point(state: Mapping[str, Any], opt: Any, log: Any, dataset_size: i
         before = resume.get("dataset_size", dataset_size)
         if before != dataset_size:
             log.warning(
-                f"[Resume] the data set has {dataset_size} images and had {before}: their order is another one, "
+                f"[Resume] the data set has {dataset_size} images and had {before}: the order differs, "
                 "and images of this epoch may come again"
             )
         return iteration, int(resume["num_images"])

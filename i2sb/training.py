@@ -62,6 +62,7 @@ def open_writer(runner: Any, opt: Any) -> Writer:
         name=opt.name,
         config={**vars(opt), "network": runner.net.kwargs},
         wandb_user=opt.wandb_user,
+        wandb_api_key=opt.wandb_api_key,
         rank=opt.global_rank,
         resume=opt.ckpt == opt.name,
         start=runner.loaded_iteration(),

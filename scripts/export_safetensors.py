@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> int:
         from i2sb.ckpt_util import RESULTS, build_ckpt_option
-        from i2sb.portable import export
+        from i2sb.export import export
         from i2sb.runner import Runner
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")

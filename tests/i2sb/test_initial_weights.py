@@ -14,13 +14,14 @@ import train
 from guided_diffusion import presets
 from guided_diffusion.script_util import create_model
 from i2sb.errors import UserError
-from i2sb.initial_weights import _adapted, is_adm_256, load_initial, load_initial_weights
+from i2sb.initial_weights import _adapted, is_adm_256, load_initial, load_initial_weights, load_weights
 from i2sb.network import BridgeNet, build_network
-from i2sb.runtime.safe_torch import check_state
+from i2sb.schedule import noise_levels
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = presets.resolve("tiny", channel_mult="1,1")
 LOG = logging.getLogger("test")
+LEVELS = noise_levels(1e-4, 1.0, 10)
 
 
 def adm_file(path: Path) -> dict[str, torch.Tensor]:
@@ -35,7 +36,7 @@ def adm_file(path: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("in_channels", [3, 6])
 def test_published_weights_are_taken_over(tmp_path, in_channels):
     published = adm_file(tmp_path / "adm.pt")
-    net = BridgeNet({**SMALL, "in_channels": in_channels}, 1e-4, 1.0, 10)
+    net = BridgeNet({**SMALL, "in_channels": in_channels}, LEVELS, in_channels == 6)
     fresh = {key: value.clone() for key, value in net.diffusion_model.state_dict().items()}
     load_initial_weights(net, tmp_path / "adm.pt")
     for key, value in net.diffusion_model.state_dict().items():
@@ -55,7 +56,7 @@ def test_the_full_network_on_the_meta_device(kind):
     keys = golden["keys"]
     kwargs = presets.resolve("adm-256", in_channels=6 if kind == "cond" else 3)
     with torch.device("meta"):
-        net = BridgeNet(kwargs, 1e-4, 1.0, 1000)
+        net = BridgeNet(kwargs, LEVELS)
         published = {key: torch.empty(shape) for key, shape in keys.items()}
         for key in ("out.2.weight", "out.2.bias"):
             published[key] = torch.empty([6, *keys[key][1:]])
@@ -63,7 +64,7 @@ def test_the_full_network_on_the_meta_device(kind):
     mine = net.diffusion_model.state_dict()
     assert list(mine) == list(keys)
     adapted = _adapted(published, mine)
-    check_state("adm.pt", adapted, mine)
+    load_weights(net.diffusion_model, adapted, "adm.pt")
     assert {key: list(value.shape) for key, value in adapted.items()} == keys
 
 
@@ -78,7 +79,7 @@ def test_which_networks_adm_has_weights_for():
 
 
 def options(**changes) -> Namespace:
-    return Namespace(**{"cond_x1": False, "t0": 1e-4, "T": 1.0, "interval": 10, "no_pretrained": False, **changes})
+    return Namespace(**{"cond_x1": False, "t0": 1e-4, "T": 1.0, "interval": 10, **changes})
 
 
 def test_the_originals_own_files_come_first(tmp_path, monkeypatch):
@@ -92,17 +93,17 @@ def test_the_originals_own_files_come_first(tmp_path, monkeypatch):
     torch.save(state, tmp_path / "data/256x256_diffusion_uncond_fixedsigma.pt")
     opt = options()
     net = build_network(opt, LOG)
-    load_initial(net, opt, LOG)
+    load_initial(net, named=False, log=LOG)
     assert all(torch.equal(value, state[key]) for key, value in net.diffusion_model.state_dict().items())
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save({"input_blocks.0.0.weight": torch.zeros(2)}, tmp_path / "adm.pt")
-    with pytest.raises(UserError, match=r"adm.pt: its network does not fit: it lacks"):
-        load_initial_weights(BridgeNet(SMALL, 1e-4, 1.0, 10), tmp_path / "adm.pt")
+    with pytest.raises(UserError, match=r"adm.pt: its weights do not fit the network of the options: Missing key"):
+        load_initial_weights(BridgeNet(SMALL, LEVELS), tmp_path / "adm.pt")
     torch.save([1, 2], tmp_path / "adm.pt")
-    with pytest.raises(UserError, match=r"adm.pt: its network is no state dict but list"):
-        load_initial_weights(BridgeNet(SMALL, 1e-4, 1.0, 10), tmp_path / "adm.pt")
+    with pytest.raises(UserError, match=r"adm.pt: holds no state dict of a U-Net"):
+        load_initial_weights(BridgeNet(SMALL, LEVELS), tmp_path / "adm.pt")
 
 
 @pytest.mark.parametrize("flags", [[], ["--net", "small"]], ids=["tiny", "small"])
@@ -129,7 +130,6 @@ def test_adm_is_asked_for_by_default_and_told_in_one_line(tmp_path, monkeypatch)
     monkeypatch.setattr(addresses, "ADM_WEIGHTS", there)
     monkeypatch.setattr("i2sb.runtime.download.time.sleep", lambda seconds: None)
     with torch.device("meta"):
-        net = BridgeNet(presets.resolve("adm-256"), 1e-4, 1.0, 1000)
+        net = BridgeNet(presets.resolve("adm-256"), LEVELS)
     with pytest.raises(UserError, match=r"the pretrained ADM weights: could not fetch .*put it at data/adm.pt"):
-        load_initial(net, options(), LOG)
-    load_initial(net, options(no_pretrained=True), LOG)  # fetches nothing
+        load_initial(net, named=True, log=LOG)

@@ -10,6 +10,7 @@ from golden.formulas import image, weight
 
 from guided_diffusion.script_util import create_model
 from i2sb.diffusion import Diffusion, x0_from_label
+from i2sb.samplers import fill_hole
 from i2sb.schedule import make_betas, noise_levels, sampling_steps
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -41,8 +42,31 @@ def test_final_images_equal_the_published_ones(net, key):
 
     steps, log_steps = sampling_steps(100, nfe)
     torch.manual_seed(0)
-    with torch.inference_mode():
+    with torch.no_grad():
         x1 = torch.from_numpy(image(64, 2, "x1"))
+        if masked:  # the hole is filled before the sampler is called
+            x1 = fill_hole(x1, mask, torch.randn_like(x1))
         xs, _ = bridge.ddpm_sampling(steps, pred_x0, x1, mask, bool(ot), log_steps, verbose=False)
     assert xs.shape == (2, len(log_steps), 3, 64, 64)
     np.testing.assert_allclose(xs[:, 0].numpy(), np.load(GOLDEN / "sampler.npz")[key], atol=1e-4)
+
+
+def test_the_sampler_hands_out_ordinary_tensors_and_takes_x1_as_it_comes(net):
+    """Its own hole it leaves alone; what it returns can be changed in place and differentiated."""
+    bridge = Diffusion(make_betas(100, 0.3))
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1
+    x1 = torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8).requires_grad_()
+    seen = []
+
+    def pred_x0(xt, step):
+        seen.append(xt)
+        return xt * 0.5
+
+    xs, pred_x0s = bridge.ddpm_sampling([0, 50, 99], pred_x0, x1, mask, verbose=False)
+    assert torch.equal(seen[0], x1)
+    for states in (xs, pred_x0s):
+        assert not states.requires_grad
+        states.clamp_(-1, 1).requires_grad_()
+    with pytest.raises(ValueError, match="steps must ascend from 0 to at most 99"):
+        bridge.ddpm_sampling([0, 100], pred_x0, x1, verbose=False)

@@ -21,7 +21,7 @@ def note(opt: argparse.Namespace) -> None:
     runner = Runner(opt, log, save_opt=False)
     dataset = build_lmdb_dataset(opt, log, train=True)
     sent = collectives()
-    step, loss = training.Training._step, runner.training_loss
+    step, loss = training.Training.step, runner.training_loss
 
     def noted_step(self, batches):
         sent.step, sent.micro = sent.step + 1, 0
@@ -33,7 +33,7 @@ def note(opt: argparse.Namespace) -> None:
         sent.micro += 1
         return loss(*args)
 
-    runner.training_loss, training.Training._step = noted_loss, noted_step
+    runner.training_loss, training.Training.step = noted_loss, noted_step
     with sent:
         runner.train(opt, dataset, dataset, build_corruption(opt, log))
     notes = {

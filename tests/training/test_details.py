@@ -12,8 +12,8 @@ from small_runs import photos, script, train_argv
 import train
 from i2sb import ckpt_util
 from i2sb.ckpt_util import load_checkpoint
+from i2sb.meter import Meter
 from i2sb.noise import TrainingDraws
-from i2sb.training import Meter
 
 GRIDS = {"image/clean", "image/corrupt", "image/recon", "trajectory/recon_traj", "trajectory/pred_clean_traj"}
 
@@ -97,7 +97,7 @@ def test_another_data_set_is_told(dataset, tmp_path, capsys):
     more = photos(tmp_path / "more", train=44)
     assert train.main(train_argv(more, "--num-itr", "3", "--ckpt", "a")) == 0
     said = capsys.readouterr().err
-    assert said.count("images and had 40: their order is another one") == 1
+    assert said.count("images and had 40: the order differs") == 1
 
 
 def test_noise_of_a_gpu_run_goes_on_as_far_as_a_cpu_can():
@@ -115,7 +115,7 @@ def test_two_ranks_evaluate_like_one_and_stop_together(dataset, tmp_path):
     for done in (one, two):  # the first step throws the weights away, the others have no finite gradients
         assert done.returncode == 2
         told = done.stderr.splitlines()[-1].removeprefix("train.py: error: ")
-        assert told.startswith("--max-nonfinite 3: so many steps in a row had gradients that are no numbers, stopped")
+        assert told.startswith("--max-nonfinite 3: so many steps in a row had a loss or gradients with NaN or inf")
         assert done.stderr.count("--max-nonfinite 3: ") == 1
         assert "Traceback" not in done.stderr
     assert metrics("one", "skipped_steps") == metrics("two", "skipped_steps")

@@ -15,7 +15,9 @@ import torch
 from small_runs import ROOT, photos, script, train_argv
 
 import train
+from i2sb.bridge import BridgeConfig
 from i2sb.ckpt_util import load_checkpoint, save_checkpoint
+from i2sb.options import parse_train_options
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +199,7 @@ def test_too_many_of_them_stop_the_run(dataset, monkeypatch, capsys):
     argv = train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "50", "--max-nonfinite", "3")
     assert train.main(argv) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("train.py: error: --max-nonfinite 3: so many steps in a row had gradients")
+    assert last.startswith("train.py: error: --max-nonfinite 3: so many steps in a row had a loss or gradients")
     assert "stopped at iteration 4" in last
     assert Path("results/sr4x-pool/latest.pt").read_bytes() == before
 
@@ -293,6 +295,9 @@ def test_a_signal_before_the_first_iteration(dataset, name):
 
 def test_the_second_interrupt_ends_a_save(dataset):
     """torch's writer makes an error of its own of an interruption."""
+    opt = parse_train_options(train_argv(dataset))
+    network = {"num_channels": 32, "channel_mult": "1,1"}
+    bridge = BridgeConfig.from_options(opt, network)
 
     class Interrupting(dict):
         def __reduce__(self):
@@ -302,7 +307,7 @@ def test_the_second_interrupt_ends_a_save(dataset):
     latest = Path("results/sr4x-pool/latest.pt")
     before = latest.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(latest, {"net": torch.zeros(1000), "ema": Interrupting()})
+        save_checkpoint(latest, {"net": torch.zeros(1000), "ema": Interrupting()}, opt, bridge, network)
     assert latest.read_bytes() == before
     assert [path.name for path in latest.parent.glob(".*tmp")] == []
 

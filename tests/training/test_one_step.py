@@ -13,28 +13,25 @@ from waiting import Waits
 
 from corruption import build_corruption
 from guided_diffusion.unet import AttentionBlock, ResBlock
+from i2sb.meter import Meter
 from i2sb.optimizer import Optimizer
 from i2sb.options import parse_train_options
 from i2sb.runner import Runner
-from i2sb.training import Meter, Training
+from i2sb.training import Training
 
 
 @pytest.fixture
 def begin(tmp_path):
     """begin("--flag", ...) -> a Training of the tiny network that is ready for its first step."""
-    begun = []
 
     def start(*flags: str, corrupt: str = "sr4x-pool", device: str = "cpu") -> Training:
         opt = parse_train_options(train_argv(tmp_path, "--microbatch", "4", *flags, corrupt=corrupt))
         opt.device, opt.ckpt_path, opt.load, opt.global_rank, opt.global_size = device, Path("unused"), None, 0, 1
         log = logging.getLogger("test")
         runner = Runner(opt, log, save_opt=False)
-        begun.append(Training(runner, opt, [], [], build_corruption(opt, log), None, None))
-        return begun[-1]
+        return Training(runner, opt, [], [], build_corruption(opt, log))
 
-    yield start
-    for training in begun:
-        training.stop.close()
+    return start
 
 
 def images(count: int = 4):
@@ -65,7 +62,7 @@ def test_the_torso_computes_in_the_precision_asked_for(begin, precision, dtype):
     training = begin("--precision", precision)
     convolution = inner_convolution(training)
     outputs = seen_at(convolution)
-    training._step(images())
+    training.step(images())
     assert [output.dtype for output in outputs] == [dtype]
     assert convolution.weight.dtype == torch.float32
 
@@ -79,7 +76,7 @@ def test_checkpointed_blocks_compute_twice_and_no_others(begin, mode, again):
     for kind in (AttentionBlock, ResBlock):
         for block in blocks(training, kind):  # before, not after: the second computation may end early
             block.register_forward_pre_hook(lambda module, inputs: calls.update([module]))
-    training._step(images())
+    training.step(images())
     for kind in (AttentionBlock, ResBlock):
         assert {calls[block] for block in blocks(training, kind)} == {2 if kind in again else 1}, kind
 
@@ -89,7 +86,7 @@ def test_channels_last_is_the_layout_of_weights_images_and_activations(begin, fl
     training = begin(flag)
     inputs, inner = [], seen_at(inner_convolution(training))
     training.runner.net.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
-    training._step(images())
+    training.step(images())
     weights = [conv.weight for conv in blocks(training, nn.Conv2d) if conv.kernel_size == (3, 3)]
     last = [t.is_contiguous(memory_format=torch.channels_last) for t in (*weights, *inputs, *inner)]
     assert len(inputs) == len(inner) == 1
@@ -114,9 +111,9 @@ def test_no_step_reads_a_number(begin, as_on_a_gpu, corrupt, precision):
     training = begin("--precision", precision, corrupt=corrupt)
     assert training.optimizer.adamw.param_groups[0]["fused"]
     batches, meter = images(), Meter(training.runner.device, 4)
-    meter.add(*training._step(batches))
+    meter.add(*training.step(batches))
     with Waits() as waits:
-        meter.add(*training._step(batches))
+        meter.add(*training.step(batches))
     assert waits.count > 500
     assert [name for name in waits.seen if waits.reads_data(name)] == []
     assert training.optimizer.skipped() == (0, 0)
@@ -133,8 +130,7 @@ def test_no_step_takes_anything_from_the_device(begin, as_on_a_gpu, monkeypatch,
     training = begin(corrupt=corrupt, device="meta")
     batches, meter = images(40), Meter(training.runner.device, 40)  # 40: most kinds of mixture are among them
     for _ in range(2):
-        meter.add(*training._step(batches))
-    assert meter._sums.is_meta
+        meter.add(*training.step(batches))
     with pytest.raises((RuntimeError, NotImplementedError)):  # the probe works
         meter.read()
 
