@@ -235,33 +235,7 @@ def restore_batch(
         images = torch.cat([images, images[-1:].expand(padding, -1, -1, -1)])
         numbers = numbers + numbers[-1:] * padding
     noise = ImageNoise(opt.seed, numbers, runner.device)
-<<<<<<< HEAD
     batch = make_batch(
-=======
-    batch = boundary(runner, opt, images, numbers, corrupt, noise)
-    trajectory = min(numbers) < opt.save_trajectory
-    xs, _ = runner.ddpm_sampling(
-        opt,
-        batch.x1,
-        mask=batch.mask,
-        cond=batch.cond,
-        clip_denoise=opt.clip_denoise,
-        nfe=nfe,
-        log_count=10 if trajectory else 1,
-        verbose=False,
-        randn=noise.randn_like,
-        redraw_hole=False,
-        on_step=lambda *_: on_step(),
-    )
-    if trajectory:
-        return torch.cat([xs, batch.x1.cpu().unsqueeze(1)], dim=1)
-    return xs
-
-
-def boundary(runner: Any, opt: Any, images: Tensor, numbers: list[int], corrupt: Callable, noise: ImageNoise) -> Batch:
-    """Both ends of the bridge for validation images of these numbers."""
-    return make_batch(
->>>>>>> c38d2b1 (One record of what a bridge is, inside latest.pt; Alg. 1 and Alg. 2 in one place each; the hole is the runner's)
         images.to(runner.device, non_blocking=True),
         corrupt,
         cond_x1=opt.cond_x1,

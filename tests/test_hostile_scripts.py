@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from hostile_lmdb import damaged_lmdb
-from i2sb.portable import export
 from small_runs import metrics_argv, photos, sample_argv, train_argv
 from small_runs import script as own_process
 
@@ -26,11 +25,7 @@ import train
 from guided_diffusion import presets
 from i2sb.ckpt_util import build_ckpt_option
 from i2sb.errors import UserError
-<<<<<<< HEAD
-from i2sb.portable import export
-=======
-from i2sb.recon_store import ReconStore
->>>>>>> c38d2b1 (One record of what a bridge is, inside latest.pt; Alg. 1 and Alg. 2 in one place each; the hole is the runner's)
+from i2sb.export import export
 from i2sb.runner import Runner
 from i2sb.runtime.safe_npz import load_npz
 from scripts import build_lmdb
