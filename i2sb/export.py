@@ -81,6 +81,8 @@ def load_weights(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     state = _reading(path, load_file)
+    if not all(tensor.is_floating_point() for tensor in state.values()):
+        raise UserError(f"{path}: refused: its tensors are no weights, as they hold integers")
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(f"{name} {state[name].dtype}".encode())

@@ -104,7 +104,7 @@ def test_a_signal_saves_and_ends_well(dataset, name):
     process.send_signal(getattr(signal, name))
     assert process.wait(timeout=60) == 0, said()
     stopped = iteration()
-    assert f"{name}: stopped after iteration {stopped} and saved; to go on: python train.py --ckpt sr4x-pool" in said()
+    assert f"{name}: stopped after iteration {stopped} and saved; to resume: python train.py --ckpt sr4x-pool" in said()
     assert "Traceback" not in said()
 
 
