@@ -30,8 +30,8 @@ from i2sb.fetch import download_ckpt
 from i2sb.network import network_kwargs
 from i2sb.options import training_defaults
 from i2sb.runtime.files import atomic_write, only_one
+from i2sb.runtime.pickles import dump_options
 from i2sb.runtime.reading import check_tensors, load_options, load_torch
-from i2sb.safe_pickle import dump_namespace
 
 __all__ = ["RESULTS", "build_ckpt_option", "download_ckpt", "load_checkpoint", "save_checkpoint", "with_defaults"]
 
@@ -162,7 +162,7 @@ def save_options(opt: argparse.Namespace, folder: Path) -> None:
     Raises:
         UserError: they cannot be written.
     """
-    dump_namespace(opt, folder / "options.pkl")
+    dump_options(opt, folder / "options.pkl")
     with atomic_write(folder / "options.json") as file:
         file.write((json.dumps(_plain(vars(opt)), indent=2, sort_keys=True) + "\n").encode())
 
