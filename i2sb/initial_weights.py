@@ -71,7 +71,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Any], path: str | Path) 
         # as a plain dict: torch would otherwise take the version of each layer from the file
         module.load_state_dict(dict(state), strict=True)
     except (RuntimeError, AttributeError, TypeError) as error:
-        reason = one_line(str(error).partition(":\n")[2] or error, 300)
+        reason = one_line(str(error).partition(":\n")[2] or error, 160)
         raise UserError(f"{path}: its weights do not fit the network of the options: {reason}") from error
 
 
