@@ -228,4 +228,4 @@ def test_another_network_is_told_in_one_line(here, capsys):
     flags = ["--nfe", "1", "--net", "tiny", "--val-list", INTEROP / "val10k_fn.txt"]
     assert sample.main(sample_argv(here / "dataset", "jpeg-10", *flags)) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("sample.py: error: results/jpeg-10/latest.pt: its weights do not fit the network of the options: ")
+    assert last.startswith("sample.py: error: results/jpeg-10/latest.pt: its weights do not fit the network")
