@@ -30,7 +30,7 @@ def judge(opt: argparse.Namespace) -> None:
     torch.manual_seed(opt.seed)
     judge_folders(opt)
     if opt.report:
-        from wiring.reporting import write_reports
+        from evaluation.report import write_reports
 
         write_reports(opt)
 

@@ -1,51 +1,41 @@
-"""Draw degraded, restored and clean images side by side, labelled with PSNR."""
+"""Draw degraded, restored and clean images side by side, labelled with PSNR; see --help."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--ckpt", required=True, metavar="NAME", help="the samples are in results/NAME/")
-    parser.add_argument(
-        "--sample-dir", nargs="+", required=True, metavar="DIR", help="a column for each of these folders"
-    )
-    parser.add_argument("--dataset-dir", type=Path, default=Path("/dataset"), metavar="DIR", help="the data set")
-    parser.add_argument("--val-list", type=Path, metavar="FILE", help="as given to sample.py")
-    parser.add_argument("--image-size", type=int, metavar="PX", help="as given to sample.py, else the checkpoint's")
-    parser.add_argument("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help="PNG to write")
-    parser.add_argument("--rows", type=int, default=6, help="images shown")
-    parser.add_argument("--tile", type=int, default=192, help="side of each image in the picture [pixels]")
-    return parser.parse_args(argv)
+from i2sb.options import shared
+from i2sb.options.parser import Parser, positive_int
+from i2sb.runtime.script import run_script
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    args.device = "cpu"
+def build_parser() -> Parser:
+    parser = Parser("draw_comparison.py", "Draw degraded, restored and clean images of judged samples side by side.")
+    run = shared.add_run(parser)
+    shared.add_samples(run)
+    run.add_argument("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help="PNG to write")
+    run.add_argument("--rows", type=positive_int, default=6, metavar="N", help="images shown, spread over the classes")
+    run.add_argument("--tile", type=positive_int, default=192, metavar="PX", help="side of each image [pixels]")
+    shared.add_data(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    opt = build_parser().parse(argv)
 
     def work() -> int:
-        from wiring.comparison import draw_comparison
+        from evaluation.compare import draw_comparison
 
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        gains = draw_comparison(
-            args, args.sample_dir, args.out, logging.getLogger("compare"), rows=args.rows, tile=args.tile
-        )
-        for name, gain in gains.items():
+        for name, gain in draw_comparison(opt, opt.out, rows=opt.rows, tile=opt.tile).items():
             print(f"{name}: {gain:+.2f} dB PSNR over the degraded images")
-        print(f"The picture: {args.out}")
+        print(f"The picture: {opt.out}")
         return 0
 
-    from i2sb.runtime.script import run_script
-
-    return run_script("draw_comparison.py", work)
+    return run_script("draw_comparison.py", work, opt.debug)
 
 
 if __name__ == "__main__":

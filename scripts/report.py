@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from i2sb.options import shared
-from i2sb.options.parser import Parser, experiment, non_negative_int
+from i2sb.options.parser import Parser, non_negative_int
 from i2sb.runtime.script import run_script
 
 
@@ -17,15 +17,7 @@ def build_parser() -> Parser:
     epilog = "compute_metrices.py --report does the same at the end of its work."
     parser = Parser("report.py", "Write report.html, one self-contained page, beside judged samples.", epilog)
     run = shared.add_run(parser)
-    run.add_argument("--ckpt", type=experiment, required=True, metavar="NAME", help="the samples are in results/NAME/")
-    run.add_argument(
-        "--sample-dir",
-        type=experiment,
-        required=True,
-        nargs="+",
-        metavar="DIR",
-        help="which folder (or folders) in results/NAME/; each gets a page of its own",
-    )
+    shared.add_samples(run)
     run.add_argument(
         "--num-images", type=non_negative_int, default=12, metavar="N", help="images shown, spread over the classes"
     )
@@ -37,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     opt = build_parser().parse(argv)
 
     def work() -> int:
-        from wiring.reporting import write_reports
+        from evaluation.report import write_reports
 
         for path in write_reports(opt, num_gallery=opt.num_images):
             print(path)

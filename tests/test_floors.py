@@ -12,7 +12,6 @@ FLOORS = {
     "i2sb": {"corruption", "guided_diffusion"},
     "dataset": {"corruption", "guided_diffusion", "i2sb"},
     "evaluation": {"corruption", "guided_diffusion", "i2sb", "dataset"},
-    "wiring": {"corruption", "guided_diffusion", "i2sb", "dataset", "evaluation"},
 }
 SCRIPTS = ("train", "sample", "compute_metrices")
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from . import shared
-from .parser import Parser, experiment, positive_int
+from .parser import Parser, positive_int
 
 DESCRIPTION = "Judge restored images: FID, ResNet-50 accuracy, PSNR, SSIM and others."
 EPILOG = "Prints a table and writes metrics.json beside the samples."
@@ -20,15 +20,7 @@ def build_parser() -> Parser:
     parser = Parser("compute_metrices.py", DESCRIPTION, EPILOG)
     run = shared.add_run(parser)
     shared.add_gpu(run)
-    run.add_argument("--ckpt", type=experiment, required=True, metavar="NAME", help="the samples are in results/NAME/")
-    run.add_argument(
-        "--sample-dir",
-        type=experiment,
-        required=True,
-        nargs="+",
-        metavar="DIR",
-        help="which folder (or folders) in results/NAME/, such as samples_nfe999",
-    )
+    shared.add_samples(run)
     group = parser.add_argument_group("metrics")
     group.add_argument(
         "--metrics",

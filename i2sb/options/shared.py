@@ -9,7 +9,7 @@ from typing import Any
 
 from guided_diffusion import presets
 
-from .parser import Parser, image_size, non_negative_int, number, positive_int
+from .parser import Parser, experiment, image_size, non_negative_int, number, positive_int
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # Options that change a named network, as `create_model` calls them.
@@ -43,6 +43,19 @@ def add_run(parser: Parser) -> Any:
 
 def add_gpu(group: Any) -> None:
     group.add_argument("--gpu", type=non_negative_int, metavar="ID", help="index of the one GPU to use (default: 0)")
+
+
+def add_samples(group: Any) -> None:
+    where = "the samples are in results/NAME/"
+    group.add_argument("--ckpt", type=experiment, required=True, metavar="NAME", help=where)
+    group.add_argument(
+        "--sample-dir",
+        type=experiment,
+        required=True,
+        nargs="+",
+        metavar="DIR",
+        help="which folder (or folders) in results/NAME/, such as samples_nfe999",
+    )
 
 
 def add_launch(parser: Parser) -> None:

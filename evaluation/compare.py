@@ -1,0 +1,70 @@
+"""One picture that shows what a checkpoint does: degraded, restored and clean images side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from evaluation.judged import open_judged
+from i2sb.errors import UserError
+from i2sb.runtime.files import atomic_write
+
+GAP, MARGIN, TITLE, CAPTION = 8, 16, 34, 20  # pixels
+INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (110, 110, 115)
+
+
+def draw_comparison(opt: Any, out: Path, *, rows: int = 6, tile: int = 192) -> dict[str, float]:
+    """Write `out` (PNG): a row per image, columns degraded, each of `opt.sample_dir`, clean; PSNR below each.
+
+    Args:
+        opt: see `open_judged`.
+        rows: images shown, spread over the classes.
+        tile: side of each image in the picture [pixels].
+
+    Returns the mean gain in PSNR over all images [dB] by sample folder.
+
+    Raises:
+        UserError: samples that were not judged by PSNR, or as `open_judged`; an unwritable file.
+    """
+    ckpt_opt, _, folders = open_judged(opt)
+    columns, gains, titles = [], {}, []
+    for images in folders:
+        if "psnr_restored" not in images.columns:
+            raise UserError(f"{images.folder}: has no PSNR; run compute_metrices.py --metrics psnr first")
+        before, after = (np.array(images.columns[f"psnr_{row}"]) for row in ("degraded", "restored"))
+        finite = np.isfinite(before) & np.isfinite(after)
+        gains[images.folder.name] = float(np.mean((after - before)[finite])) if finite.any() else 0.0
+        cases = [images.case(number) for number in folders[0].spread(rows)]
+        name = images.folder.name.removeprefix("samples_").removesuffix("_clip").replace("nfe", "NFE ")
+        titles.append(f"restored, {name}")
+        columns.append((titles[-1], [(case.restored, case.metrics["psnr"][0]) for case in cases]))
+    columns.insert(0, ("degraded", [(case.degraded, case.metrics["psnr"][1]) for case in cases]))
+    columns.append(("clean", [(case.clean, None) for case in cases]))
+    heading = ", ".join(f"{title} {gain:+.2f} dB" for title, gain in zip(titles, gains.values()))
+    heading = f"{ckpt_opt.corrupt}, {len(folders[0].names)} held-out images: {heading}"
+    with atomic_write(out) as file:
+        _paint(columns, heading, tile).save(file, "PNG", optimize=True)
+    return gains
+
+
+def _paint(columns: Sequence[tuple[str, Sequence]], heading: str, tile: int) -> Image.Image:
+    """columns: (title, [(image uint8 [H,W,3], PSNR or None)])."""
+    width = 2 * MARGIN + len(columns) * (tile + GAP) - GAP
+    height = 2 * MARGIN + TITLE + CAPTION + len(columns[0][1]) * (tile + CAPTION + GAP)
+    picture = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(picture)
+    small = ImageFont.load_default(13)
+    draw.text((MARGIN, MARGIN), heading, INK, ImageFont.load_default(17))
+    for column, (title, cells) in enumerate(columns):
+        left = MARGIN + column * (tile + GAP)
+        draw.text((left, MARGIN + TITLE), title, INK, small)
+        for row, (image, psnr) in enumerate(cells):
+            top = MARGIN + TITLE + CAPTION + row * (tile + CAPTION + GAP)
+            picture.paste(Image.fromarray(image).resize((tile, tile), Image.Resampling.NEAREST), (left, top))
+            if psnr is not None:
+                draw.text((left, top + tile + 2), f"{psnr:.2f} dB", FAINT, small)
+    return picture

@@ -1,0 +1,129 @@
+"""Folders of restored images that compute_metrices.py has judged: what the report, sweeps and comparisons show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evaluation.judge import open_evaluation, published_scores
+from evaluation.sample_scores import read_csv
+from evaluation.table import METRICS, Scores, read_metrics
+from evaluation.triples import check_pairs, chosen_triple
+from i2sb.ckpt_util import RESULTS, build_ckpt_option
+from i2sb.errors import UserError
+from i2sb.pictures import read_frames, to_pixels, trajectory_file
+from i2sb.recon import Recon, find_recon, run_identity
+from i2sb.restore import open_log
+
+
+class Case(NamedTuple):
+    """One image three times, uint8 [H,W,3]; metrics: name -> (value restored, value degraded or None)."""
+
+    name: str
+    degraded: np.ndarray
+    restored: np.ndarray
+    clean: np.ndarray
+    metrics: Mapping[str, tuple[float, float | None]] = {}
+
+
+class Trajectory(NamedTuple):
+    """The steps from the degraded to the restored image, uint8 [H,W,3] each."""
+
+    name: str
+    frames: Sequence[np.ndarray]
+
+
+def read_judged(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Scores]:
+    """(which run made a folder of samples, how they were judged, row -> metric -> score).
+
+    Raises:
+        UserError: no scores there, or scores of other samples than those that are there now.
+    """
+    settings, scores = read_metrics(folder / "metrics.json")
+    run = run_identity(folder)
+    return run, settings, scores
+
+
+class JudgedImages:
+    """The images of one judged folder with their scores.
+
+    Raises:
+        UserError: files in it do not belong together, or are of other images than the data set's.
+    """
+
+    def __init__(self, folder: Path, dataset: Any, corrupt: Any, opt: Any, published: Scores):
+        self.folder, self.dataset, self.corrupt, self.opt, self.published = folder, dataset, corrupt, opt, published
+        self.run, self.settings, self.scores = read_judged(folder)
+        self.recon = Recon(find_recon(folder))
+        check_pairs(self.recon, dataset, str(folder), opt.image_size)
+        self.names, self.columns = read_csv(folder / "metrics_per_image.csv")
+        if self.names != [dataset.short_name(path) for path, _ in dataset.samples]:
+            raise UserError(f"{folder / 'metrics_per_image.csv'}: is of other images; run compute_metrices.py again")
+
+    def ranking(self) -> tuple[str, list[int]]:
+        """(the metric, images from the worst to the best by it); none where nothing was judged one by one."""
+        for metric in ("lpips", "psnr"):
+            if values := self.columns.get(f"{metric}_restored"):
+                sign = 1 if METRICS[metric].better == "↑" else -1
+                return metric, sorted(range(len(values)), key=lambda i: sign * values[i])
+        return "psnr", []
+
+    def spread(self, count: int) -> list[int]:
+        """`count` images: the first of each class, then the second of each, ..."""
+        seen: dict[int, int] = {}
+        order = []
+        for number, (_, label) in enumerate(self.dataset.samples):
+            seen[label] = seen.get(label, -1) + 1
+            order.append((seen[label], label, number))
+        return [number for _, _, number in sorted(order)[:count]]
+
+    def case(self, number: int) -> Case:
+        """One image, read from the data set and recon.pt, and degraded as sample.py did."""
+        seed = self.run.get("seed", self.opt.seed)
+        found = chosen_triple(self.recon, self.dataset, self.corrupt, [number], seed=seed)
+        metrics = {}
+        for column, values in self.columns.items():
+            metric, _, row = column.rpartition("_")
+            if row == "restored" and metric != "accuracy":  # of one image it is 0 or 100
+                before = self.columns.get(f"{metric}_degraded")
+                metrics[metric] = values[number], before[number] if before else None
+        shots = (to_pixels(image[0]) for image in (found.degraded, found.restored, found.clean))
+        return Case(self.names[number], *shots, metrics)
+
+    def trajectories(self, count: int, log: Any) -> list[Trajectory]:
+        """Of the first `count` images those that end in the restored image; another run's are logged, not shown."""
+        found = []
+        for number, name in enumerate(self.names[:count]):
+            path = trajectory_file(self.folder, number)
+            if not path.is_file():
+                continue
+            frames, restored = read_frames(path), to_pixels(self.recon.take([number])[0])
+            # Equal up to the rounding of recon.pt's dtype
+            if frames[-1].shape == restored.shape and np.abs(frames[-1].astype(int) - restored).max() <= 2:
+                found.append(Trajectory(name, frames))
+            else:
+                log.warning(f"[Report] {path}: is left out: it ends in another image than recon.pt holds")
+        return found
+
+
+def open_judged(opt: Any) -> tuple[Any, Any, list[JudgedImages]]:
+    """(options of the checkpoint, log, the images of each of `opt.sample_dir` in results/CKPT).
+
+    opt: `ckpt`, `sample_dir`, `dataset_dir`, `val_list`, `image_size`, `given`, `seed` are read.
+
+    Raises:
+        UserError: as `JudgedImages`; no such checkpoint, data set or folder.
+    """
+    ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)
+    log = open_log(RESULTS / opt.ckpt / opt.sample_dir[0])
+    ckpt_opt.dataset_dir, ckpt_opt.val_list, ckpt_opt.device = opt.dataset_dir, opt.val_list, "cpu"
+    if "image_size" in opt.given:
+        ckpt_opt.image_size = opt.image_size
+    dataset, corrupt, imagenet = open_evaluation(ckpt_opt, log)
+    published = published_scores(ckpt_opt, imagenet)
+    folders = [RESULTS / opt.ckpt / name for name in opt.sample_dir]
+    ckpt_opt.seed = opt.seed
+    return ckpt_opt, log, [JudgedImages(folder, dataset, corrupt, ckpt_opt, published) for folder in folders]

@@ -1,0 +1,173 @@
+"""report.html: one page about a folder of restored images, made from what sample.py and compute_metrices.py left.
+
+The page loads nothing: styles, script and images are inside it, and its content security policy forbids the
+network and every script but our own (by hash), so that it can be mailed and opened anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from evaluation.judged import Case, JudgedImages, Trajectory, open_judged
+from evaluation.sweep import Point, draw_curves, metrics_of, read_curve, shown, title_of
+from evaluation.table import Scores
+from i2sb.recon import SECONDS, made_with
+from i2sb.runtime.files import atomic_write
+
+PAGE = Path(__file__).parent / "page"
+NUM_GALLERY, NUM_RANKED, NUM_TRAJECTORIES = 12, 6, 6
+LOSSLESS_UP_TO = 512 * 512  # pixels: larger images as JPEG, or a page of them would weigh hundreds of MB
+# The bridge's own settings, as far as the checkpoint's options have them.
+BRIDGE_SETTINGS = ("interval", "beta_max", "ot_ode", "cond_x1", "add_x1_noise", "net")
+NOT_SHOWN = ("checkpoint", "data", "network")  # of a run: fingerprints, and what --net names
+
+
+class Report(NamedTuple):
+    """All that the page shows; what is empty has no section.  `ranked_by`: what worst and best are ordered by."""
+
+    title: str
+    settings: Mapping[str, Any] = MappingProxyType({})
+    scores: Scores = MappingProxyType({})
+    curves: Sequence[Point] = ()
+    gallery: Sequence[Case] = ()
+    worst: Sequence[Case] = ()
+    best: Sequence[Case] = ()
+    trajectories: Sequence[Trajectory] = ()
+    ranked_by: str = "PSNR"
+
+
+def write_reports(opt: Any, *, num_gallery: int = NUM_GALLERY) -> list[Path]:
+    """Write results/CKPT/SAMPLE_DIR/report.html for each of `opt.sample_dir`; returns their paths.
+
+    Args:
+        opt: see `open_judged`.
+        num_gallery: images shown, spread over the classes.
+
+    Raises:
+        UserError: samples that were not judged, or whose files do not belong together; an unwritable page.
+    """
+    ckpt_opt, log, folders = open_judged(opt)
+    paths = []
+    for images in folders:
+        metric, ranked = images.ranking()
+        num_ranked = min(NUM_RANKED, len(ranked) // 2)
+        nfe = images.run.get("nfe")
+        report = Report(
+            title=", ".join(dict.fromkeys([opt.ckpt, ckpt_opt.corrupt])) + (f", NFE {nfe}" if nfe else ""),
+            settings=_settings(ckpt_opt, images),
+            scores={**images.scores, **images.published},
+            curves=read_curve(images.folder),
+            gallery=[images.case(number) for number in images.spread(num_gallery)],
+            worst=[images.case(number) for number in ranked[:num_ranked]],
+            best=[images.case(number) for number in ranked[::-1][:num_ranked]],
+            trajectories=images.trajectories(NUM_TRAJECTORIES, log),
+            ranked_by=_name(metric),
+        )
+        paths.append(images.folder / "report.html")
+        with atomic_write(paths[-1]) as file:
+            file.write(render(report).encode())
+        log.info(f"[Report] {paths[-1]}")
+    return paths
+
+
+def _settings(ckpt_opt: Any, images: JudgedImages) -> dict[str, Any]:
+    bridge = {key: getattr(ckpt_opt, key, None) for key in BRIDGE_SETTINGS}
+    run = {key: value for key, value in images.run.items() if key not in NOT_SHOWN}
+    return {**images.settings, **bridge, **run, "seconds per image": made_with(images.recon.paths[0]).get(SECONDS)}
+
+
+def render(report: Report) -> str:
+    """The HTML document.  Every text is escaped; images up to 512 x 512 pixels are PNG, larger ones JPEG."""
+    style, script = (PAGE / "report.css").read_text("utf-8"), (PAGE / "report.js").read_text("utf-8")
+    policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
+    degraded = report.scores.get("degraded", {})
+    curves = []
+    for metric in metrics_of(point.metrics for point in report.curves):
+        points = [point for point in report.curves if metric in point.metrics]
+        curves.append((metric, points, _data_uri("svg+xml", draw_curves(points, [metric], "svg"))))
+    pages = FileSystemLoader(PAGE)
+    jinja = Environment(loader=pages, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    document = jinja.get_template("report.html").render(
+        report=report,
+        policy=policy + "; base-uri 'none'; form-action 'none'",
+        style=Markup(style),  # our own files, the only texts that are not escaped
+        script=Markup(script),
+        scored=metrics_of(report.scores.values()),
+        before={metric: score.value for metric, score in degraded.items()},
+        notes=_notes(report.scores),
+        curves=curves,
+        name=_name,
+        title=title_of,
+        number=_number,
+        gain=_gain,
+        setting=_setting,
+        uri=_image_uri,
+    )
+    # File names may hold bytes that are not text; they must not stop the page from being written
+    return document.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _name(metric: str) -> str:
+    return shown(metric).title.split(" [")[0]
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _notes(scores: Scores) -> list[str]:
+    """Each note once, behind the metrics and rows that it is about."""
+    about: dict[str, tuple[dict, dict]] = {}
+    for row, found in scores.items():
+        for metric, score in found.items():
+            if score.note:
+                metrics, rows = about.setdefault(score.note, ({}, {}))
+                metrics[_name(metric)] = rows[row] = None
+    return [f"{', '.join(metrics)} ({', '.join(rows)}): {note}" for note, (metrics, rows) in about.items()]
+
+
+def _number(metric: str, value: float, sign: str = "") -> str:
+    text = f"{value:{sign}.{shown(metric).digits}f}"
+    return "–" if math.isnan(value) else text.replace("-", "−").replace("inf", "∞")
+
+
+def _gain(metric: str, value: float, before: float | None) -> Markup | str:
+    """The signed difference from the degraded images, coloured by whether it is good; "" where it is unknown."""
+    if before is None or not math.isfinite(value - before):
+        return ""
+    better = {"↑": 1, "↓": -1}.get(shown(metric).better, 0) * (value - before)
+    kind = "better" if better > 0 else "worse" if better < 0 else "same"
+    return Markup('<span class="{}">{}</span>').format(kind, _number(metric, value - before, "+"))
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    named = {"None": "–", "": "–", "True": "yes", "False": "no"}
+    return named.get(str(value), str(value))
+
+
+def _image_uri(image: np.ndarray) -> str:
+    file = io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if picture.width * picture.height <= LOSSLESS_UP_TO:
+        picture.save(file, "png")
+        return _data_uri("png", file.getvalue())
+    picture.save(file, "jpeg", quality=95, subsampling=0)  # halved colour resolution would be seen when enlarged
+    return _data_uri("jpeg", file.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,170 @@
+"""Quality against cost: the samples of one checkpoint at several NFE, as a table, sweep.csv and curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evaluation.judged import read_judged
+from evaluation.table import METRICS, Metric
+from i2sb.errors import UserError
+from i2sb.recon import SECONDS, find_recon, made_with
+from i2sb.runtime.files import atomic_write
+
+NAME = r"samples_nfe(\d+)(_clip)?"  # of a folder of samples
+FREE = {"nfe", "samples"}  # what may differ between points of one curve
+LOG_FROM = 8  # the NFE axis is logarithmic where its largest value is this many times its smallest
+CHARACTER = 0.027  # the width of one in a tick label, as a share of the axis
+STYLE = {"font.size": 11, "axes.grid": True, "axes.grid.axis": "y", "axes.spines.right": False, "grid.alpha": 0.35}
+SVG = {"svg.fonttype": "path", "svg.hashsalt": "i2sb"}  # no font is needed to show it; equal points, equal bytes
+
+
+class Point(NamedTuple):
+    """One setting of a sweep: network evaluations, seconds per image, metric -> value of the restored images."""
+
+    nfe: int
+    seconds: float | None
+    metrics: Mapping[str, float]
+
+
+def is_judged(folder: Path, opt: Any) -> bool:
+    """Whether metrics.json holds what compute_metrices.py with these options would write.
+
+    opt: `metrics`, `mode`, `fid_ref`, `dataset_dir`, `seed` are read.
+    """
+    try:
+        _, settings, scores = read_judged(folder)
+    except UserError:
+        return False
+    wanted = {"fid_mode": opt.mode, "dataset_dir": str(opt.dataset_dir), "seed": opt.seed}
+    if opt.fid_ref is not None:
+        wanted["fid_reference"] = str(opt.fid_ref)
+    same = all(settings.get(key) == value for key, value in wanted.items())
+    return same and set(opt.metrics) <= set(scores.get("restored", {}))
+
+
+def read_point(folder: Path) -> Point:
+    """Raises UserError as `read_judged`."""
+    run, _, scores = read_judged(folder)
+    values = {metric: s.value for metric, s in scores.get("restored", {}).items() if s.value is not None}
+    seconds = made_with(find_recon(folder)[0]).get(SECONDS)
+    return Point(run.get("nfe") or int(re.match(NAME, folder.name)[1]), seconds, values)
+
+
+def read_curve(folder: Path) -> list[Point]:
+    """The points of all folders beside `folder` and its own, by NFE; fewer than two are no curve: [].
+
+    Folders of another checkpoint, data set, seed, precision, or way of judging belong to another curve.
+    """
+
+    def alike(place: Path) -> list[dict] | None:
+        try:
+            run, settings, _ = read_judged(place)
+        except UserError:
+            return None
+        run = {"clip_denoise": place.name.endswith("_clip"), **run}
+        return [{key: value for key, value in found.items() if key not in FREE} for found in (run, settings)]
+
+    wanted = alike(folder)
+    places = [place for place in folder.parent.iterdir() if re.fullmatch(NAME, place.name)] if wanted else []
+    points = [read_point(place) for place in places if alike(place) == wanted]
+    return sorted(points, key=lambda point: point.nfe) if len(points) > 1 else []
+
+
+def write_sweep(folders: Iterable[Path], out: Path, console: Console | None = None) -> list[Point]:
+    """Print the table of judged folders; write OUT/sweep.csv and OUT/sweep.png.  Returns the points by NFE.
+
+    Raises:
+        UserError: a folder that is not judged, or a file that cannot be written.
+    """
+    points = sorted(map(read_point, folders), key=lambda point: point.nfe)
+    metrics = metrics_of(point.metrics for point in points)
+    table = Table("NFE", "seconds per image", *(escape(title_of(metric)) for metric in metrics))
+    for point in points:
+        cells = ("-" if m not in point.metrics else f"{point.metrics[m]:.{shown(m).digits}f}" for m in metrics)
+        table.add_row(str(point.nfe), "-" if point.seconds is None else f"{point.seconds:.3g}", *cells)
+    (console or Console()).print(table)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["nfe", "seconds_per_image", *metrics])
+    writer.writerows([p.nfe, p.seconds, *(p.metrics.get(metric) for metric in metrics)] for p in points)
+    with atomic_write(out / "sweep.csv") as file:
+        file.write(text.getvalue().encode())
+    if metrics:
+        with atomic_write(out / "sweep.png") as file:
+            file.write(draw_curves(points, metrics, "png"))
+    return points
+
+
+def metrics_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The metrics that any row has, in the order of METRICS."""
+    present = {metric for row in rows for metric in row}
+    return [metric for metric in METRICS if metric in present] + sorted(present - set(METRICS))
+
+
+def shown(metric: str) -> Metric:
+    return METRICS.get(metric, Metric(metric, 4, ""))
+
+
+def title_of(metric: str) -> str:
+    """Such as "PSNR [dB] ↑"."""
+    return f"{shown(metric).title} {shown(metric).better}".strip()
+
+
+def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> bytes:
+    """A picture ("svg" or "png") with one panel per metric, one below the other: value against NFE."""
+    import matplotlib  # a second to import
+    from matplotlib.figure import Figure  # without pyplot no display is looked for
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
+        matplotlib.rcParams.update(STYLE | SVG)
+        figure = Figure(figsize=(4.5, 2.7 * len(metrics)), layout="constrained")
+        for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics):
+            _draw(axes, [point for point in points if metric in point.metrics], metric)
+        buffer = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}  # equal points give equal bytes
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata, transparent=kind == "svg")
+    return buffer.getvalue()
+
+
+def _draw(axes: Any, points: Sequence[Point], metric: str) -> None:
+    """One panel; what each point costs in seconds stands above it."""
+    nfes = [point.nfe for point in points]
+    axes.plot(nfes, [point.metrics[metric] for point in points], "o-", color="#1d5bbf")
+    if nfes[-1] >= LOG_FROM * nfes[0]:
+        axes.set_xscale("log")
+    axes.margins(x=0.08, y=0.15)
+    axes.autoscale_view()
+    axes.locator_params(axis="y", nbins=5)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.set_ylabel(title_of(metric))
+    axes.set_xlabel("network evaluations per image (NFE)")
+    _set_ticks(axes, axes, {nfe: str(nfe) for nfe in nfes})
+    seconds = {point.nfe: f"{point.seconds:.2g}" for point in points if point.seconds is not None}
+    if seconds:
+        top = axes.secondary_xaxis("top")
+        top.set_xlabel("seconds per image")
+        _set_ticks(top, axes, seconds)
+
+
+def _set_ticks(axis: Any, axes: Any, labels: Mapping[float, str]) -> None:
+    """Ticks at x -> label from the right to the left, without those that would touch their neighbour."""
+    kept: list[float] = []
+    end = float("inf")
+    for x in sorted(labels, reverse=True):
+        at = (axes.transScale + axes.transLimits).transform((x, 1.0))[0]
+        half = (len(labels[x]) + 1) * CHARACTER / 2
+        if at + half <= end:
+            kept.append(x)
+            end = at - half
+    axis.set_xticks(kept, [labels[x] for x in kept])
+    axis.minorticks_off()
