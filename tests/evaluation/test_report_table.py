@@ -163,7 +163,6 @@ SCORE = '{"value": %s, "note": %s, "num_images": %s, "interval": %s}'
     "content",
     [
         "",
-        "[" * 100_000,
         "[]",
         "{}",
         '{"settings": {}, "scores": []}',
