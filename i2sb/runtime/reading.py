@@ -73,14 +73,15 @@ def check_tensors(path: str | os.PathLike, tensors: Mapping[Any, Tensor] | Itera
     """
     declared = _checksums(path, log)
     identity = hashlib.sha256()
-    for tensor in tensors.values() if isinstance(tensors, Mapping) else tensors:
-        stored = _bytes_of(tensor)
-        crc = zlib.crc32(stored)
-        if declared and len(stored) and (crc, len(stored)) not in declared:
-            raise _damaged(path)
-        if not _is_whole(tensor):  # a view of storage that it shares
-            crc = zlib.crc32(_bytes_of(tensor.detach().contiguous().clone()))
-        identity.update(f"{tensor.dtype} {list(tensor.shape)} {crc:08x}\n".encode())
+    with _reasons(path):
+        for tensor in tensors.values() if isinstance(tensors, Mapping) else tensors:
+            stored = _bytes_of(tensor)
+            crc = zlib.crc32(stored)
+            if declared and len(stored) and (crc, len(stored)) not in declared:
+                raise _damaged(path)
+            if not _is_whole(tensor):  # a view of storage that it shares
+                crc = zlib.crc32(_bytes_of(tensor.detach().contiguous().clone()))
+            identity.update(f"{tensor.dtype} {list(tensor.shape)} {crc:08x}\n".encode())
     return identity.hexdigest()[:16]
 
 
@@ -263,8 +264,10 @@ def _is_sample(value: Any) -> bool:
 # --- arrays and JSON
 
 
-def load_npz(path: str | os.PathLike, keys: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays `keys` (None: all) of an npz file; nothing is unpickled.
+def load_npz(
+    path: str | os.PathLike, keys: Iterable[str] | None = None, optional: Iterable[str] = ()
+) -> dict[str, np.ndarray]:
+    """The arrays `keys` (None: all) of an npz file, and those of `optional` that are there; nothing is unpickled.
 
     Raises:
         UserError: there is no such file, it is damaged, or an array is missing or of Python objects.
@@ -277,7 +280,8 @@ def load_npz(path: str | os.PathLike, keys: Iterable[str] | None = None) -> dict
         for key in keys or ():
             if key not in archive:
                 raise Refused(f"it has no array {key}")
-        return {key: archive[key] for key in (archive.files if keys is None else keys)}
+        wanted = archive.files if keys is None else [*keys, *(key for key in optional if key in archive)]
+        return {key: archive[key] for key in wanted}
 
 
 def read_json(path: str | os.PathLike) -> Any:

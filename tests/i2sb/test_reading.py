@@ -1,0 +1,404 @@
+"""Files from anywhere: what good ones hold, that no other one runs code, and that damage is found and named."""
+
+import argparse
+import io
+import json
+import logging
+import pickle
+import pickletools
+import struct
+import tarfile
+import zipfile
+from pathlib import Path, PosixPath, PurePosixPath, PureWindowsPath
+
+import hostile
+import numpy as np
+import pytest
+import torch
+
+from i2sb.errors import UserError
+from i2sb.runtime.pickles import dump_options
+from i2sb.runtime.reading import (
+    check_file,
+    check_tensors,
+    load_image_folder,
+    load_npz,
+    load_options,
+    load_plain_dict,
+    load_torch,
+    read_json,
+    verified_pieces,
+)
+
+INTEROP = Path(__file__).parent.parent / "interop"
+OPTIONS = [INTEROP / "options_cuda.pkl", *sorted(INTEROP.glob("results/*/options.pkl"))]
+DICTS = sorted((INTEROP / "data").glob("*_fixedsigma.pkl"))
+FROM_PYTHONS = sorted((INTEROP / "pickles").glob("python3.*.pkl"))
+IMAGE_FOLDERS = sorted((INTEROP / "dataset").glob("*.lmdb.pt"))
+LOG = logging.getLogger("test")
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A folder that stays empty as long as nothing is executed."""
+    folder = tmp_path / "trap"
+    folder.mkdir()
+    yield folder
+    assert not list(folder.iterdir())
+
+
+def put(folder: Path, data: bytes, name: str = "latest.pt") -> Path:
+    path = folder / name
+    path.unlink(missing_ok=True)  # several times faster than writing over it
+    path.write_bytes(data)
+    return path
+
+
+def refusal(path: Path, load=load_torch) -> str:
+    """The one line that a bad file is refused with."""
+    with pytest.raises(UserError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    assert len(message) < 2 * len(str(path)) + 300
+    return message.removeprefix(f"{path}: ")
+
+
+def is_refused(path: Path, load) -> bool:
+    """Whether a file is refused; if so, in one line that names it."""
+    try:
+        load(path)
+    except UserError as error:
+        message = str(error)
+    else:
+        return False
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    return True
+
+
+def saved(value: object, *, legacy: bool = False) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file, _use_new_zipfile_serialization=not legacy)
+    return file.getvalue()
+
+
+def checkpoint() -> dict:
+    """A latest.pt as the original writes it, of a network with three numbers."""
+    net = torch.nn.ModuleDict({"diffusion_model": torch.nn.Linear(2, 1)})
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-5)
+    sched = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1000, gamma=0.99)
+    net["diffusion_model"](torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    shadow = [parameter.detach().clone() for parameter in net.parameters()]
+    ema = {"decay": 0.99, "num_updates": 1, "shadow_params": shadow, "collected_params": None}
+    return {"net": net.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "sched": sched.state_dict()}
+
+
+# --- good files
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.parent.name)
+def test_options_of_the_original(path):
+    options = load_options(path)
+    assert len(vars(options)) == 39
+    assert options == pickle.loads(path.read_bytes())  # a concrete path equals the pure one
+    assert type(options.dataset_dir) is PurePosixPath
+
+
+@pytest.mark.parametrize("path", DICTS, ids=lambda path: path.stem)
+def test_network_files_of_the_original(path):
+    assert load_plain_dict(path) == pickle.loads(path.read_bytes())
+
+
+def test_there_are_files_to_test():
+    assert [len(files) for files in (OPTIONS, DICTS, FROM_PYTHONS, IMAGE_FOLDERS)] == [3, 2, 12, 2]
+
+
+@pytest.mark.parametrize("path", FROM_PYTHONS, ids=lambda path: path.stem)
+def test_options_of_other_pythons_and_protocols(path):
+    assert vars(load_options(path)) == {
+        "name": "jpeg-10",
+        "image_size": 256,
+        "interval": 1000,
+        "beta_max": 0.3,
+        "big": 2**40,
+        "ot_ode": False,
+        "cond_x1": True,
+        "ckpt": None,
+        "dataset_dir": PurePosixPath("/data sets/imagenet"),
+        "log_dir": PurePosixPath(".log"),
+        "levels": [1, 2.5, "x"],
+        "pair": (1, (2, 3)),
+        "table": {"a": {"b": 1}},
+        "kinds": {"x", "y"},
+        "note": "Bild é 中",
+    }
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_options_written_on_windows(tmp_path, module):
+    windows_path = f"c{module}\nWindowsPath\n".encode() + b"(" + hostile.text("C:\\") + hostile.text("data") + b"tR"
+    options = load_options(put(tmp_path, hostile.option(windows_path)))
+    assert options.seed == PureWindowsPath("C:/data")
+
+
+def test_paths_that_are_not_utf8_stay_paths(tmp_path):
+    options = argparse.Namespace(dataset_dir=PosixPath("/m\udcfcsli"))
+    dump_options(options, tmp_path / "options.pkl")
+    assert load_options(tmp_path / "options.pkl") == options
+
+
+@pytest.mark.parametrize("path", IMAGE_FOLDERS, ids=lambda path: path.stem)
+def test_image_folders_of_the_original(path):
+    split = path.name.partition("_")[0]
+    found = load_image_folder(path)
+    assert found.root == f"/dataset/{split}"
+    assert found.classes == ["n01440764", "n01443537", "n01484850"]
+    assert found.class_to_idx == {"n01440764": 0, "n01443537": 1, "n01484850": 2}
+    assert len(found.samples) == 24
+    assert found.samples[0][0].startswith(f"/dataset/{split}/n01440764/")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_checkpoint_loads(tmp_path, legacy, mmap):
+    value = checkpoint()
+    path = put(tmp_path, saved(value, legacy=legacy))
+    loaded = load_torch(path, mmap=mmap)
+    assert str(loaded) == str(value)
+    check_file(path)
+    identity = check_tensors(path, loaded["net"])
+    assert identity == check_tensors(path, value["net"].values())
+    assert identity != check_tensors(path, [loaded["net"]["diffusion_model.bias"]])
+
+
+def test_arrays_and_json(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", mu=np.arange(3), text="x")
+    assert load_npz(tmp_path / "a.npz")["text"] == "x"
+    assert load_npz(tmp_path / "a.npz", ["mu"], optional=["sigma"])["mu"].tolist() == [0, 1, 2]
+    assert read_json(put(tmp_path, '{"a": [1, "\u00fc"]}'.encode())) == {"a": [1, "\u00fc"]}
+
+
+def test_written_options_are_those_of_the_original(tmp_path):
+    """The globals, the protocol and the attributes, in order: what the original's loader needs."""
+    for source in OPTIONS:
+        original = pickle.loads(source.read_bytes())
+        path = tmp_path / "options.pkl"
+        assert dump_options(original, path) == []
+        written = pickle.loads(path.read_bytes())
+        assert list(vars(written).items()) == list(vars(original).items())
+        assert type(written.dataset_dir) is PosixPath
+        texts = [arg for opcode, arg, _ in pickletools.genops(path.read_bytes()) if opcode.name == "SHORT_BINUNICODE"]
+        assert {"argparse", "Namespace", "pathlib", "PosixPath"} <= set(texts)
+        assert "pathlib._local" not in texts
+        assert path.read_bytes()[:2] == b"\x80\x04"
+
+
+def test_what_is_no_plain_value_is_left_out_and_named(tmp_path):
+    itself = []
+    itself.append(itself)
+    options = argparse.Namespace(seed=1, bank=lambda: None, _private=1, kind=PosixPath, itself=itself)
+    assert dump_options(options, tmp_path / "o.pkl") == ["bank", "_private", "kind", "itself"]
+    assert load_options(tmp_path / "o.pkl") == argparse.Namespace(seed=1)
+
+
+# --- nothing runs
+
+
+def rebuilt(data: bytes, data_pkl: bytes, **more: bytes) -> bytes:
+    """A torch archive with another data.pkl and more records."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+        for entry in old.infolist():
+            name = entry.filename.partition("/")[2]
+            new.writestr(f"archive/{name}", data_pkl if name == "data.pkl" else old.read(entry))
+        for name, record in more.items():
+            new.writestr(f"archive/{name.replace('_', '.')}", record)
+    return file.getvalue()
+
+
+def legacy_file(object_pickle: bytes) -> bytes:
+    header = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001})
+    return b"".join(pickle.dumps(part, protocol=2) for part in header) + object_pickle + pickle.dumps([], 2)
+
+
+def test_no_attack_runs(trap, tmp_path):
+    good = saved(checkpoint())
+    attacks = hostile.attacks(trap)
+    assert len(attacks) > 100
+    for name, data in attacks.items():
+        for load in (load_options, load_plain_dict, load_torch):
+            assert refusal(put(tmp_path, data), load), name
+        for load in (load_torch, load_image_folder):
+            assert refusal(put(tmp_path, rebuilt(good, data)), load), name
+            assert refusal(put(tmp_path, legacy_file(data)), load), name
+
+
+def test_the_attacks_are_real(tmp_path):
+    attack = next(iter(hostile.attacks(tmp_path).values()))
+    torch.load(put(tmp_path, legacy_file(attack)), weights_only=False)
+    assert (tmp_path / "executed").exists()
+
+
+def test_stand_ins_are_no_way_to_run_code_or_to_change_later_readings(tmp_path):
+    """The allowed names themselves: what they may be called with, filled with, and have attributes set on."""
+    good = OPTIONS[0].read_bytes()
+    before = load_options(OPTIONS[0])
+    names = [b"cargparse\nNamespace\n", b"cpathlib\nPosixPath\n", b"cbuiltins\nset\n", b"ccollections\nOrderedDict\n"]
+    names += [b"ccopyreg\n_reconstructor\n", b"cbuiltins\nobject\n"]
+    for name in names:
+        for attribute in ("__setstate__", "__new__", "__init__", "__class__", "__reduce__", "__str__", "parts", "seed"):
+            for value in (*names, b"N"):
+                slots = b"N}" + hostile.text(attribute) + value + b"s\x86b"  # BUILD with (None, {attribute: value})
+                for made in (b"", b")R", b")\x81"):
+                    is_refused(put(tmp_path, hostile.option(name + made + slots + b"}b")), load_options)
+    assert load_options(put(tmp_path, good)) == before
+    assert str(PosixPath("a")) == "a"
+
+
+def test_archives_that_torch_would_run(tmp_path):
+    module = torch.nn.Linear(1, 1)
+    with pytest.warns((DeprecationWarning, FutureWarning)):
+        torch.jit.script(module).save(tmp_path / "script.pt")
+    for load in (load_torch, load_image_folder):
+        assert "holds no weights" in refusal(tmp_path / "script.pt", load)
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("pickle"), io.BytesIO())
+    for data in (tar.getvalue(), b"<!DOCTYPE html><html>", pickle.dumps({"net": 1}), bytes(1000), b""):
+        assert refusal(put(tmp_path, data)) in ("refused: it is no torch file", "refused: the file is empty")
+    np.savez(tmp_path / "o.npz", a=np.array([print]))
+    assert "pickle" in refusal(tmp_path / "o.npz", load_npz)
+
+
+def test_what_is_no_options_file_is_refused(tmp_path):
+    for name, data in hostile.oddities().items():
+        assert refusal(put(tmp_path, data), load_options), name
+    for path in (tmp_path / "missing.pkl", tmp_path, tmp_path / ("x" * 300)):
+        for load in (load_options, load_torch, load_image_folder, load_npz, read_json):
+            refusal(path, load)
+    assert "asks for builtins.print" in refusal(put(tmp_path, pickle.dumps(hostile.Call(print, "x"))), load_options)
+    assert "asks for ?[2Jxxx" in refusal(put(tmp_path, b"c\x1b[2J" + b"x" * 5000 + b"\nsystem\n."), load_options)
+    for content in (b"", b"{", b"\xff\xfe", b"[" * 10**6):
+        assert "no JSON" in refusal(put(tmp_path, content), read_json)
+
+
+# --- damage
+
+
+def flipped(path: Path, where: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[where] ^= 4
+    path.write_bytes(data)
+
+
+def record(path: Path, name: str) -> int:
+    """Where the bytes of a record of a zip archive begin."""
+    with zipfile.ZipFile(path) as archive:
+        entry = next(e for e in archive.infolist() if e.filename.endswith(name))
+        start = path.read_bytes()[entry.header_offset : entry.header_offset + 30]
+        return entry.header_offset + 30 + sum(struct.unpack("<HH", start[26:]))
+
+
+def test_one_flipped_bit_is_found(tmp_path):
+    """In the numbers of a tensor, in the pickle beside them, and in the directory."""
+    good = saved({"arr": torch.rand(100, 3, 2), "label_arr": torch.arange(100)})
+    damaged = "damaged (its bytes do not match their checksum): copy it again"
+
+    def pieces(path):
+        return sum(len(piece) for piece in verified_pieces(path, "arr", 8))
+
+    assert pieces(put(tmp_path, good)) == 100
+    path = put(tmp_path, good)
+    flipped(path, record(path, "data/0") + 1000)
+    assert refusal(path, lambda path: check_tensors(path, load_torch(path))) == damaged
+    assert refusal(path, pieces) == damaged
+    assert refusal(path, check_file) == damaged
+    check_tensors(path, [load_torch(path)["label_arr"]])  # not what is used
+    path = put(tmp_path, good)
+    flipped(path, record(path, "data.pkl") + 20)
+    assert refusal(path) == damaged
+    directory = good.find(b"PK\x01\x02")
+    for where in range(directory, len(good), 3):
+        path = put(tmp_path, good)
+        flipped(path, where)
+        is_refused(path, lambda path: check_tensors(path, load_torch(path)))
+
+
+def test_a_file_without_checksums_is_a_warning(tmp_path, caplog):
+    value = {"arr": torch.rand(100, 3), "label_arr": torch.arange(100)}
+    identity = check_tensors(put(tmp_path, saved(value)), value)
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = put(tmp_path, saved(value))
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert check_tensors(path, load_torch(path), LOG) == identity
+    assert torch.equal(torch.cat(list(verified_pieces(path, "arr", 7, LOG))), value["arr"])
+    check_file(path)
+    assert [entry.getMessage().partition(": ")[2] for entry in caplog.records] == [
+        "was written without checksums, so damage to it goes unnoticed"
+    ] * 2
+    flipped(path, record(path, "data/0") + 10)
+    assert check_tensors(path, load_torch(path)) != identity  # it tells what is in the file
+
+
+def test_views_of_shared_storage_are_checked_too(tmp_path):
+    base = torch.arange(40.0).view(10, 4)
+    path = put(tmp_path, saved({"arr": base[2:8], "turned": base.T, "half": base.half()}))
+    assert torch.equal(torch.cat(list(verified_pieces(path, "arr", 4))), base[2:8])
+    assert torch.equal(torch.cat(list(verified_pieces(path, "turned", 3))), base.T)
+    flipped(path, record(path, "data/0") + 4 * 39)
+    for key in ("arr", "turned"):
+        assert "damaged" in refusal(path, lambda path, key=key: list(verified_pieces(path, key, 4)))
+    assert "has no tensor other" in refusal(path, lambda path: list(verified_pieces(path, "other", 4)))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_truncation_is_refused(tmp_path, legacy):
+    data = saved({"net": torch.nn.Linear(2, 1).state_dict()}, legacy=legacy)
+    for length in range(0, len(data), 1 if legacy else 7):
+        refusal(put(tmp_path, data[:length]))
+    for path, load in ((OPTIONS[0], load_options), (DICTS[0], load_plain_dict), (IMAGE_FOLDERS[0], load_image_folder)):
+        data = path.read_bytes()
+        for length in range(0, len(data), 3):
+            refusal(put(tmp_path, data[:length]), load)
+
+
+def mutate(folder: Path, trap: Path, count: int, seed: int) -> None:
+    """`count` damaged files of each kind: whatever fails is one line, whatever loads can be used."""
+    attacks = list(hostile.attacks(trap).values())
+    options = [path.read_bytes() for path in [*OPTIONS, *FROM_PYTHONS]]
+    value = checkpoint()
+    good = saved(value)
+    with zipfile.ZipFile(io.BytesIO(good)) as archive:
+        described = archive.read("archive/data.pkl")
+    npz = io.BytesIO()
+    np.savez_compressed(npz, mu=np.zeros(4), sigma=np.eye(4))
+    kinds = {
+        "options": (options, load_options),
+        "options and attacks": (options + attacks, load_options),
+        "networks": ([path.read_bytes() for path in DICTS], load_plain_dict),
+        "archives": ([good], lambda path: check_tensors(path, load_torch(path)["ema"]["shadow_params"])),
+        "files before torch 1.6": ([saved(value, legacy=True)], load_torch),
+        "image folders": ([path.read_bytes() for path in IMAGE_FOLDERS], load_image_folder),
+        "arrays": ([npz.getvalue()], load_npz),
+        "JSON": ([json.dumps({"a": [1, {"b": "x"}]}).encode() * 3], read_json),
+    }
+    for name, (goods, load) in kinds.items():
+        refused = sum(is_refused(put(folder, data), load) for data in hostile.damaged(goods, count, seed))
+        assert refused > count / 4, (name, refused)
+    datas = (rebuilt(good, data) for data in hostile.damaged([described, *attacks], count, seed))
+    assert sum(is_refused(put(folder, data), load_torch) for data in datas) > count / 4
+
+
+def test_damaged_files_do_nothing(trap, tmp_path):
+    mutate(tmp_path, trap, 300, seed=1)
+
+
+@pytest.mark.slow
+def test_tens_of_thousands_of_damaged_files_do_nothing(trap, tmp_path):
+    mutate(tmp_path, trap, 8000, seed=2)
