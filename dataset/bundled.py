@@ -26,7 +26,8 @@ from typing import Any
 from PIL import Image
 
 from i2sb.errors import UserError
-from i2sb.runtime.files import lock, read_json
+from i2sb.runtime.files import lock
+from i2sb.runtime.reading import read_json
 
 SKIMAGE, SKLEARN = ("skimage", "data"), ("sklearn", "datasets/images")
 # photograph -> (package, file, share of the crops); grey textures and smooth pictures count less
@@ -117,7 +118,7 @@ def _is_there(out: Path, settings: dict[str, int]) -> bool:
         return False
     try:
         found = read_json(out / MANIFEST)
-    except (OSError, ValueError):
+    except UserError:
         raise UserError(f"{out}: exists and is not a folder of bundled photographs; choose another") from None
     if found != settings:
         raise UserError(f"{out}: was cut with other settings ({found}); delete it or choose another folder")

@@ -24,7 +24,7 @@ def find(remote: Remote, folder: Path | None = None) -> Path:
 
 def load(remote: Remote) -> dict:
     """The state dict in the file in torch.hub's folder; no code in it runs.  Raises WeightsUnavailable."""
-    from i2sb.runtime.safe_torch import load_torch
+    from i2sb.runtime.reading import load_torch
 
     try:
         state = load_torch(find(remote))

@@ -10,7 +10,7 @@ from i2sb import addresses
 from i2sb.addresses import CHECKPOINT_FILES, CHECKPOINT_FOLDERS, Remote
 from i2sb.errors import UserError
 from i2sb.runtime.download import download, download_drive_folder
-from i2sb.safe_pickle import load_namespace
+from i2sb.runtime.reading import check_file, load_options
 
 
 def fetch(remote: Remote, folder: str | os.PathLike = "data", log: Any = None, **options: Any) -> Path:
@@ -61,8 +61,6 @@ def fetch_checkpoint(name: str, results: str | os.PathLike = "results", log: Any
 def _check(path: Path) -> None:
     """Raise UserError unless the file is whole and runs no code."""
     if path.name == "options.pkl":
-        load_namespace(path)
+        load_options(path)
     else:
-        from i2sb.runtime.safe_torch import check_torch
-
-        check_torch(path, verify=True)
+        check_file(path)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from i2sb.errors import UserError, one_line
 from i2sb.runtime import pickles
 from i2sb.runtime.pickles import Refused, plain
-from i2sb.runtime.pickles import dump_options as dump_options  # until its caller imports it from there
 
 if TYPE_CHECKING:
     import numpy as np
