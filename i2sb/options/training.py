@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from corruption.names import TASKS
+from i2sb.runtime.writers import adopt_wandb_key
 
 from . import shared
 from .parser import (
@@ -167,7 +168,7 @@ def parse_train_options(argv: Sequence[str] | None = None) -> argparse.Namespace
     """The options of train.py, checked; exits with code 2 and one line at a wrong value.
 
     Besides the flags: `given` (names of those on the command line) and `network` (arguments of create_model,
-    None where the command line names no network).
+    None where the command line names no network). The W&B key moves to the environment.
     """
     parser = build_parser()
     opt = parser.parse(argv)
@@ -175,6 +176,7 @@ def parse_train_options(argv: Sequence[str] | None = None) -> argparse.Namespace
     opt.network = shared.resolve_network(parser, opt)
     if opt.ckpt is None and (reason := contradiction(opt)):  # else the checkpoint has a say, see `adopt_options`
         parser.error(reason)
+    adopt_wandb_key(opt)
     return opt
 
 

@@ -1,37 +1,14 @@
-"""What a run says: on the screen, and in LOG_DIR/NAME/log.txt; never a secret."""
+"""What a run logs: on the screen, and in LOG_DIR/NAME/log.txt."""
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import stat
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from i2sb.errors import UserError
-from i2sb.safe_pickle import is_secret
-
-MASK = "***"
-_SHORTEST_SECRET = 4
-_secrets: set[str] = set()
-
-
-def hide_secret(value: str | None) -> None:
-    """From now on `value` reads *** in all that the loggers and `redact` give out.
-
-    None and texts of fewer than 4 characters are ignored: hiding each "1" would make the log unreadable.
-    """
-    if value and len(str(value).strip()) >= _SHORTEST_SECRET:
-        _secrets.add(str(value).strip())
-
-
-def redact(text: str) -> str:
-    """`text` with every hidden secret as ***."""
-    for secret in sorted(_secrets, key=len, reverse=True):  # a secret may be a part of a longer one
-        text = text.replace(secret, MASK)
-    return text
 
 
 def run_folder(log_dir: str | os.PathLike, name: str) -> Path:
@@ -59,20 +36,18 @@ def build_logger(
     """The logger of a run; it takes the place of the one that was built before in this process.
 
     Rank 0 writes to standard error (if `console`; plain lines where that is no terminal) and to the end of
-    LOG_DIR/NAME/log.txt, where a first line tells that the run started or resumed. The other ranks write no
+    LOG_DIR/NAME/log.txt, where a first line says that the run started or resumed. The other ranks write no
     file, and only warnings and errors to standard error, each with the rank before it.
 
     Raises:
         UserError: the log folder or file cannot be written.
     """
-    handlers: list[logging.Handler] = []
     if rank == 0:
         path = run_folder(log_dir, name) / "log.txt"
-        handlers.append(_log_file(path))
-        if console:
-            handlers.append(_screen())
+        handlers = [_log_file(path), *([_screen()] if console else [])]
     else:
-        handlers.append(_other_rank(rank))
+        handlers = [_plain(f"[rank {rank}] %(levelname)s %(message)s")]
+        handlers[0].setLevel(logging.WARNING)
 
     log = logging.getLogger("i2sb")
     log.setLevel(logging.INFO)
@@ -99,30 +74,16 @@ def of_all_ranks(log: Any, rank: int) -> Any:
 
 
 def log_options(log: Any, opt: Any) -> None:
-    """One block with all options of `opt` (a namespace), one a line; secrets as ***, and hidden from now on."""
-    options = dict(vars(opt))
-    for name, value in options.items():
-        if is_secret(name) and value is not None:
-            hide_secret(value)
-            options[name] = MASK
+    """One block with all options of `opt` (a namespace) but the W&B key, one a line."""
+    options = {name: value for name, value in vars(opt).items() if name != "wandb_api_key"}
     width = max(map(len, options), default=0)
     log.info("\n".join(["options:", *(f"  {name:<{width}}  {value}" for name, value in options.items())]))
 
 
-class _HidingFormatter(logging.Formatter):
-    """Masks the finished text, so that arguments, tracebacks and lines of child loggers are covered as well."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
 class _LogFile(logging.FileHandler):
-    """A log file whose disk may fill up: that is said once, and the run goes on."""
+    """A log file whose disk may fill up: that is said once on the screen, and the run continues."""
 
     _failed = False
-
-    def _open(self) -> TextIO:
-        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=_open_file)
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -130,17 +91,8 @@ class _LogFile(logging.FileHandler):
             super().handleError(record)
         elif not self._failed:
             self._failed = True
-            print(f"{self.baseFilename}: cannot be written: {error.strerror}; going on", file=sys.stderr)
-
-
-def _open_file(path: str, flags: int) -> int:
-    """Open what is or becomes a file of its own.
-
-    A link in a folder from somewhere else may lead to any file of the user's, and a pipe would make us wait.
-    """
-    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-        raise OSError(errno.EINVAL, "it is no file but a link, a pipe or a directory; remove it")
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            text = f"{self.baseFilename}: cannot be written: {error.strerror}; the run continues without"
+            print(text, file=sys.stderr)
 
 
 def _log_file(path: Path) -> logging.Handler:
@@ -150,7 +102,7 @@ def _log_file(path: Path) -> logging.Handler:
             handler.stream.write("\n")  # sets this start apart, and ends a line that a crash has cut
     except OSError as error:
         raise unwritable(path, error) from error
-    handler.setFormatter(_HidingFormatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
 
 
@@ -162,24 +114,16 @@ def _screen() -> logging.Handler:
     from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
 
-    handler = RichHandler(
+    return RichHandler(
         console=console(),
         show_path=False,
         markup=False,
         highlighter=NullHighlighter(),
         log_time_format="%H:%M:%S",
     )
-    handler.setFormatter(_HidingFormatter("%(message)s"))
-    return handler
-
-
-def _other_rank(rank: int) -> logging.Handler:
-    handler = _plain(f"[rank {rank}] %(levelname)s %(message)s")
-    handler.setLevel(logging.WARNING)
-    return handler
 
 
 def _plain(form: str, times: str | None = None) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_HidingFormatter(form, times))
+    handler.setFormatter(logging.Formatter(form, times))
     return handler

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from i2sb.errors import UserError, printable
 from i2sb.runtime.children import EndedElsewhere
+from i2sb.runtime.console import print_anything
 
 INTERRUPTED = 130  # what shells give for Ctrl-C
 
@@ -21,6 +22,7 @@ def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
         name: of the script, for the message.
         debug: open ipdb at the place of any error.
     """
+    print_anything()
     try:
         return work()
     except KeyboardInterrupt:

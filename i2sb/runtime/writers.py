@@ -5,29 +5,40 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import math
 import mmap
 import netrc
 import os
 import re
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import atomic_write
-from i2sb.runtime.logger import MASK, hide_secret, redact, run_folder, unwritable
-from i2sb.safe_pickle import is_secret
+from i2sb.runtime.logger import run_folder, unwritable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KINDS = ("tensorboard", "wandb")
-_KEY_PLACES = "--wandb-api-key, the variable WANDB_API_KEY or ~/.netrc (written by `wandb login`)"
+
+
+def adopt_wandb_key(opt: Any) -> None:
+    """Move opt.wandb_api_key into the environment, where W&B looks for it, and out of the options and sys.argv.
+
+    W&B records sys.argv, and options are saved with every run.
+    """
+    if key := opt.wandb_api_key:
+        os.environ["WANDB_API_KEY"] = key
+        sys.argv[:] = ["***" if arg == key or arg.endswith(f"={key}") else arg for arg in sys.argv]
+    opt.wandb_api_key = None
 
 
 class Writer:
@@ -62,10 +73,8 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close(failed=error is not None)
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.close(failed=kind is not None)
 
 
 def build_writer(
@@ -84,9 +93,9 @@ def build_writer(
 
     Args:
         kind: None, "tensorboard" (event files in LOG_DIR/NAME) or "wandb" (project i2sb, files in LOG_DIR/wandb).
-        config: the options, kept with the curves; those with a secret's name are left out.
+        config: the options, kept with the curves but for the W&B key.
         wandb_user: W&B's entity; `wandb_api_key`: else WANDB_API_KEY or ~/.netrc. WANDB_MODE=offline needs none.
-        resume: go on with the W&B run of LOG_DIR/NAME/wandb_id.txt instead of a new one.
+        resume: continue the W&B run of LOG_DIR/NAME/wandb_id.txt instead of a new one.
         start: the first iteration of this run; TensorBoard hides what an earlier run drew from there on.
 
     Raises:
@@ -96,22 +105,20 @@ def build_writer(
         raise UserError(f"--log-writer {kind}: unknown, choose one of {', '.join(KINDS)}")
     if rank != 0:
         return Writer()
-    hide_secret(wandb_api_key)
     folder = run_folder(log_dir, name)
-    config = {key: _plain(value) for key, value in config.items() if not is_secret(key)}
-    writers: list[Writer] = [JsonLines(folder / "metrics.jsonl")]
-    try:
-        if kind == "tensorboard":
-            writers.append(TensorBoard(folder, config, start))
-        if kind == "wandb":
-            run_id = _wandb_id(folder / "wandb_id.txt", resume)
-            writers.append(WandB(log_dir, name, run_id, config, wandb_user, wandb_api_key))
-    except ImportError as error:
-        writers[0].close()
-        raise UserError(f"--log-writer {kind}: {error}; install what requirements.yaml lists") from error
-    except BaseException:
-        writers[0].close()
-        raise
+    config = {key: value for key, value in config.items() if key != "wandb_api_key"}
+    with contextlib.ExitStack() as opened:
+        writers: list[Writer] = [opened.enter_context(JsonLines(folder / "metrics.jsonl"))]
+        try:
+            if kind == "tensorboard":
+                writers.append(TensorBoard(folder, config, start))
+            elif kind == "wandb":
+                run_id = _wandb_id(folder / "wandb_id.txt", resume)
+                key = wandb_api_key or os.environ.get("WANDB_API_KEY")
+                writers.append(WandB(log_dir, name, run_id, config, wandb_user, key))
+        except ImportError as error:
+            raise UserError(f"--log-writer {kind}: {error}; install what requirements.txt lists") from error
+        opened.pop_all()
     return _Several(writers)
 
 
@@ -138,100 +145,108 @@ class _Several(Writer):
                 stack.callback(writer.close, failed)
 
 
-class JsonLines(Writer):
-    """One JSON object a line: {"step": iteration, "time": seconds since 1970, KEY: number or null, ...}.
+class _FileWriter(Writer):
+    """Writes one file; a disk that fills up is logged once: the curves are worth less than the run."""
 
-    Numbers that are not finite are null. Lines are added at the end: after a resume some steps may come twice,
-    the later line counts. What a crash left of a last line is cut off. A disk that fills up is told once.
-    """
-
-    _failed = False
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.where = str(path)
+    def __init__(self, path: Path, mode: str, buffering: int = -1) -> None:
+        self.path, self.full = path, False
         try:
-            self._file = path.open("a+b", buffering=0)  # one line, one write
-            _cut_torn_line(self._file)
+            self.file = path.open(mode, buffering)
         except OSError as error:
             raise unwritable(path, error) from error
+
+    @contextlib.contextmanager
+    def surviving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self.full:
+                text = f"{self.path}: cannot be written: {error.strerror}; the run continues without"
+                logging.getLogger("i2sb").warning(text)
+            self.full = True
+
+    def close(self, failed: bool = False) -> None:
+        with self.surviving():
+            self.file.close()
+
+
+class JsonLines(_FileWriter):
+    """One JSON object a line: {"step": iteration, "time": seconds since 1970, KEY: number or null, ...}.
+
+    Values that are not finite are null. Lines are added at the end: after a resume some steps may come twice,
+    the later line counts. What a crash left of a last line is cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "a+b", buffering=0)
+        self.where = str(path)
+        if os.fstat(self.file.fileno()).st_size:
+            with mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                end = content.rfind(b"\n") + 1
+            self.file.truncate(end)
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         if not {"step", "time"}.isdisjoint(values):
             raise ValueError("a metric may not be called step or time")
         numbers = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        entry = {"step": int(step), "time": round(time.time(), 3), **numbers}
-        line = json.dumps(entry, allow_nan=False).encode() + b"\n"
-        try:
-            whole = os.fstat(self._file.fileno()).st_size
-            if self._file.write(line) < len(line):
-                self._file.truncate(whole)
-                raise OSError(errno.ENOSPC, "no space for a whole line")
-        except OSError as error:
-            self._tell_once(error)
-
-    def _tell_once(self, error: OSError) -> None:
-        """The curves are worth less than the run, which goes on."""
-        if not self._failed:
-            print(f"{self.path}: cannot be written: {error.strerror}; going on", file=sys.stderr)
-        self._failed = True
-
-    def close(self, failed: bool = False) -> None:
-        self._file.close()
+        line = json.dumps({"step": int(step), "time": round(time.time(), 3), **numbers}).encode() + b"\n"
+        with self.surviving():
+            whole = os.fstat(self.file.fileno()).st_size
+            if self.file.write(line) < len(line):
+                self.file.truncate(whole)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-class TensorBoard(Writer):
-    """TensorBoard event files in `folder`; takes pictures as uint8 [H,W,3]."""
+class TensorBoard(_FileWriter):
+    """TensorBoard event files in `folder`; takes pictures as uint8 [H,W,3].
+
+    Not torch's SummaryWriter, whose thread dies with a traceback on a full disk.
+    """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard import summary
 
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        super().__init__(folder / name, "xb")
         self.where = f"tensorboard --logdir {folder}"
-        try:
-            # what an earlier run logged at the iteration of its last checkpoint is not logged again
-            purged = start + 1 if start else 0
-            self._events = SummaryWriter(str(folder), purge_step=purged, flush_secs=30)
-        except OSError as error:
-            raise unwritable(folder, error) from error
+        self._event, self._records, self._summary = Event, RecordWriter(self.file), summary
+        self._add(file_version="brain.Event:2")
+        # What an earlier run logged at the iteration of its last checkpoint is not logged again.
+        self._add(session_log=SessionLog(status=SessionLog.START), step=start + 1 if start else 0)
         lines = [f"    {key}: {value}" for key, value in config.items()]  # Markdown: four spaces keep the lines
-        self._events.add_text("options", "\n".join(lines), start)
+        self._add(summary=summary.text("options", "\n".join(lines)), step=start)
+
+    def _add(self, **content: Any) -> None:
+        if self.full:
+            return  # behind a torn record nothing is read
+        with self.surviving():
+            self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+            self.file.flush()
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         for key, value in values.items():
-            self._events.add_scalar(key, value, step)
+            self._add(summary=self._summary.scalar(key, value), step=step)
 
     def add_image(self, step: int, key: str, image: np.ndarray) -> None:
-        self._events.add_image(key, image, step, dataformats="HWC")
-
-    def close(self, failed: bool = False) -> None:
-        self._events.close()
+        self._add(summary=self._summary.image(key, image, dataformats="HWC"), step=step)
 
 
 class WandB(Writer):
     """A run of W&B's project i2sb; takes pictures as uint8 [H,W,3]."""
 
     def __init__(
-        self,
-        log_dir: str | os.PathLike,
-        name: str,
-        run_id: str,
-        config: Mapping[str, Any],
-        user: str | None,
-        key: str | None,
+        self, log_dir: str | os.PathLike, name: str, run_id: str, config: Mapping[str, Any], user: Any, key: Any
     ) -> None:
         import wandb
 
-        with _one_line_errors("it cannot be set up"):
+        try:
             settings = wandb.setup().settings
-        hide_secret(settings.api_key)  # from WANDB_API_KEY
-        online = settings.mode in ("online", "run", "shared")
-        if online and not (key or _has_key_elsewhere(settings)):
-            raise UserError(f"--log-writer wandb: no key for W&B: give it by {_KEY_PLACES}, or set WANDB_MODE=offline")
-        # console="off": W&B would catch what we print, and keep it in files that our masking does not reach.
-        options = {"console": "off", "silent": True}
-        if key and online:
-            options["api_key"] = key  # unlike wandb.login, this does not write the key to ~/.netrc
-        with _one_line_errors(f"no run can be started at {settings.base_url}"), _masked_command_line():
+            online = settings.mode in ("online", "run", "shared")
+            if online and not (key or _has_key_elsewhere(settings)):
+                raise ValueError("there is no key for W&B")
+            own_key = {"api_key": key} if key and online else {}  # unlike wandb.login, this does not write ~/.netrc
             self._run = wandb.init(
                 project="i2sb",
                 entity=user,
@@ -239,15 +254,18 @@ class WandB(Writer):
                 id=run_id,
                 resume="allow",
                 dir=str(log_dir),
-                config=dict(config),
-                settings=wandb.Settings(**options),
+                config=json.loads(json.dumps(config, default=str)),
+                settings=wandb.Settings(console="off", silent=True, **own_key),  # log.txt has what is printed
             )
+        except Exception as error:  # of many kinds, some of several lines
+            places = "--wandb-api-key, the variable WANDB_API_KEY or ~/.netrc (written by `wandb login`)"
+            hint = f"check the connection and the key ({places}), or set WANDB_MODE=offline"
+            raise UserError(f"--log-writer wandb: {one_line(error, 300)}; {hint}") from error
         self._picture = wandb.Image
-        folder = Path(self._run.dir).parent
         if online:
             self.where = str(self._run.url)
         elif settings.mode != "disabled":
-            self.where = f"offline, send it by: wandb sync {folder}"
+            self.where = f"offline, send it by: wandb sync {Path(self._run.dir).parent}"
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -259,34 +277,9 @@ class WandB(Writer):
         self._run.finish(exit_code=int(failed))
 
 
-@contextlib.contextmanager
-def _one_line_errors(what: str) -> Iterator[None]:
-    """W&B and its settings raise many kinds of errors, some of several lines."""
-    try:
-        yield
-    except Exception as error:
-        reason = redact(" ".join(str(error).split()))[:300]
-        raise UserError(
-            f"--log-writer wandb: {what}: {reason}; "
-            f"check the connection and the key ({_KEY_PLACES}), or set WANDB_MODE=offline"
-        ) from None  # a chain could show the key
-
-
-@contextlib.contextmanager
-def _masked_command_line() -> Iterator[None]:
-    """W&B notes sys.argv with a run, where --wandb-api-key KEY may stand."""
-    kept = sys.argv
-    sys.argv = [redact(argument) for argument in kept]
-    try:
-        yield
-    finally:
-        sys.argv = kept
-
-
 def _has_key_elsewhere(settings: Any) -> bool:
     """Whether W&B will find a key without asking at the terminal, where nobody may sit."""
-    variables = (os.environ.get("WANDB_API_KEY"), os.environ.get("WANDB_IDENTITY_TOKEN_FILE"))
-    if settings.api_key or any(variables):
+    if settings.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     paths = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
     for path in paths:
@@ -309,28 +302,10 @@ def _wandb_id(path: Path, resume: bool) -> str:
     return run_id
 
 
-def _cut_torn_line(file: Any) -> None:
-    """Cut `file` (open for reading and writing) after its last whole line."""
-    if os.fstat(file.fileno()).st_size == 0:
-        return
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        end = content.rfind(b"\n") + 1
-    file.truncate(end)
-
-
-def _plain(value: Any) -> Any:
-    """An option as JSON has it: paths and whatever else there may be as text, secrets masked."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): MASK if is_secret(str(key)) else _plain(item) for key, item in value.items()}
-    return redact(str(value))
-
-
 def _pixels(image: Any) -> np.ndarray:
     """[3,H,W] or [1,H,W] of floats in [0,1], torch or numpy -> uint8 [H,W,3]."""
+    import numpy as np
+
     if hasattr(image, "detach"):
         image = image.detach().float().cpu().numpy()
     image = np.asarray(image, dtype=np.float32)
