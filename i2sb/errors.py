@@ -9,11 +9,11 @@ class UserError(ValueError):
 
 
 def printable(text: object) -> str:
-    """Text that may hold a stranger's names, without what steers a terminal or cannot be encoded."""
+    """Text that may hold names from untrusted files, without what steers a terminal or cannot be encoded."""
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def one_line(text: object, length: int = 100) -> str:
-    """Text of a stranger's file, for one line of limited length."""
+    """Text from an untrusted file, for one line of limited length."""
     line = printable(" ".join(str(text).split()))
     return line if len(line) <= length else line[: length - 3] + "..."

@@ -139,6 +139,6 @@ def _begin_worker(_: int) -> None:
 
 
 def _tell_all_but_a_lost_parent(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """A worker's thread that hands tensors over loses its reader when that is killed, which is told elsewhere."""
+    """A worker's thread that hands tensors over loses its reader when that is killed, which is reported elsewhere."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)

@@ -1,4 +1,4 @@
-"""The options of the three scripts: what they are called, what they mean, which values are legal.
+"""The options of the three scripts: what they are called, what they mean, which values are valid.
 
 Nothing here imports torch, so that --help answers at once.
 """

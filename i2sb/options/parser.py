@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind: type, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Callable[[str], Any]:
-    """An argparse type: a finite number in low..high; `above`: low itself is not legal."""
+    """An argparse type: a finite number in low..high; `above`: low itself is excluded."""
 
     what = "a whole number" if kind is int else "a number"
     if high < math.inf:
@@ -62,7 +62,7 @@ def number(kind: type, low: float = -math.inf, high: float = math.inf, *, above:
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
-            raise argparse.ArgumentTypeError(f"{text!r} is not legal: it takes {legal}")
+            raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected {legal}")
         return value
 
     return parse
@@ -78,7 +78,7 @@ def even_int(text: str) -> int:
     """An argparse type: the schedule is symmetric, so its number of steps is even."""
     value = number(int, 2)(text)
     if value % 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not legal: it takes an even whole number of at least 2")
+        raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected an even whole number of at least 2")
     return value
 
 
@@ -86,14 +86,14 @@ def image_size(text: str) -> int:
     """An argparse type: the operators work on blocks of 16 pixels."""
     value = number(int, 16)(text)
     if value % 16:
-        raise argparse.ArgumentTypeError(f"{text!r} is not legal: it takes a multiple of 16")
+        raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected a multiple of 16")
     return value
 
 
 def experiment(text: str) -> str:
     """An argparse type: a folder's name under results/."""
     if not text or text in (".", "..") or text.startswith("/") or ".." in text.split("/") or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not legal: it takes the name of a folder in results/")
+        raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected the name of a folder in results/")
     return text.rstrip("/")
 
 
@@ -102,6 +102,6 @@ def partition(text: str) -> str:
     index, _, count = text.partition("_")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not legal: it takes I_N, part I of N, with I from 0 to N-1, such as 0_4"
+            f"{text!r} is invalid: expected I_N, part I of N, with I from 0 to N-1, such as 0_4"
         )
     return f"{int(index)}_{int(count)}"

@@ -10,7 +10,7 @@ from .parser import Parser, experiment, non_negative_int, partition, positive_in
 
 DESCRIPTION = "Restore the validation images with a trained bridge."
 EPILOG = (
-    "Writes results/CKPT/samples_nfeNFE/recon.pt. An interrupted run goes on where it stopped, with the same command."
+    "Writes results/CKPT/samples_nfeNFE/recon.pt. The same command resumes an interrupted run."
 )
 
 
@@ -21,7 +21,7 @@ def build_parser() -> Parser:
     run.add_argument(
         "--ckpt", type=experiment, required=True, metavar="NAME", help="the checkpoint is results/NAME/latest.pt"
     )
-    run.add_argument("--overwrite", action="store_true", help="restore again what is restored already")
+    run.add_argument("--overwrite", action="store_true", help="restore again, and remove what is there")
     _add_sampling(parser)
     shared.add_data(parser)
     _add_output(parser)
@@ -71,7 +71,7 @@ def _add_output(parser: Parser) -> None:
         type=non_negative_int,
         default=0,
         metavar="K",
-        help="write the way of the first K images, as animated WebP and as a strip of PNG",
+        help="write the trajectories of the first K images, as animated WebP and as a strip of PNG",
     )
 
 

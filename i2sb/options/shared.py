@@ -98,6 +98,18 @@ def add_data(parser: Parser) -> Any:
         "on ImageNet, all images on other data)",
     )
     group.add_argument(
+        "--exif-rotate",
+        action="store_true",
+        help="turn photographs as their EXIF orientation says (default: take the pixels as stored, as published)",
+    )
+    group.add_argument(
+        "--skip-unreadable",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="when building an LMDB, leave out up to N images that cannot be decoded, and list them",
+    )
+    group.add_argument(
         "--num-workers",
         type=non_negative_int,
         default=min(4, os.cpu_count() or 1),

@@ -23,7 +23,7 @@ from .parser import (
 )
 
 DESCRIPTION = "Train an image-to-image Schrodinger bridge that restores one kind of degraded images."
-EPILOG = "A run writes results/NAME/latest.pt and options.pkl. Ctrl-C and SIGTERM save first; --ckpt NAME goes on."
+EPILOG = "A run writes results/NAME/latest.pt and options.pkl. Ctrl-C and SIGTERM save first; --ckpt NAME resumes."
 
 
 def build_parser() -> Parser:
@@ -36,7 +36,7 @@ def build_parser() -> Parser:
     run.add_argument(
         "--ckpt", type=experiment, metavar="NAME", help="resume from results/NAME (its own name by default)"
     )
-    run.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a checkpoint already")
+    run.add_argument("--overwrite", action="store_true", help="start from scratch where a checkpoint is already")
     _add_bridge(parser)
     shared.add_data(parser)
     shared.add_network(parser)
@@ -47,7 +47,7 @@ def build_parser() -> Parser:
         "--grad-checkpoint",
         choices=("none", "attention", "all"),
         default="none",
-        help="activations to compute again in the backward pass, for less memory",
+        help="activations to recompute in the backward pass, for less memory",
     )
     speed.add_argument("--deterministic", action="store_true", help="only kernels that give the same bits each time")
     shared.add_launch(parser)
@@ -107,7 +107,7 @@ def _add_optimisation(parser: Parser) -> None:
         type=number(float, 0, 1, above=True),
         default=0.99,
         metavar="G",
-        help="the learning rate is multiplied by it ..",
+        help="factor of the learning rate ..",
     )
     group.add_argument("--lr-step", type=positive_int, default=1000, metavar="N", help=".. every so many iterations")
     group.add_argument("--l2-norm", type=non_negative_float, default=0.0, metavar="W", help="weight decay of AdamW")
@@ -120,7 +120,7 @@ def _add_optimisation(parser: Parser) -> None:
         type=positive_int,
         default=50,
         metavar="N",
-        help="stop after so many steps in a row with gradients that are no numbers (each is skipped)",
+        help="stop after so many steps in a row with NaN or inf in loss or gradients (each is skipped)",
     )
 
 
@@ -159,7 +159,7 @@ def _add_logging(parser: Parser) -> None:
     )
     group.add_argument("--log-writer", choices=("tensorboard", "wandb"), help="also log scalars and images to this")
     group.add_argument(
-        "--wandb-api-key", metavar="KEY", help="Weights & Biases key (or WANDB_API_KEY, or netrc); never stored"
+        "--wandb-api-key", metavar="KEY", help="Weights & Biases key (or WANDB_API_KEY, or netrc); never saved"
     )
     group.add_argument("--wandb-user", metavar="USER", help="Weights & Biases user or team")
 
@@ -174,18 +174,18 @@ def parse_train_options(argv: Sequence[str] | None = None) -> argparse.Namespace
     opt = parser.parse(argv)
     opt.name = opt.name or opt.ckpt or opt.corrupt
     opt.network = shared.resolve_network(parser, opt)
-    if opt.ckpt is None and (reason := contradiction(opt)):  # else the checkpoint has a say, see `adopt_options`
+    if opt.ckpt is None and (reason := contradiction(opt)):  # else see `resume.training_options`
         parser.error(reason)
     adopt_wandb_key(opt)
     return opt
 
 
 def contradiction(opt: argparse.Namespace) -> str | None:
-    """What is wrong with options that are legal one by one; None: nothing."""
+    """What is wrong with options that are valid one by one; None: nothing."""
     if opt.t0 >= opt.T:
         return f"--t0 {opt.t0:g}: must be below --T {opt.T:g}"
     if opt.eval_nfe is not None and opt.eval_nfe >= opt.interval:
-        return f"--eval-nfe {opt.eval_nfe}: legal is 1 to {opt.interval - 1} (--interval - 1)"
+        return f"--eval-nfe {opt.eval_nfe}: must lie in 1..{opt.interval - 1} (--interval - 1)"
     if opt.ckpt is not None and opt.network is None:
         return None  # which network the checkpoint has is seen when it is built
     return shared.misfit(opt.image_size, opt.network)

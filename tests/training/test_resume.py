@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import train
 from guided_diffusion import presets
 from i2sb.loader import EpochOrder, RankBatches
 from i2sb.options.shared import misfit
+from i2sb.runner import Runner
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,23 @@ def test_evaluations_change_no_number(dataset):
         flags = ["--num-itr", "5", "--name", name, "--eval-every", every, "--eval-nfe", "2"]
         assert train.main(train_argv(dataset, *flags, corrupt="inpaint-freeform2030")) == 0
     assert_same_bits(state("with"), state("without"))
+
+
+def test_a_signal_during_an_evaluation_leaves_dropout_on(dataset, monkeypatch):
+    flags = ["--dropout", "0.3", "--deterministic", "--eval-every", "2", "--eval-nfe", "2"]
+    assert train.main(train_argv(dataset, *flags, "--name", "straight", "--num-itr", "3")) == 0
+    predict, calls = Runner.compute_pred_x0, []
+
+    def signalled(*args):
+        calls.append(args)
+        if len(calls) == 3:  # two for the evaluation at iteration 0
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(*args)
+
+    monkeypatch.setattr(Runner, "compute_pred_x0", signalled)
+    assert train.main(train_argv(dataset, *flags, "--name", "stopped", "--num-itr", "9")) == 0
+    assert state("stopped")["resume"]["iteration"] == 3
+    assert_same_bits(state("straight"), state("stopped"))
 
 
 def test_the_new_name_gets_the_results(dataset):
@@ -236,7 +256,7 @@ def test_evaluations_are_checked_against_the_checkpoint_s_bridge(dataset, capsys
     argv = [word for word in train_argv(dataset, "--num-itr", "2", "--ckpt", "a") if word not in ("--interval", "10")]
     assert train.main([*argv, "--eval-nfe", "1500"]) == 0
     code, last = refused(dataset, capsys, "--interval", "2000", "--eval-nfe", "2000")
-    assert (code, last) == (2, "train.py: error: --eval-nfe 2000: legal is 1 to 1999 (--interval - 1)")
+    assert (code, last) == (2, "train.py: error: --eval-nfe 2000: must lie in 1..1999 (--interval - 1)")
 
 
 def test_equal_networks_may_be_written_differently():
