@@ -127,8 +127,11 @@ class Training:
             verify(self.opt.load, loaded, log)
             iteration, num_images = starting_point(loaded, self.opt, log, len(self.train_dataset))
             state = State(iteration, num_images, saved=iteration)
-            self.optimizer.load_state_dict(loaded, keep=self.opt.given)
-            restore_random_state(loaded, self.draws, self.rank, self.world_size, log)
+            try:
+                self.optimizer.load_state_dict(loaded, keep=self.opt.given)
+                restore_random_state(loaded, self.draws, self.rank, self.world_size, log)
+            except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+                raise UserError(f"{self.opt.load}: cannot be resumed: its state does not fit: {error}") from error
         self.runner.loaded = None  # as large as the network four times over
         return state
 

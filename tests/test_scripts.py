@@ -162,7 +162,7 @@ def test_pictures_and_compact_reconstructions(here):
 @pytest.mark.parametrize(
     ("damage", "argv", "message"),
     [
-        (lambda h: None, lambda h: train_argv(h / "photos"), "there is a checkpoint already; go on from it by --ckpt"),
+        (lambda h: None, lambda h: train_argv(h / "photos"), "there is a checkpoint already; resume it by --ckpt"),
         (
             lambda h: None,
             lambda h: train_argv(h / "photos", "--ckpt", "sr4x-pool", "--beta-max", "1.0"),
