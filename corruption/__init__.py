@@ -7,26 +7,21 @@
 Importing the package imports no torch (the names alone are in `corruption.names`); its functions do.
 """
 
+from importlib import import_module
 from typing import Any
 
 from .names import TASKS
 
 __all__ = ["CORRUPTIONS", "TASKS", "Corruption", "build_corruption", "create_corruption"]
 
+# Imported late, so that `--help` can list the tasks without waiting for torch.
+_MODULES = {"build_corruption": "build", "create_corruption": "build", "Corruption": "base", "CORRUPTIONS": "registry"}
+
 
 def __getattr__(name: str) -> Any:
-    # Late imports, so that `--help` can list the tasks without waiting for torch.
-    if name in ("build_corruption", "create_corruption"):
-        from . import build
-
-        return getattr(build, name)
-    if name == "Corruption":
-        from .base import Corruption
-
-        return Corruption
+    if name not in _MODULES:
+        raise AttributeError(f"module 'corruption' has no attribute '{name}'")
+    module = import_module(f".{_MODULES[name]}", __name__)
     if name == "CORRUPTIONS":
-        from .registry import CORRUPTIONS, load_all
-
-        load_all()
-        return CORRUPTIONS
-    raise AttributeError(f"module 'corruption' has no attribute '{name}'")
+        module.load_all()
+    return getattr(module, name)

@@ -1,7 +1,7 @@
 """What every degradation shares: checks, device and dtype that follow the input, tables as buffers.
 
-Convention of all families: images are [B,3,S,S] in [-1,1], S divisible by 16; the output has the input's
-shape, device and dtype and is not clamped (the published operators do not clamp either).
+Convention of all families: images are [B,3,S,S] in [-1,1], S divisible by 16; the output has the input's shape, device
+and dtype and is not clamped (the published operators do not clamp either).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Corruption(nn.Module):
 
     Raises ValueError if `image_size` is no positive multiple of 16.
 
-    Tables are float32 buffers that no state dict holds. They move with `.to()`; if they were left elsewhere
-    than the input, each call brings them over, so a forgotten `.to()` costs time but no correctness.
-    Matrix products keep float32 whatever autocast says. They do follow torch's global float32 precision
-    setting: TF32 (off by default) puts about 1e-3 on blur and may flip roundings of jpeg.
+    Tables are float32 buffers that no state dict holds. They move with `.to()`; if they were left elsewhere than the
+    input, each call brings them over, so a forgotten `.to()` costs time but no correctness. Matrix products keep
+    float32 whatever autocast says. They do follow torch's global float32 precision setting: TF32 (off by default) puts
+    about 1e-3 on blur and may flip roundings of jpeg.
     """
 
     name: ClassVar[str] = "corruption"
@@ -74,8 +74,10 @@ class Corruption(nn.Module):
         Raises ValueError if x has another shape than the operator was built for, or is not floating point.
         """
         self.check(x)
+        # Not in float16 or bfloat16: their few digits would change what jpeg rounds to.
+        wide = torch.promote_types(x.dtype, torch.float32)
         with _without_autocast(x.device):
-            return self.degrade(_working_precision(x)).to(x.dtype)
+            return self.degrade(x.to(wide)).to(x.dtype)
 
     def degrade(self, x: Tensor) -> Tensor:
         """The operator itself.  [B,3,S,S] float32 (or float64) -> same."""
@@ -83,10 +85,9 @@ class Corruption(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError unless x is floating point of shape [B,3,S,S]."""
-        expected = (self.channels, self.image_size, self.image_size)
-        if tuple(x.shape[1:]) != expected:
-            sizes = ", ".join(map(str, expected))
-            raise ValueError(f"{self.name}: expected images [B, {sizes}], got {list(x.shape)}")
+        expected = [self.channels, self.image_size, self.image_size]
+        if list(x.shape[1:]) != expected:
+            raise ValueError(f"{self.name}: expected images [B, {str(expected)[1:]}, got {list(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"{self.name}: expected floating-point images in [-1,1], got {x.dtype}")
 
@@ -100,7 +101,7 @@ class Corruption(nn.Module):
 
 def draw_integers(high: int, count: int, source: Source | None) -> Tensor:
     """[count] integers uniform in 0..high-1, on the CPU, from `source` or torch's global generator."""
-    if source is not None and not isinstance(source, torch.Generator):
+    if callable(source):
         return source(high, count).cpu()
     device = source.device if source is not None else "cpu"
     return torch.randint(high, (count,), generator=source, device=device).cpu()
@@ -109,18 +110,9 @@ def draw_integers(high: int, count: int, source: Source | None) -> Tensor:
 def check_index(index: Tensor, batch: int) -> Tensor:
     """`index` as int64 [B] on the CPU.  Raises ValueError unless it holds `batch` whole numbers from 0 up."""
     index = torch.as_tensor(index).cpu()
-    if index.is_floating_point() or index.shape != (batch,):
-        raise ValueError(
-            f"index: expected {batch} whole numbers, got {index.dtype} of shape {list(index.shape)}"
-        )
-    if batch and int(index.min()) < 0:
-        raise ValueError(f"index: positions count from 0, got {int(index.min())}")
+    if index.is_floating_point() or index.shape != (batch,) or (index < 0).any():
+        raise ValueError(f"index: expected {batch} positions, counted from 0, got {index.dtype} {index.tolist()}")
     return index.long()
-
-
-def _working_precision(x: Tensor) -> Tensor:
-    """float16 and bfloat16 are computed in float32: their few digits would change what jpeg rounds to."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager:

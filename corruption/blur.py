@@ -1,10 +1,9 @@
 """Uniform and Gaussian blur as the published weights saw them: in the spectrum of a separable blur matrix.
 
-Source: the separable-SVD operators of DDRM (Kawar et al. 2022), with the quirks of the I2SB release that
-its weights were trained on; each is named where it stands. Images are blurred on the [0,1] scale.
+Source: the separable-SVD operators of DDRM (Kawar et al. 2022), with the quirks of the I2SB release that its weights
+were trained on; each is named where it stands. Images are blurred on the [0,1] scale.
 
-A 1-D blur is a matrix A = U diag(s) V^T [S,S]; the 2-D blur A X A^T multiplies Z = V^T X V by the
-gains s_i s_j.
+A 1-D blur is a matrix A = U diag(s) V^T [S,S]; the 2-D blur A X A^T multiplies Z = V^T X V by the gains s_i s_j.
 """
 
 from functools import lru_cache
@@ -47,9 +46,8 @@ def shifted_gains(products: np.ndarray, channels: int = 3) -> np.ndarray:
     """Gains [C,S,S] from the products s_i s_j [S,S], as the release applies them.
 
     Let g be the products in descending order. Coefficient p of that order is multiplied in channel c by
-    g[(3p + c) mod S^2].
-    Quirk: the ideal blur would multiply it by g[p]; the release mixes up the layouts of channels and gains.
-    Ties (s_i s_j = s_j s_i) are ordered by a stable sort, which makes this array a fixed one. The release's
+    g[(3p + c) mod S^2]. Quirk: the ideal blur would multiply it by g[p]; the release mixes up the layouts of channels
+    and gains. Ties (s_i s_j = s_j s_i) are ordered by a stable sort, which makes this array a fixed one. The release's
     own sort was unstable: at 256 px the images agree with its own to 66-75 dB.
     """
     flat = products.ravel()

@@ -1,9 +1,8 @@
 """Free-form hole masks: thick brush strokes of wandering direction.  numpy only.
 
-After the idea of Yu et al. 2019 (arXiv 1806.03589, free-form masks): a stroke has one width and visits a few
-vertices, turning back and forth. It is painted as overlapping discs, one at a time, which is what makes the
-hole ratio certain: painting stops with the disc that reaches the aim, and the aim keeps one disc's distance
-from the upper bound.
+After the idea of Yu et al. 2019 (arXiv 1806.03589, free-form masks): a stroke has one width and visits a few vertices,
+turning back and forth. It is painted as overlapping discs, one at a time, which is what makes the hole ratio certain:
+painting stops with the disc that reaches the aim, and the aim keeps one disc's distance from the upper bound.
 """
 
 from functools import lru_cache
@@ -25,9 +24,7 @@ def draw_mask(size: int, low: float, high: float, seed: int) -> np.ndarray:
     thickest = _disc(_half_pixels(RADIUS[1] * size)).sum()
     least, most = low * size**2, high * size**2 - thickest
     if most < least:
-        raise ValueError(
-            f"hole ratio {low} .. {high}: too narrow, at least {thickest / size**2:.3f} apart at {size} px"
-        )
+        raise ValueError(f"hole ratio {low} .. {high}: too narrow, {thickest / size**2:.3f} is least at {size} px")
     aim = rng.uniform(least, most)
     mask = np.zeros((size, size), dtype=bool)
     holes = 0

@@ -45,9 +45,7 @@ class Inpainting(Corruption):
     beta_max = 1.0
     ot_ode = True
 
-    def forward(
-        self, x: Tensor, index: Tensor | None = None, generator: Source | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, index: Tensor | None = None, generator: Source | None = None) -> tuple[Tensor, Tensor]:
         """x [B,3,S,S] in [-1,1] -> (image [B,3,S,S], mask [B,1,S,S] of x's dtype and device, 1 = hole)."""
         self.check(x)
         mask = self.masks(len(x), index, generator).to(x)
@@ -87,15 +85,12 @@ class FreeformHoles(Inpainting):
     def __init__(self, image_size: int, mask_bank: MaskBank | None = None):
         super().__init__(image_size)
         stored = mask_bank(self.kind) if callable(mask_bank) else mask_bank
-        _, low, high = KINDS[self.kind]
-        limits = (image_size, low, high)
-        self.source = BrushMasks(*limits) if stored is None else StoredMasks(stored, *limits)
+        _, *ratios = KINDS[self.kind]
+        self.source = BrushMasks(image_size, *ratios) if stored is None else StoredMasks(stored, image_size, *ratios)
 
     def masks(self, batch: int, index: Tensor | None, generator: Source | None) -> Tensor:
-        if index is None:
-            numbers = draw_integers(self.source.count, batch, generator)
-        else:
-            numbers = check_index(index, batch)
+        drawn = index is None
+        numbers = draw_integers(self.source.count, batch, generator) if drawn else check_index(index, batch)
         return torch.from_numpy(self.source.take(numbers.numpy())).unsqueeze(1)
 
     def extra_repr(self) -> str:

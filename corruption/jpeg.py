@@ -1,10 +1,8 @@
 """JPEG at a quality factor, in tensors: no file, no entropy coding, differentiable except for the rounding.
 
-Sources: ITU-T T.81 (1992) Annex A.3 for the DCT, Annex K tables K.1 and K.2 for the quantisation; the JFIF
-colour transform, with the coefficients the published weights saw; the usual scaling of the tables by a
-quality factor.
-Steps: [-1,1] -> [0,255] -> YCbCr -> chroma at half size -> 8x8 DCT, divide by the table, round, and all the
-way back.
+Sources: ITU-T T.81 (1992) Annex A.3 for the DCT, Annex K tables K.1 and K.2 for the quantisation; the JFIF colour
+transform, with the coefficients the published weights saw; the usual scaling of the tables by a quality factor.
+Steps: [-1,1] -> [0,255] -> YCbCr -> chroma at half size -> 8x8 DCT, divide by the table, round, and all the way back.
 """
 
 from functools import lru_cache
@@ -36,11 +34,9 @@ CHROMA_TABLE = np.full((BLOCK, BLOCK), 99)
 CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
 RGB_TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
-# Columns Cb, Cr (Y enters each channel with weight 1). Quirk: the inverse of the rounded matrix above, not
-# JFIF's own four-digit one, hence the tiny Cb share of red and Cr share of blue.
-CHROMA_TO_RGB = np.array(
-    [[-0.0000368199903, 1.40198758], [-0.344113281, -0.714103821], [1.77197812, -0.000134583413]]
-)
+# Columns Cb, Cr (Y enters each channel with weight 1). Quirk: the inverse of the rounded matrix above, not JFIF's own
+# four-digit one, hence the tiny Cb share of red and Cr share of blue.
+CHROMA_TO_RGB = np.array([[-0.0000368199903, 1.40198758], [-0.344113281, -0.714103821], [1.77197812, -0.000134583413]])
 
 
 @lru_cache
@@ -77,8 +73,8 @@ class JPEG(Corruption):
         to_ycc, to_rgb = self.to_ycc.to(x), self.to_rgb.to(x)
         x = (x + 1) * 127.5
         y = torch.einsum("c,bchw->bhw", to_ycc[0], x) - 128
-        # Quirk: chroma is every second pixel (the top left of four), not their mean.
-        # Its +128 of the colour transform and the -128 before the DCT cancel, here and on the way back.
+        # Quirk: chroma is every second pixel (the top left of four), not their mean. Its +128 of the colour transform
+        # and the -128 before the DCT cancel, here and on the way back.
         corners = x[..., ::2, ::2].reshape(B, 3, half * half)
         chroma = (to_ycc[1:] @ corners).reshape(B * 2, half, half)
 
@@ -88,15 +84,15 @@ class JPEG(Corruption):
         colour = (to_rgb @ chroma).reshape(B, 3, half, 1, half, 1)
         rgb = y.reshape(B, 1, half, 2, half, 2) + colour
         x = rgb.reshape(B, 3, S, S) / 127.5 - 1
-        # Quirk: channels last in memory. `torch.randn_like` fills memory in its order, so a sampler that starts
-        # from here gives the release's images at the same seed only in the release's layout.
+        # Quirk: channels last in memory. `torch.randn_like` fills memory in its order, so a sampler that starts from
+        # here gives the release's images at the same seed only in the release's layout.
         return x.contiguous(memory_format=torch.channels_last)
 
     def _quantise(self, planes: Tensor, table: Tensor) -> Tensor:
         """DCT, rounding to multiples of `table` [8,8], inverse DCT of all 8x8 blocks.  [N,H,W] -> [N,H,W].
 
-        No block is cut out: an 8-row strip [8,W] takes the vertical transform at once, and the plane seen as
-        rows of 8 pixels the horizontal one.
+        No block is cut out: an 8-row strip [8,W] takes the vertical transform at once, and the plane seen as rows of 8
+        pixels the horizontal one.
         """
         N, H, W = planes.shape
         dct = self.dct.to(planes)
@@ -104,9 +100,6 @@ class JPEG(Corruption):
         coefficients = dct @ (planes.reshape(-1, BLOCK) @ dct.T).reshape(-1, BLOCK, W)
         coefficients = (coefficients / table).round() * table  # round: half to even
         return ((dct.T @ coefficients).reshape(-1, BLOCK) @ dct).reshape(N, H, W)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, quality {self.quality}"
 
 
 @corruption("jpeg-5")

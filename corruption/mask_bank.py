@@ -13,6 +13,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,6 @@ NUM_MASKS = 10_000  # size of the published bank; the brush offers as many in tr
 CHECKED = 64  # masks of a bank whose hole ratio is looked at: enough to tell kinds apart, and holes from the rest
 TOLERANCE = 0.01  # of their mean hole ratio
 CHUNK = 256  # masks packed at a time
-KEPT_BYTES = 128 * 2**20
 
 MaskBank = np.ndarray | Callable[[str], np.ndarray | None]
 """Masks [n,s,s] of zeros and ones, their packed bits [n,s*s/8], or a function from a kind to one of these or None."""
@@ -75,12 +75,12 @@ def packed(masks: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
     square = masks.ndim == 3 and masks.shape[1] == masks.shape[2]
     if not (square or (masks.ndim == 2 and masks.dtype == np.uint8)) or not masks.size:
         raise ValueError(f"{name}: expected masks [n, s, s] of zeros and ones, got {masks.dtype} {list(masks.shape)}")
-    bits, area = masks, masks.shape[1] ** 2 if square else masks.shape[1] * 8
+    bits, area = masks, masks[0].size if square else masks[0].size * 8
     if square:
         chunks = np.array_split(masks.reshape(-1, area), math.ceil(len(masks) / CHUNK))
         bits = np.concatenate([_bits(chunk, name) for chunk in chunks])
-    sample = bits[np.linspace(0, len(bits) - 1, min(CHECKED, len(bits))).astype(int)]
-    ratio = np.unpackbits(sample).sum() / (area * len(sample))
+    sample = bits[np.linspace(0, len(bits) - 1, CHECKED).astype(int)]
+    ratio = np.unpackbits(sample).sum() / (area * CHECKED)
     if not low - TOLERANCE <= ratio <= high + TOLERANCE:
         raise ValueError(f"{name}: holes cover {ratio:.1%} of the masks on average, not {low:.0%} to {high:.0%}")
     return bits
@@ -94,10 +94,7 @@ def _bits(masks: np.ndarray, name: str) -> np.ndarray:
 
 
 class StoredMasks:
-    """A bank: masks [n,s,s], 1 = hole, or their packed bits; of another size than S, resized (nearest neighbour).
-
-    Raises ValueError as `packed`.
-    """
+    """A bank, see `packed`; of another size than S, resized (nearest neighbour)."""
 
     def __init__(self, masks: np.ndarray, size: int, low: float, high: float):
         self.bits = packed(masks, low, high, "mask bank")
@@ -111,8 +108,6 @@ class StoredMasks:
             raise ValueError(f"mask bank: it has {self.count} masks, none for image {numbers.max()} (counted from 0)")
         s = self.stored_size
         masks = np.unpackbits(self.bits[numbers], axis=1, count=s * s).reshape(-1, s, s)
-        if s == self.size:
-            return masks
         nearest = np.arange(self.size) * s // self.size
         return masks[:, nearest[:, None], nearest]
 
@@ -122,31 +117,23 @@ class StoredMasks:
 
 
 class BrushMasks:
-    """Brush strokes in place of a bank: mask number k is drawn with seed k, for any k.
-
-    Training picks among the first 10,000, as from the published bank, and each is drawn once: they are kept as bits up
-    to 128 MB, so a mask costs milliseconds at first and microseconds later.
-    """
+    """Brush strokes in place of a bank: mask number k is drawn with seed k, for any k."""
 
     count = NUM_MASKS
 
     def __init__(self, size: int, low: float, high: float):
         self.size, self.low, self.high = size, low, high
-        self._room = KEPT_BYTES // (size * size // 8)
-        self._drawn: dict[int, np.ndarray] = {}
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
         """Masks uint8 [B,S,S] of the given numbers [B]."""
-        masks = [np.unpackbits(self._bits(int(k))) for k in numbers]
+        masks = [np.unpackbits(_drawn_bits(self.size, self.low, self.high, int(k))) for k in numbers]
         return np.array(masks, dtype=np.uint8).reshape(-1, self.size, self.size)
-
-    def _bits(self, number: int) -> np.ndarray:
-        bits = self._drawn.get(number)
-        if bits is None:
-            bits = np.packbits(draw_mask(self.size, self.low, self.high, number))
-            if len(self._drawn) < self._room:
-                self._drawn[number] = bits
-        return bits
 
     def __str__(self) -> str:
         return "brush strokes in place of a mask bank"
+
+
+@lru_cache(2 * NUM_MASKS)  # for the mixture, which has two kinds
+def _drawn_bits(size: int, low: float, high: float, number: int) -> np.ndarray:
+    """A mask's bits, kept (82 MB for all 10,000 of 256 px): it costs milliseconds once and microseconds later."""
+    return np.packbits(draw_mask(size, low, high, number))

@@ -1,7 +1,7 @@
 """All nine published degradations in one: one restoration network for images damaged in an unknown way.
 
-As in the release: training draws one of the nine per image, evaluation takes kind = position mod 9; holes are
-filled with noise, and no mask reaches the loss or the sampler.
+As in the release: training draws one of the nine per image, evaluation takes kind = position mod 9; holes are filled
+with noise, and no mask reaches the loss or the sampler.
 """
 
 from __future__ import annotations
@@ -52,19 +52,16 @@ class Mixture(Corruption):
     ) -> Tensor:
         """x [B,3,S,S] in [-1,1] -> [B,3,S,S].
 
-        `randn(x)` gives the noise for the holes; None: `torch.randn_like`, from `generator` if one is given.
-        It is called once for the whole batch, whatever kinds are in it: the draws of an image that has a
-        generator of its own then do not depend on its neighbours.
+        `randn(x)` gives the noise for the holes; None: standard normal, from `generator` if one is given. All is drawn
+        for the whole batch, whatever kinds are in it: an image's draws then do not depend on its neighbours.
         """
         self.check(x)
         if index is None:
-            # Drawn for the whole batch whatever is in it: an image's draws do not depend on its neighbours.
             kinds = draw_integers(len(KINDS), len(x), generator)
             mask_numbers = draw_integers(self.num_masks, len(x), generator)
         else:
-            index = check_index(index, len(x))
-            kinds = index % len(KINDS)
-            mask_numbers = index
+            mask_numbers = check_index(index, len(x))
+            kinds = mask_numbers % len(KINDS)
         noise = _randn_like(x, generator) if randn is None else randn(x)
         out = torch.empty_like(x)
         for kind in kinds.unique().tolist():

@@ -1,7 +1,7 @@
 """The names of the degradations, readable without torch (`--help` lists them).
 
-The ten published names come first, in the published order. A further degradation needs no entry here: the
-files of this package are searched, as text, for their `@corruption("name")` decorators.
+The ten published names come first, in the published order. A further degradation needs no entry here: the files of
+this package are searched, as text, for their `@corruption("name")` decorators.
 """
 
 import re
@@ -26,11 +26,8 @@ _DECORATOR = re.compile(r"""^@(?:\w+\.)*corruption\(\s*["']([^"'\n]+)["']\s*\)""
 
 def find_names(folder: Path) -> tuple[str, ...]:
     """Names registered by the files of `folder`: the published ones first, then the others by alphabet."""
-    found = {
-        name
-        for file in folder.glob("*.py")
-        for name in _DECORATOR.findall(file.read_text(encoding="utf-8", errors="replace"))
-    }
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in folder.glob("*.py")]
+    found = {name for text in texts for name in _DECORATOR.findall(text)}
     return PUBLISHED + tuple(sorted(found.difference(PUBLISHED)))
 
 

@@ -19,31 +19,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from .names import PUBLISHED
+from .names import TASKS
 
 if TYPE_CHECKING:
     from .base import Corruption
 
 CORRUPTIONS: dict[str, type[Corruption]] = {}
-"""Name -> class.  Complete after `load_all` or `names`, or as `corruption.CORRUPTIONS`."""
+"""Name -> class.  Complete after `load_all`, or as `corruption.CORRUPTIONS`."""
 
 C = TypeVar("C", bound="type[Corruption]")
 
 
 def corruption(name: str) -> Callable[[C], C]:
-    """Class decorator that registers a `Corruption` under `name`.
-
-    Raises ValueError if another class already has the name.
-    """
+    """Class decorator that registers a `Corruption`.  Raises ValueError if another class already has the name."""
 
     def register(cls: C) -> C:
         taken = CORRUPTIONS.get(name)
         # The same class again is a module reloaded, not a clash.
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(
-                f"corruption '{name}' is registered twice: {taken.__module__}.{taken.__qualname__} and "
-                f"{cls.__module__}.{cls.__qualname__}; choose another name"
-            )
+            raise ValueError(f"corruption '{name}' is registered twice: by {taken} and {cls}; choose another name")
         cls.name = name
         CORRUPTIONS[name] = cls
         return cls
@@ -57,16 +51,10 @@ def load_all() -> None:
         importlib.import_module(f"{__package__}.{module.name}")
 
 
-def names() -> list[str]:
-    """All registered names: the published ones in their order, then the others by alphabet."""
-    load_all()
-    return [*PUBLISHED, *sorted(CORRUPTIONS.keys() - set(PUBLISHED))]
-
-
 def lookup(name: str) -> type[Corruption]:
-    """The class registered as `name`.  Raises ValueError, listing the legal names, if there is none."""
+    """The class registered as `name`.  Raises ValueError, listing the valid names, if there is none."""
     if name not in CORRUPTIONS:
         load_all()
     if name not in CORRUPTIONS:
-        raise ValueError(f"unknown corruption '{name}'; choose one of: {', '.join(names())}")
+        raise ValueError(f"unknown corruption '{name}'; choose one of: {', '.join(TASKS)}")
     return CORRUPTIONS[name]

@@ -164,8 +164,7 @@ def parse_channel_mult(value: str | Iterable[float], image_size: int) -> tuple[f
         if image_size not in CHANNEL_MULT:
             sizes = ", ".join(map(str, sorted(CHANNEL_MULT)))
             raise ValueError(
-                f"channel_mult has a default for the image sizes {sizes}; "
-                f'for {image_size} name it, such as "1,2,2"'
+                f'channel_mult has a default for the image sizes {sizes}; for {image_size} name it, such as "1,2,2"'
             )
         value = CHANNEL_MULT[image_size]
     mult = tuple(_numbers("channel_mult", value, float))
@@ -259,11 +258,7 @@ def level_widths(model_channels: int, channel_mult: Sequence[float], num_groups:
 
 def heads_of(channels: int, num_heads: int, num_head_channels: int) -> int:
     """Heads of an attention block of `channels` channels, checked."""
-    name, divisor = (
-        ("num_heads", num_heads) if num_head_channels == -1 else ("num_head_channels", num_head_channels)
-    )
+    name, divisor = ("num_heads", num_heads) if num_head_channels == -1 else ("num_head_channels", num_head_channels)
     if divisor <= 0 or channels % divisor:
-        raise ValueError(
-            f"{name} must divide the {channels} channels of every level with attention; got {divisor}"
-        )
+        raise ValueError(f"{name} must divide the {channels} channels of every level with attention; got {divisor}")
     return divisor if num_head_channels == -1 else channels // divisor

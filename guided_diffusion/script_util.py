@@ -54,9 +54,7 @@ def create_model(
         model_channels=num_channels,
         out_channels=6 if learn_sigma else 3,
         num_res_blocks=num_res_blocks,
-        attention_resolutions=[
-            image_size // size for size in parse_attention_resolutions(attention_resolutions)
-        ],
+        attention_resolutions=[image_size // size for size in parse_attention_resolutions(attention_resolutions)],
         dropout=dropout,
         channel_mult=parse_channel_mult(channel_mult, image_size),
         num_classes=NUM_CLASSES if class_cond else None,

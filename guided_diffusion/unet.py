@@ -11,16 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .nn import (
-    Downsample,
-    GroupNorm32,
-    Upsample,
-    conv3x3,
-    multi_head_attention,
-    pointwise,
-    timestep_embedding,
-    zero,
-)
+from .nn import Downsample, GroupNorm32, Upsample, conv3x3, multi_head_attention, pointwise, timestep_embedding, zero
 from .presets import NUM_GROUPS, heads_of, level_widths
 
 TORSO_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -47,9 +38,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.use_scale_shift_norm = use_scale_shift_norm
         self.resample = resample
-        self.in_layers = nn.Sequential(
-            GroupNorm32(channels, num_groups), nn.SiLU(), conv3x3(channels, out_channels)
-        )
+        self.in_layers = nn.Sequential(GroupNorm32(channels, num_groups), nn.SiLU(), conv3x3(channels, out_channels))
         self.emb_layers = nn.Sequential(
             nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels if use_scale_shift_norm else out_channels)
         )
@@ -329,8 +318,7 @@ class UNetModel(nn.Module):
         height, width = x.shape[2:]
         if height % self.downsampling or width % self.downsampling:
             raise ValueError(
-                f"height and width must be multiples of {self.downsampling} for this network; "
-                f"got {height}x{width}"
+                f"height and width must be multiples of {self.downsampling} for this network; got {height}x{width}"
             )
         if t.shape != x.shape[:1]:
             raise ValueError(f"t needs one time per image, shape [{x.shape[0]}]; got {list(t.shape)}")

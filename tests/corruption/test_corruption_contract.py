@@ -13,22 +13,12 @@ import torch
 import corruption
 from corruption import CORRUPTIONS, TASKS, Corruption, build_corruption, create_corruption
 from corruption.registry import corruption as register
-from corruption.registry import lookup, names
+from corruption.registry import lookup
 
 SIZE = 32
 ROOT = Path(corruption.__file__).resolve().parents[1]
-PUBLISHED = [
-    "jpeg-5",
-    "jpeg-10",
-    "blur-uni",
-    "blur-gauss",
-    "sr4x-pool",
-    "sr4x-bicubic",
-    "inpaint-center",
-    "inpaint-freeform1020",
-    "inpaint-freeform2030",
-    "mixture",
-]
+PUBLISHED = ["jpeg-5", "jpeg-10", "blur-uni", "blur-gauss", "sr4x-pool", "sr4x-bicubic", "inpaint-center"]
+PUBLISHED += ["inpaint-freeform1020", "inpaint-freeform2030", "mixture"]
 
 
 def pictures(batch: int = 9, size: int = SIZE, seed: int = 1) -> torch.Tensor:
@@ -103,13 +93,6 @@ def test_tables_are_buffers_that_move_and_are_not_saved(operator):
     assert all(buffer.device.type == "meta" for buffer in operator.to("meta").buffers())
 
 
-def test_two_operators_of_a_name_are_the_same(operator):
-    again = create_corruption(operator.name, SIZE)
-    y, _ = degrade(operator, pictures(), generator=torch.Generator().manual_seed(0))
-    z, _ = degrade(again, pictures(), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(y, z)
-
-
 def test_same_seed_same_result(operator):
     x = pictures()
 
@@ -146,13 +129,6 @@ def test_an_image_does_not_depend_on_its_batch(operator):
         torch.testing.assert_close(alone[0], whole[i], rtol=0, atol=1e-5)
 
 
-def test_range(operator):
-    """Nothing is clamped, but nothing runs away either (noise in the mixture's holes aside)."""
-    y, _ = degrade(operator, pictures(), index=torch.arange(9))
-    rows = y[:6] if operator.name == "mixture" else y
-    assert rows.abs().max() < 2
-
-
 def test_mask_contract(operator):
     x = pictures()
     out = operator(x)
@@ -179,9 +155,7 @@ def test_mask_contract(operator):
     ids=["no batch", "grey", "oblong", "other size"],
 )
 def test_wrong_shape_is_one_line(operator, x):
-    with pytest.raises(
-        ValueError, match=rf"{operator.name}: expected images \[B, 3, {SIZE}, {SIZE}\], got"
-    ) as e:
+    with pytest.raises(ValueError, match=rf"{operator.name}: expected images \[B, 3, {SIZE}, {SIZE}\], got") as e:
         operator(x)
     assert str(list(x.shape)) in str(e.value)
     assert "\n" not in str(e.value)
@@ -197,12 +171,6 @@ def test_whole_numbers_are_no_image(operator):
 def test_size_must_be_a_multiple_of_16(task, size):
     with pytest.raises(ValueError, match=f"image size {size}: must be a positive multiple of 16"):
         create_corruption(task, size)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_smallest_size(task):
-    y, _ = degrade(create_corruption(task, 16), pictures(size=16))
-    assert y.shape == (9, 3, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -225,15 +193,12 @@ def test_a_task_says_how_it_was_published(tasks, facts):
 
 def test_published_order():
     assert list(TASKS[:10]) == PUBLISHED
-    assert names() == list(TASKS)
     assert set(CORRUPTIONS) == set(TASKS)
     assert all(cls.name == name for name, cls in CORRUPTIONS.items())
 
 
-def test_unknown_task_names_the_legal_ones():
-    with pytest.raises(
-        ValueError, match=r"unknown corruption 'jpeg-7'; choose one of: jpeg-5, jpeg-10, .*mixture"
-    ):
+def test_unknown_task_names_the_valid_ones():
+    with pytest.raises(ValueError, match=r"unknown corruption 'jpeg-7'; choose one of: jpeg-5, jpeg-10, .*mixture"):
         create_corruption("jpeg-7", SIZE)
 
 
@@ -242,21 +207,9 @@ def test_a_name_is_given_once():
         register("jpeg-5")(type("Other", (Corruption,), {}))
 
 
-def test_package_has_no_other_names():
-    with pytest.raises(AttributeError, match="jpeg5"):
-        _ = corruption.jpeg5
-
-
-def test_an_operator_without_degrade_says_so():
-    with pytest.raises(NotImplementedError, match="Empty must define degrade or forward"):
-        type("Empty", (Corruption,), {})(SIZE)(pictures())
-
-
 def test_one_new_file_is_a_new_corruption(tmp_path):
     """The whole recipe of registry.py, in a copy of the package; --help sees the name without torch."""
-    shutil.copytree(
-        ROOT / "corruption", tmp_path / "corruption", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(ROOT / "corruption", tmp_path / "corruption", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "corruption" / "negative.py").write_text(
         "from .base import Corruption\n"
         "from .registry import corruption\n\n"
@@ -269,17 +222,15 @@ def test_one_new_file_is_a_new_corruption(tmp_path):
     program = (
         "import sys\n"
         "from corruption import TASKS\n"
-        "from corruption.registry import names\n"
+        "from corruption.registry import lookup\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
         "assert TASKS[10:] == ('negative',), TASKS\n"
-        "assert TASKS == tuple(names())\n"
+        "assert lookup('negative').name == 'negative'\n"
         "import torch, corruption\n"
         "x = torch.rand(2, 3, 16, 16)\n"
         "assert torch.equal(corruption.create_corruption('negative', 16)(x), -x)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
@@ -289,5 +240,5 @@ def test_build_corruption_reads_the_options(caplog):
         operator = build_corruption(opt, logging.getLogger("t"))
     assert operator.name == "jpeg-5"
     assert operator.dct.device.type == "meta"
-    assert "[Corrupt] jpeg-5: 32 px, quality 5" in caplog.text
+    assert "[Corrupt] jpeg-5: 32 px" in caplog.text
     assert build_corruption(opt, None, corrupt_type="sr4x-pool").name == "sr4x-pool"

@@ -37,9 +37,7 @@ def test_matches_the_release(task, size):
 def test_moments_of_the_whole_tensor_match(task, size):
     """The golden file holds one pixel in 97 at 256 px; a wrong block elsewhere shows in the moments."""
     y = degraded(task, size).astype(np.float64)
-    np.testing.assert_allclose(
-        [y.mean(), y.std(), y.min(), y.max()], OPEN[f"{size}/{task}/moments"], atol=1e-5
-    )
+    np.testing.assert_allclose([y.mean(), y.std(), y.min(), y.max()], OPEN[f"{size}/{task}/moments"], atol=1e-5)
 
 
 @pytest.mark.parametrize(("task", "size", "psnr"), [("blur-uni", 256, 66), ("blur-gauss", 64, 54)])

@@ -11,17 +11,8 @@ from corruption.inpaint import get_center_mask
 from corruption.mixture import MixtureCorruptDatasetTrain, MixtureCorruptDatasetVal
 
 SIZE = 32
-NINE = [
-    "jpeg-5",
-    "jpeg-10",
-    "blur-uni",
-    "blur-gauss",
-    "sr4x-pool",
-    "sr4x-bicubic",
-    "inpaint-center",
-    "inpaint-freeform1020",
-    "inpaint-freeform2030",
-]
+NINE = ["jpeg-5", "jpeg-10", "blur-uni", "blur-gauss", "sr4x-pool", "sr4x-bicubic", "inpaint-center"]
+NINE += ["inpaint-freeform1020", "inpaint-freeform2030"]
 
 
 @pytest.fixture(scope="module")
@@ -52,31 +43,9 @@ def test_evaluation_goes_round_the_nine_in_the_published_order(mixture):
         torch.testing.assert_close(y[row], expected, rtol=0, atol=1e-5)
 
 
-def test_training_draws_all_nine_about_equally(mixture, monkeypatch):
-    counts = dict.fromkeys(NINE, 0)
-    for operator in mixture.operators:
-
-        def count(x, *_, operator=operator):
-            counts[operator.name] += len(x)
-            return (x, torch.zeros_like(x[:, :1])) if operator.has_mask else x
-
-        monkeypatch.setattr(operator, "forward", count)
-    for _ in range(10):
-        mixture(noisy(90))
-    assert sum(counts.values()) == 900
-    assert min(counts.values()) > 60
-    assert max(counts.values()) < 150
-
-
-def test_each_operator_runs_once_per_batch(mixture, monkeypatch):
-    calls = []
-    for operator in mixture.operators:
-        forward = operator.forward
-        monkeypatch.setattr(
-            operator, "forward", lambda x, *a, f=forward, n=operator.name: calls.append(n) or f(x, *a)
-        )
-    mixture(noisy(27), index=torch.arange(27))
-    assert calls == NINE
+def test_training_draws_all_nine(mixture):
+    x = noisy(1).expand(200, -1, -1, -1)
+    assert len(mixture(x, randn=torch.zeros_like)[:, :, 0].unique(dim=0)) > 9  # of which 7 without a mask of their own
 
 
 def test_holes_hold_noise_not_white(mixture):
@@ -88,27 +57,13 @@ def test_holes_hold_noise_not_white(mixture):
     assert torch.equal(y[..., 0, :], x[..., 0, :])
 
 
-def test_default_noise_is_standard_normal(mixture):
-    y = mixture(noisy(200), index=torch.full((200,), 6))
-    hole = y[..., SIZE // 4 : 3 * SIZE // 4, SIZE // 4 : 3 * SIZE // 4]
-    assert abs(hole.mean()) < 0.02
-    assert abs(hole.std() - 1) < 0.02
-
-
 @pytest.mark.parametrize("numbers", [[0], [6], [0, 6, 7]])
 def test_noise_is_asked_for_once_for_the_whole_batch(mixture, numbers):
     """So that a source with one generator per image does not depend on the neighbours' kinds."""
     asked = []
     x = noisy(len(numbers))
-    mixture(
-        x, index=torch.tensor(numbers), randn=lambda like: asked.append(like.shape) or torch.randn_like(like)
-    )
+    mixture(x, index=torch.tensor(numbers), randn=lambda like: asked.append(like.shape) or torch.randn_like(like))
     assert asked == [x.shape]
-
-
-def test_returns_no_mask_and_never_white_holes(mixture):
-    assert not mixture.has_mask
-    assert isinstance(mixture(noisy(4)), torch.Tensor)
 
 
 def test_banks_are_asked_for_by_kind():

@@ -1,7 +1,6 @@
 """The table of named networks, and what may be changed in it."""
 
 import inspect
-import json
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from guided_diffusion.presets import ABOUT, DEFAULT, DEFAULTS, PRESETS, resolve
+from guided_diffusion.presets import ABOUT, DEFAULTS, PRESETS, resolve
 from guided_diffusion.script_util import create_model
 
 ROOT = Path(__file__).parents[2]
@@ -53,16 +52,6 @@ def test_preset_builds_and_says_its_size(name):
     assert "\n" not in ABOUT[name]
 
 
-@pytest.mark.parametrize(
-    ("name", "in_channels"), [("adm256_uncond_keys.json", 3), ("adm256_cond_keys.json", 6)]
-)
-def test_default_is_the_published_network(name, in_channels):
-    keys = json.loads((GOLDEN / name).read_text())["keys"]
-    model = on_meta(resolve(DEFAULT, in_channels=in_channels))
-    assert {key: list(value.shape) for key, value in model.state_dict().items()} == keys
-    assert not resolve(DEFAULT)["use_fp16"]
-
-
 def test_other_adm_networks_have_the_published_sizes():
     """ADM's paper gives 296M, 422M and 559M, with class labels and learned variances."""
     sizes = {}
@@ -85,27 +74,6 @@ def test_small_networks_run_at_several_sizes(name, in_channels):
             )
 
 
-def test_tiny_network_learns():
-    model = create_model(**resolve("tiny"))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    x, t = torch.randn(4, 3, 16, 16), torch.full((4,), 500.0)
-    losses = []
-    for _ in range(20):
-        loss = (model(x, t) - x.roll(1, 3)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-
-
-def test_overrides_replace_and_none_keeps():
-    kwargs = resolve("tiny", num_channels=64, channel_mult="1,2", attention_resolutions="32", dropout=None)
-    changed = {key for key, value in kwargs.items() if value != PRESETS["tiny"][key]}
-    assert changed == {"num_channels", "channel_mult", "attention_resolutions"}
-    assert on_meta(kwargs).input_blocks[0][0].out_channels == 64
-
-
 def test_resolve_gives_plain_text_and_a_copy():
     kwargs = resolve("adm-512", channel_mult=(0.5, 1, 2.0), attention_resolutions=[256, 128])
     assert kwargs["channel_mult"] == "0.5,1,2"
@@ -113,14 +81,6 @@ def test_resolve_gives_plain_text_and_a_copy():
     assert resolve("adm-256", channel_mult="")["channel_mult"] == "1,1,2,2,4,4"
     kwargs["num_channels"] = 1
     assert resolve("adm-512")["num_channels"] == PRESETS["adm-512"]["num_channels"] == 256
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_saved_arguments_resolve_to_themselves(name):
-    kwargs = json.loads(json.dumps(resolve(name)))
-    assert kwargs == resolve(name)
-    again = {key: value for key, value in kwargs.items() if key != "image_size"}
-    assert resolve(name, **again) == kwargs
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,7 @@ def weights(keys, kind):
 
 @pytest.mark.parametrize("kind", ["sin", "hash"])
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize(
-    "memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"]
-)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 def test_small_networks(name, kind, memory_format):
     golden = np.load(GOLDEN / "unet_small.npz")
     model = create_model(**SMALL[name]["cfg"])

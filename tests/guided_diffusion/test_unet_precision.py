@@ -5,14 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from golden.formulas import image, weight
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guided_diffusion.nn import GroupNorm32, multi_head_attention
 from guided_diffusion.script_util import create_model
-from guided_diffusion.unet import AttentionBlock, ResBlock
 
 META = json.loads((Path(__file__).parents[1] / "golden" / "unet_small_meta.json").read_text())["tiny_uncond"]
 WEIGHTS = {name: torch.from_numpy(weight(name, shape, "hash")) for name, shape in META["keys"].items()}
@@ -48,12 +45,7 @@ def test_only_convolutions_and_linears_of_the_torso_change(dtype):
     model.convert_torso(dtype)
     assert list(model.state_dict()) == list(META["keys"])
     assert model.dtype == dtype
-    norms = {
-        f"{n}.{p}"
-        for n, m in model.named_modules()
-        if isinstance(m, nn.GroupNorm)
-        for p in ("weight", "bias")
-    }
+    norms = {f"{n}.{p}" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm) for p in ("weight", "bias")}
     for name, p in model.named_parameters():
         stays = name.startswith(("time_embed.", "out.")) or name in norms
         assert p.dtype == (torch.float32 if stays else dtype), name
@@ -69,12 +61,6 @@ def test_convert_to_fp16_and_back():
     assert all(a is b for a, b in zip(parameters, model.parameters()))  # optimizers keep pointing at them
 
 
-def test_use_fp16_converts():
-    model = tiny(use_fp16=True)
-    assert model.dtype == torch.float16
-    assert model.time_embed[0].weight.dtype == model.out[2].weight.dtype == torch.float32
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kwargs", [{}, {"resblock_updown": False, "use_scale_shift_norm": False}])
 def test_low_precision_trains(dtype, kwargs):
@@ -82,18 +68,7 @@ def test_low_precision_trains(dtype, kwargs):
     nn.init.normal_(model.out[2].weight, std=0.1)
     model.convert_torso(dtype)
     model(X, T).square().mean().backward()
-    assert all(
-        p.grad is not None and p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in model.parameters()
-    )
-
-
-def test_autocast_runs():
-    model = tiny()
-    with torch.inference_mode():
-        wide = model(X, T)
-        with torch.autocast("cpu", torch.bfloat16):
-            low = model(X, T)
-    assert relative_error(low, wide) < 3e-2
+    assert all(p.grad is not None and p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_float64_network_stays_float64():
@@ -131,19 +106,6 @@ def test_attention_is_the_formula(qkv_first):
         torch.testing.assert_close(out[:, :, h * d : (h + 1) * d], expected)
 
 
-@pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
-@pytest.mark.parametrize(("dtype", "eps"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
-def test_softmax_keeps_float32(backend, dtype, eps):
-    """A sum over 4096 keys is right to the output's own rounding only if softmax and sum are not rounded."""
-    q, k = torch.randn(1, 2, 16, 64), torch.randn(1, 2, 4096, 64)
-    v = 1 + torch.randn(1, 2, 4096, 64)
-    q, k, v = (a.to(dtype) for a in (q, k, v))
-    with sdpa_kernel(backend):
-        out = F.scaled_dot_product_attention(q, k, v).double()
-    expected = (q.double() @ k.double().mT / 8).softmax(-1) @ v.double()
-    assert (out - expected).abs().max() <= 2 * eps * expected.abs().max()
-
-
 def gradients(model, mode):
     model.set_checkpointing(mode)
     model.zero_grad()
@@ -164,40 +126,13 @@ def test_checkpointing_changes_no_gradient(mode, dropout):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("mode", "res", "attention"),
-    [("none", 1, 1), ("attention", 1, 2), ("all", 2, 2)],
-    ids=["none", "attention", "all"],
-)
-def test_checkpointing_computes_those_blocks_twice(mode, res, attention):
-    model = tiny()
-    calls = {}
-    for module in model.modules():
-        if isinstance(module, ResBlock | AttentionBlock):
-            module.register_forward_pre_hook(lambda m, _: calls.__setitem__(m, calls.get(m, 0) + 1))
-    gradients(model, mode)
-    assert {n for m, n in calls.items() if isinstance(m, ResBlock)} == {res}
-    assert {n for m, n in calls.items() if isinstance(m, AttentionBlock)} == {attention}
+def test_checkpointing_keeps_fewer_activations():
+    def kept(model):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            model(X, T)
+        return sum(sizes)
 
-
-def test_use_checkpoint_is_all_blocks():
-    saved = []
-    for kwargs in ({}, {"use_checkpoint": True}):
-        size = 0
-
-        def pack(tensor):
-            nonlocal size
-            size += tensor.numel()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            tiny(**kwargs)(X, T)
-        saved.append(size)
-    assert saved[1] < saved[0] / 3
-
-
-def test_dropout_only_while_training():
-    model = tiny(dropout=0.5)
-    assert not torch.equal(model(X, T), model(X, T))
-    model.eval()
-    assert torch.equal(model(X, T), model(X, T))
+    attention = tiny()
+    attention.set_checkpointing("attention")
+    assert kept(tiny(use_checkpoint=True)) < kept(tiny()) / 3 < kept(attention) < kept(tiny())
