@@ -55,15 +55,7 @@ def restore(tmp_path, monkeypatch):
     return run
 
 
-KEYS = [
-    pytest.param(key, marks=pytest.mark.xfail(strict=False, reason="the hole is to be filled by Runner"))
-    if key.startswith("inpaint")
-    else key
-    for key in sorted(GOLDEN)
-]
-
-
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", sorted(GOLDEN))
 def test_final_images_equal_the_published_ones(restore, key):
     task, ot, cond, nfe = key.split("/")
     found = restore(task, ot == "ot1", cond == "cond1", int(nfe.removeprefix("nfe")))
