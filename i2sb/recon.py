@@ -3,14 +3,16 @@
 results/NAME/samples_nfeN[_clip]/
     recon[_I_N].pt          {"arr": [n,C,S,S], "label_arr": [n]} in the order of the data set
     recon[_I_N].json        the settings it was made with: the identity of its run; and the time per image
-    recon[_I_N].crc32.npy   CRC-32 of the image file that each image was restored from, uint32 [n]
+    recon[_I_N].crc32.npz   CRC-32 of the image file that each image was restored from, uint32 [n]
     .recon[_I_N].parts/     START_STOP.npz, a whole batch each; gone when recon.pt is there
     images/, trajectories/, metrics.json, metrics_per_image.csv, report.html: derived from the images of the same run
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import json
 import math
 import re
@@ -31,11 +33,10 @@ from i2sb.runtime.reading import check_tensors, load_npz, load_torch, read_json,
 from i2sb.runtime.torch_stream import Stream, save_stream
 
 SECONDS = "seconds_per_image"  # measured, so not a setting
-DERIVED = ("images", "trajectories", "metrics.json", "metrics_per_image.csv", "report.html")
+PICTURES, SCORES = ("images", "trajectories"), ("metrics.json", "metrics_per_image.csv", "report.html")
 DTYPES = {"float32": np.float32, "uint8": np.uint8}
 _NOT_IDENTITY = {SECONDS, "partition"}
-_PART = re.compile(r"recon_(\d+)_(\d+)")
-_BATCH = re.compile(r"(\d{8})_(\d{8})\.npz")
+_STEM = re.compile(r"recon(_(\d+)_(\d+))?")
 
 
 def sample_folder(name: str, nfe: int, clip_denoise: bool, results: str | Path = "results") -> Path:
@@ -45,9 +46,7 @@ def sample_folder(name: str, nfe: int, clip_denoise: bool, results: str | Path =
 
 def partition_range(partition: str | None, count: int) -> tuple[int, int]:
     """The images [start, stop) of part "I_N" of `count`: the parts together are the whole, in order."""
-    if partition is None:
-        return 0, count
-    part, parts = map(int, partition.split("_"))
+    part, parts = map(int, partition.split("_")) if partition else (0, 1)
     return part * count // parts, (part + 1) * count // parts
 
 
@@ -58,12 +57,7 @@ def made_with(recon: Path) -> dict[str, Any]:
         UserError: the file beside it is damaged, or another program's.
     """
     side = recon.with_suffix(".json")
-    if not side.is_file():
-        return {}
-    try:
-        found = read_json(side)
-    except UserError as error:
-        raise UserError(f"{error}; sample.py --overwrite starts from scratch") from None
+    found = read_json(side) if side.is_file() else {}
     if not isinstance(found, dict) or not all(type(found.get(name, 1)) is int for name in ("seed", "nfe")):
         raise UserError(f"{side}: not the settings of a run of sample.py; remove it to use the images as they are")
     return found
@@ -91,21 +85,9 @@ def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def image_checksums(recon: Path) -> list[int] | None:
-    """CRC-32 of the image file that each image of a recon.pt was restored from, in order; None where unknown.
-
-    Raises:
-        UserError: the file beside it is damaged.
-    """
-    path = recon.with_suffix(".crc32.npy")
-    if not path.is_file():
-        return None
-    try:
-        found = np.load(path, allow_pickle=False)
-        if found.dtype != np.uint32 or found.ndim != 1:
-            raise ValueError(f"it holds {found.dtype} {list(found.shape)}, not uint32 [n]")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: damaged ({one_line(error, 100)}); without it nothing is checked") from error
-    return found.tolist()
+    """CRC-32 of the image file that each image of a recon.pt was restored from, in order; None where unknown."""
+    path = recon.with_suffix(".crc32.npz")
+    return load_npz(path, ["crc32"])["crc32"].tolist() if path.is_file() else None
 
 
 def find_recon(folder: Path) -> list[Path]:
@@ -115,24 +97,20 @@ def find_recon(folder: Path) -> list[Path]:
         UserError: there is none, some parts are missing (the text says which), or they are of several runs.
     """
     if not folder.is_dir():
-        there = sorted(p.name for p in folder.parent.glob("samples*")) if folder.parent.is_dir() else []
-        hint = f"there are {', '.join(there)}" if there else "sample.py makes one"
+        there = ", ".join(sorted(path.name for path in folder.parent.glob("samples*")))
+        hint = f"there are {there}" if there else "sample.py makes one"
         raise UserError(f"--sample-dir {folder.name}: there is no folder {folder}; {hint}")
     if (folder / "recon.pt").is_file():
         return [folder / "recon.pt"]
-    parts: dict[int, dict[int, Path]] = {}
-    for path in folder.glob("recon_*_*.pt"):
-        if found := _PART.fullmatch(path.stem):
-            parts.setdefault(int(found[2]), {})[int(found[1])] = path
-    if not parts:
+    found = [match for path in folder.glob("recon_*.pt") if (match := _STEM.fullmatch(path.stem))]
+    counts = sorted({int(match[3]) for match in found})
+    if not found:
         raise UserError(f"{folder}: has neither recon.pt nor parts of one; is sample.py still running?")
-    if len(parts) > 1:
-        counts = " and of ".join(map(str, sorted(parts)))
-        raise UserError(f"{folder}: has parts of partitions of {counts}; remove one of them")
-    count, found = parts.popitem()
-    if absent := [f"{i}_{count}" for i in range(count) if i not in found]:
+    if len(counts) > 1:
+        raise UserError(f"{folder}: has parts of several partitions, of {' and of '.join(map(str, counts))}; remove one")
+    paths = [folder / f"recon_{part}_{counts[0]}.pt" for part in range(counts[0])]
+    if absent := [path.stem.removeprefix("recon_") for path in paths if not path.is_file()]:
         raise UserError(f"{folder}: the parts {', '.join(absent)} are missing; sample.py --partition makes them")
-    paths = [found[i] for i in range(count)]
     for path in paths[1:]:
         if different := differences(identity(paths[0]), identity(path)):
             raise UserError(
@@ -150,8 +128,7 @@ class Recon:
         log: warned of files that were written without checksums.
 
     Attributes:
-        image_shape: (C, S, S).
-        labels: [n].
+        image_shape: (C, S, S); labels: [n].
         checksums: `image_checksums` of all the files.
 
     Raises:
@@ -161,15 +138,15 @@ class Recon:
     def __init__(self, paths: list[Path], log: Any = None):
         self.paths, self._log, self._is_verified = paths, log, False
         found = [self._open(path) for path in paths]
-        if len({shape[1:] for shape, _ in found}) > 1:
+        if len({arr.shape[1:] for arr, _ in found}) > 1:
             raise UserError(f"{paths[0].parent}: its parts hold images of different sizes")
-        self._counts = [shape[0] for shape, _ in found]
-        self.image_shape = found[0][0][1:]
-        self.labels = torch.cat([labels for _, labels in found])
+        self._ends = list(itertools.accumulate(len(arr) for arr, _ in found))
+        self.image_shape = tuple(found[0][0].shape[1:])
+        self.labels = torch.cat([labels.clone() for _, labels in found])
         known = [image_checksums(path) for path in paths]
         self.checksums = None if None in known else [crc for each in known for crc in each]
 
-    def _open(self, path: Path) -> tuple[tuple[int, ...], Tensor]:
+    def _open(self, path: Path) -> tuple[Tensor, Tensor]:
         content = load_torch(path)
         arr, labels = (content.get(k) if isinstance(content, dict) else None for k in ("arr", "label_arr"))
         sound = isinstance(arr, Tensor) and arr.ndim == 4 and isinstance(labels, Tensor) and labels.ndim == 1
@@ -178,14 +155,15 @@ class Recon:
         if not (arr.is_floating_point() or arr.dtype == torch.uint8):
             raise UserError(f"{path}: refused: its images are {arr.dtype}, not floating point or uint8")
         check_tensors(path, [labels], self._log)
-        return tuple(arr.shape), labels.clone()
+        return arr, labels
 
     def __len__(self) -> int:
-        return sum(self._counts)
+        return self._ends[-1]
 
-    def batch_sizes(self, batch_size: int) -> list[int]:
-        """The lengths of what `batches` gives."""
-        return [min(batch_size, n - i) for n in self._counts for i in range(0, n, batch_size)]
+    def batch_numbers(self, batch_size: int) -> list[list[int]]:
+        """The numbers of the images in each of `batches`."""
+        spans = itertools.pairwise([0, *self._ends])
+        return [list(range(i, min(i + batch_size, end))) for first, end in spans for i in range(first, end, batch_size)]
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """Consecutive [b,C,S,S] as stored, b = batch_size but at the end of a file; in constant memory.
@@ -198,22 +176,19 @@ class Recon:
         self._is_verified = True
 
     def take(self, numbers: Sequence[int]) -> Tensor:
-        """The images of these numbers [b,C,S,S] as stored, from any of the files; the first call reads all of them.
+        """The images of these numbers [b,C,S,S] as stored, from any of the files; all are verified at first.
 
         Raises:
-            UserError: bytes of a file have changed since they were written.
+            UserError: as `batches`.
         """
         if not self._is_verified:
             for _ in self.batches(1):
                 pass
-        images: dict[int, Tensor] = {}
-        first = 0
-        for path, count in zip(self.paths, self._counts):
-            wanted = [number for number in numbers if first <= number < first + count]
-            arr = load_torch(path)["arr"] if wanted else None
-            images |= {number: arr[number - first].clone() for number in wanted}
-            first += count
-        return torch.stack([images[number] for number in numbers])
+        images = []
+        for number in numbers:
+            part = bisect.bisect_right(self._ends, number)
+            images.append(load_torch(self.paths[part])["arr"][number - self._ends[part]].clone())  # from its end
+        return torch.stack(images)
 
 
 class ReconStore:
@@ -275,71 +250,58 @@ class ReconStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             with lock(self.folder / ".samples.lock"):  # parts that start at once do not remove each other's files
                 self._make_room(overwrite)
-                finished = self._is_finished(log)
                 if not made_with(self.path):
+                    _set_aside(self.path)
                     _remove(self.parts)
-                    self._write_side(self.settings)
-            if finished:
-                _remove(self.parts)
-            else:
+                    self._write_settings()
+                if self._is_finished(log):
+                    _remove(self.parts)
+                    return True
                 self.parts.mkdir(exist_ok=True)
+                return False
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to: {error.strerror or error}") from error
-        return finished
 
     def _make_room(self, overwrite: bool) -> None:
         """Refuse or remove images of other runs, and what was derived from images that are not there any more."""
         ours = {key: value for key, value in self.settings.items() if key not in _NOT_IDENTITY}
-        stays = False  # whether images of this run do
-        for side in sorted(self.folder.glob("recon*.json")):
-            stem = side.stem
-            if stem != "recon" and not _PART.fullmatch(stem):
-                continue
-            try:
-                different = differences(identity(side.with_suffix(".pt")), ours)
-            except UserError as error:
-                different = str(error)
-            if different and not overwrite:
-                raise UserError(
-                    f"{self.folder}: {stem}.pt is of other settings ({different}); --overwrite starts from scratch"
-                )
-            if different and stem != self.path.stem:
-                with self.only_run(stem):
-                    self._remove(stem)
-            else:
-                stays |= stem != self.path.stem or not overwrite
-        if overwrite:
-            for name in DERIVED[2:] if stays else DERIVED:  # pictures of other parts of this run stay
-                _remove(self.folder / name)
-            self._remove(self.path.stem)
-        elif not stays:
-            for name in (self.path.name, *DERIVED):
-                _set_aside(self.folder / name)
-
-    def _remove(self, stem: str) -> None:
-        for name in (f".{stem}.parts", f"{stem}.pt", f"{stem}.crc32.npy", f"{stem}.json"):
-            _remove(self.folder / name)
+        different = {}
+        for side in self.folder.glob("recon*.json"):
+            if _STEM.fullmatch(side.stem):
+                try:
+                    different[side.stem] = differences(identity(side), ours)
+                except UserError as error:  # damaged
+                    different[side.stem] = str(error)
+        wrong = sorted(stem for stem, reason in different.items() if reason)
+        if wrong and not overwrite:
+            reason = f"{wrong[0]}.pt is of other settings ({different[wrong[0]]})"
+            raise UserError(f"{self.folder}: {reason}; --overwrite starts from scratch")
+        gone = {*wrong, self.path.stem} if overwrite else set()
+        for stem in gone:
+            with contextlib.nullcontext() if stem == self.path.stem else self.only_run(stem):
+                for name in (f".{stem}.parts", f"{stem}.pt", f"{stem}.crc32.npz", f"{stem}.json"):
+                    _remove(self.folder / name)
+        same_run_stays = different.keys() - gone
+        if overwrite or not same_run_stays:
+            for name in SCORES if same_run_stays else SCORES + PICTURES:
+                (_remove if overwrite else _set_aside)(self.folder / name)
 
     def _is_finished(self, log: Any) -> bool:
-        if not made_with(self.path):
-            _set_aside(self.path)
         if not self.path.exists():
             return False
         try:
-            recon = Recon([self.path], log)
-            if (len(recon), recon.image_shape) == (self.stop - self.start, self.image_shape):
-                return True
-            reason = f"it holds {len(recon)} images {list(recon.image_shape)}"
+            found = Recon([self.path], log)
+            if (len(found), found.image_shape) != (self.stop - self.start, self.image_shape):
+                raise UserError(f"{self.path}: holds {len(found)} images {list(found.image_shape)}")
         except UserError as error:
-            reason = str(error)
-        if log is not None:
-            log.warning(f"[Sample] {self.path}: damaged, its images are restored again ({reason})")
-        self._remove(self.path.stem)
-        return False
+            log.warning(f"[Sample] not what this run wrote, its images are restored again: {error}")
+            self.path.unlink()
+            return False
+        return True
 
-    def _write_side(self, content: dict[str, Any]) -> None:
+    def _write_settings(self, **measured: Any) -> None:
         with atomic_write(self.path.with_suffix(".json")) as file:
-            file.write((json.dumps(content, indent=2) + "\n").encode())
+            file.write((json.dumps({**self.settings, **measured}, indent=2) + "\n").encode())
 
     def missing(self, batch_size: int, again: Sequence[int] = ()) -> list[list[int]]:
         """The numbers of the images still to be restored, in batches of neighbours.
@@ -356,22 +318,14 @@ class ReconStore:
 
     def _done(self) -> list[tuple[int, int]]:
         """The batches [start, stop) that are there, in order."""
-        found = [_BATCH.fullmatch(path.name) for path in self.parts.glob("*.npz")]
-        ranges = sorted((int(each[1]), int(each[2])) for each in found if each)
-        return [(start, stop) for start, stop in ranges if self.start <= start < stop <= self.stop]
+        return sorted(tuple(map(int, path.stem.split("_"))) for path in self.parts.glob("[0-9]*_*.npz"))
 
     def checksums(self) -> dict[int, int]:
-        """Image number -> CRC-32 of the image file that it was restored from, of all the images that are there.
-
-        Raises:
-            UserError: a batch is damaged.
-        """
+        """Image number -> CRC-32 of the image file that it was restored from, of all the images that are there."""
         if self.path.exists():
             return dict(enumerate(image_checksums(self.path) or (), self.start))
-        found = {}
-        for start, stop in self._done():
-            found |= dict(enumerate(self._load(start, stop, "crc32").tolist(), start))
-        return found
+        done = ((start, self._load(start, stop, "crc32")) for start, stop in self._done())
+        return {number: crc for start, each in done for number, crc in enumerate(each.tolist(), start)}
 
     def write(
         self, numbers: list[int], images: Tensor, labels: Tensor, checksums: Tensor, seconds: float = math.nan
@@ -379,8 +333,7 @@ class ReconStore:
         """Keep a batch of restored images [b,C,S,S] in about [-1,1], of neighbouring numbers.
 
         Args:
-            labels: [b].
-            checksums: CRC-32 of each image's file [b].
+            labels: [b]; checksums: CRC-32 of each image's file [b].
             seconds: how long a process worked on the batch; NaN: not known.
 
         Raises:
@@ -389,8 +342,8 @@ class ReconStore:
         arr = images.cpu().float()
         arrays = {
             "arr": (to_uint8(arr) if self.dtype == "uint8" else arr).numpy(),
-            "label_arr": labels.cpu().to(torch.int64).numpy(),
-            "crc32": checksums.cpu().numpy().astype(np.uint32),
+            "label_arr": labels.numpy().astype(np.int64),
+            "crc32": checksums.numpy().astype(np.uint32),
         }
         with atomic_write(self._batch(numbers[0], numbers[-1] + 1)) as file:
             np.savez(file, **arrays, seconds=seconds)
@@ -404,16 +357,11 @@ class ReconStore:
         done, count = self._done(), self.stop - self.start
         if missing := self.missing(1):
             raise UserError(f"{self.parts}: {len(missing)} images are missing; run the same command again")
-        self._write_side({**self.settings, SECONDS: self._seconds_per_image(done)})
-        with atomic_write(self.path.with_suffix(".crc32.npy")) as file:
-            np.save(file, np.concatenate(list(self._pieces(done, "crc32"))))
-        save_stream(
-            self.path,
-            {
-                "arr": Stream(DTYPES[self.dtype], (count, *self.image_shape), self._pieces(done, "arr")),
-                "label_arr": Stream(np.int64, (count,), self._pieces(done, "label_arr")),
-            },
-        )
+        self._write_settings(**{SECONDS: self._seconds_per_image(done)})
+        with atomic_write(self.path.with_suffix(".crc32.npz")) as file:
+            np.savez(file, crc32=np.concatenate(list(self._pieces(done, "crc32"))))
+        arr = Stream(DTYPES[self.dtype], (count, *self.image_shape), self._pieces(done, "arr"))
+        save_stream(self.path, {"arr": arr, "label_arr": Stream(np.int64, (count,), self._pieces(done, "label_arr"))})
         _remove(self.parts)
         return self.path
 
@@ -431,27 +379,17 @@ class ReconStore:
                 position = stop
 
     def _load(self, start: int, stop: int, key: str) -> np.ndarray:
-        path = self._batch(start, stop)
-        shape, dtype = {
-            "arr": ((stop - start, *self.image_shape), DTYPES[self.dtype]),
-            "label_arr": ((stop - start,), np.int64),
-            "crc32": ((stop - start,), np.uint32),
-            "seconds": ((), np.float64),
-        }[key]
         try:
-            found = load_npz(path, [key])[key]
+            return load_npz(self._batch(start, stop), [key])[key]
         except UserError as error:
             raise UserError(f"{error}; remove it and run the same command again") from error
-        if found.shape != shape or found.dtype != dtype:
-            raise UserError(f"{path}: is not a batch of this run; remove it and run the same command again")
-        return found
 
     def _batch(self, start: int, stop: int) -> Path:
         return self.parts / f"{start:08d}_{stop:08d}.npz"
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -459,9 +397,6 @@ def _remove(path: Path) -> None:
 
 def _set_aside(path: Path) -> None:
     """recon.pt -> recon.previous.pt, recon.previous2.pt, ..: the first that is not taken."""
-    number = 1
-    while path.exists():
-        free = path.with_name(f"{path.stem}.previous{number if number > 1 else ''}{path.suffix}")
-        if not free.exists():
-            path.rename(free)
-        number += 1
+    names = (path.with_name(f"{path.stem}.previous{n if n > 1 else ''}{path.suffix}") for n in itertools.count(1))
+    if path.exists():
+        path.rename(next(name for name in names if not name.exists()))
