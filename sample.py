@@ -30,15 +30,25 @@ def sample(opt: argparse.Namespace) -> None:
     from dataset.imagenet import build_evaluation_dataset, is_imagenet
     from dataset.images import WithChecksum
     from i2sb.ckpt_util import RESULTS, build_ckpt_option
+    from i2sb.errors import UserError
     from i2sb.mishaps import explained
     from i2sb.pictures import Pictures
+    from i2sb.precision import LOW
     from i2sb.recon import sample_folder
-    from i2sb.restore import merge_options, open_log, open_store, restore
+    from i2sb.restore import open_log, open_store, restore
     from i2sb.runner import Runner
     from i2sb.runtime.distributed import barrier, main_first
+    from i2sb.schedule import num_evaluations
 
-    ckpt_opt = merge_options(opt, build_ckpt_option(opt, None, RESULTS / opt.ckpt))
-    folder = sample_folder(opt.ckpt, ckpt_opt.nfe, opt.clip_denoise, RESULTS)
+    ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)
+    ckpt_opt.network = opt.network or ckpt_opt.network
+    if opt.channels_last is None:
+        ckpt_opt.channels_last = opt.device == "cpu" or opt.precision in LOW
+    try:
+        nfe = num_evaluations(opt.nfe, ckpt_opt.interval)
+    except ValueError as error:
+        raise UserError(f"--nfe {opt.nfe}: {error}") from error
+    folder = sample_folder(opt.ckpt, nfe, opt.clip_denoise, RESULTS)
     log = open_log(folder, opt.global_rank)
     torch.manual_seed(opt.seed)
     with main_first():
@@ -46,13 +56,12 @@ def sample(opt: argparse.Namespace) -> None:
         ckpt_opt.freeform_bank = bank_for(ckpt_opt, is_imagenet(dataset.classes), log)
         corrupt = build_corruption(ckpt_opt, log)
     pictures = Pictures(folder, dataset, opt.save_images, opt.save_trajectory)
-    with explained(ckpt_opt, smaller="--batch-size"):
+    with explained(opt, smaller="--batch-size"):
         runner = Runner(ckpt_opt, log, save_opt=False)
         runner.keep_average_only()
-        with open_store(runner, ckpt_opt, folder, dataset, log) as (store, finished):
+        with open_store(runner, opt, folder, dataset, log) as (store, finished):
             if not finished:
-                again = pictures.lacking_trajectories(store)
-                restore(runner, ckpt_opt, dataset, corrupt, store, on_batch=pictures, again=again)
+                restore(runner, opt, dataset, corrupt, store, pictures, again=pictures.lacking_trajectories(store))
             if opt.global_rank == 0:
                 if not finished:
                     log.info(f"[Sample] {store.stop - store.start} images: {store.finish()}")

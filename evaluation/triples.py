@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -59,8 +58,7 @@ def triples(
     Raises:
         UserError: an image file is not the one any more that was restored; recon.pt is damaged (after its last image).
     """
-    starts = itertools.accumulate(recon.batch_sizes(batch_size), initial=0)
-    batches = [list(range(*ends)) for ends in itertools.pairwise(starts)]
+    batches = recon.batch_numbers(batch_size)
     loader = ordered_loader(WithChecksum(dataset), batches, num_workers=num_workers, device=device)
     # recon.pt first: when the others have ended, zip would not ask it for its end, where damage is found
     for restored, numbers, (clean, labels, checksums) in zip(recon.batches(batch_size), batches, loader):

@@ -107,7 +107,7 @@ def find_recon(folder: Path) -> list[Path]:
     if not found:
         raise UserError(f"{folder}: has neither recon.pt nor parts of one; is sample.py still running?")
     if len(counts) > 1:
-        raise UserError(f"{folder}: has parts of several partitions, of {' and of '.join(map(str, counts))}; remove one")
+        raise UserError(f"{folder}: has parts of partitions of {' and of '.join(map(str, counts))}; remove one of them")
     paths = [folder / f"recon_{part}_{counts[0]}.pt" for part in range(counts[0])]
     if absent := [path.stem.removeprefix("recon_") for path in paths if not path.is_file()]:
         raise UserError(f"{folder}: the parts {', '.join(absent)} are missing; sample.py --partition makes them")
@@ -235,7 +235,7 @@ class ReconStore:
         busy = f"{self.folder}: another process is restoring images into it; wait for its end"
         return only_one(self.folder / f".{stem or self.path.stem}.lock", busy)
 
-    def open(self, overwrite: bool = False, log: Any = None) -> bool:
+    def open(self, overwrite: bool, log: Any) -> bool:
         """Get ready to write.  True when recon.pt is there already, made with the same settings.
 
         Files of which nothing says how they were made (a recon.pt of the original) are kept under another name.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import itertools
 import math
 import time
 import zlib
@@ -20,53 +18,15 @@ from i2sb.batch import make_batch
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.noise import ImageNoise
-from i2sb.precision import LOW
 from i2sb.recon import ReconStore
 from i2sb.runtime.children import EndedElsewhere
-from i2sb.runtime.distributed import barrier, broadcast_object, gather_objects
+from i2sb.runtime.distributed import barrier, broadcast_object, gather_objects, is_main, rank, world_size
 from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress
-from i2sb.runtime.reading import check_tensors, load_torch
+from i2sb.schedule import num_evaluations
 
 NUM_CHECKED = 1000  # images already restored whose files a resumed run reads again
 _IN_FLIGHT = 2  # batches being written while the next are restored
-# Options of sample.py that take the place of the training's.
-_OF_THE_RUN = (
-    "seed",
-    "dataset_dir",
-    "val_list",
-    "num_workers",
-    "batch_size",
-    "clip_denoise",
-    "partition",
-    "overwrite",
-    "recon_dtype",
-    "save_images",
-    "save_trajectory",
-)
-
-
-def merge_options(opt: argparse.Namespace, ckpt_opt: argparse.Namespace) -> argparse.Namespace:
-    """The checkpoint's options with those of this run in their place.
-
-    Raises:
-        UserError: --nfe is not below the number of steps that the checkpoint was trained with.
-    """
-    for name in _OF_THE_RUN:
-        setattr(ckpt_opt, name, getattr(opt, name))
-    if opt.network is not None:
-        ckpt_opt.network = opt.network
-    if "image_size" in opt.given:
-        ckpt_opt.image_size = opt.image_size
-    if ckpt_opt.channels_last is None:
-        ckpt_opt.channels_last = opt.device == "cpu" or opt.precision in LOW
-    ckpt_opt.nfe = opt.nfe or ckpt_opt.interval - 1
-    if ckpt_opt.nfe >= ckpt_opt.interval:
-        raise UserError(
-            f"--nfe {ckpt_opt.nfe}: {opt.ckpt} was trained with --interval {ckpt_opt.interval}; 1 to "
-            f"{ckpt_opt.interval - 1} are possible"
-        )
-    return ckpt_opt
 
 
 def open_log(folder: Path, rank: int = 0) -> Any:
@@ -87,33 +47,32 @@ def open_store(runner: Any, opt: Any, folder: Path, dataset: Any, log: Any) -> I
     """(place for the restored images, held against other processes; whether all of them are there already).
 
     Args:
-        runner: with its weights loaded: `identity` is what tells them from others.
+        runner: `identity` tells its weights from others, `config` its bridge.
+        opt: `seed`, `nfe`, `clip_denoise`, `precision`, `partition`, `overwrite` and `recon_dtype` are read.
         dataset: with `fingerprint()` and `read(i)`, see `dataset.images`.
 
     Raises:
-        UserError: images of other settings, weights or data are there; another process writes; an empty partition.
+        UserError: ranks with different weights; images of other settings, weights or data are there; another process
+            writes; an empty partition.
     """
-    if not hasattr(runner, "identity"):
-        runner.identity = check_tensors(opt.load, load_torch(opt.load)["ema"]["shadow_params"], log)
-    weights = gather_objects(runner.identity)
-    if len(set(weights)) > 1:
-        if opt.global_rank > 0:
+    bridge = runner.config
+    if len(set(gather_objects(runner.identity))) > 1:
+        if not is_main():
             raise EndedElsewhere("rank 0 says why")
-        raise UserError(f"{opt.load}: was replaced while the ranks loaded it: they have different weights; start again")
+        raise UserError(f"--ckpt {opt.ckpt}: its weights were replaced while the ranks loaded them; start again")
     settings = {
         "checkpoint": runner.identity,
-        "data": broadcast_object(dataset.fingerprint() if opt.global_rank == 0 else None),
-        "task": opt.corrupt,
-        **{name: getattr(opt, name) for name in ("image_size", "seed", "nfe", "clip_denoise", "precision")},
+        "data": broadcast_object(dataset.fingerprint() if is_main() else None),
+        **bridge.to_dict(),
+        **{name: getattr(opt, name) for name in ("seed", "clip_denoise", "precision", "partition")},
+        "nfe": num_evaluations(opt.nfe, bridge.interval),
         "device": runner.device.type,  # each kind draws other noise from the same seed
-        "partition": opt.partition,
-        "network": opt.network,
     }
-    shape = (3, opt.image_size, opt.image_size)
+    shape = (bridge.channels, bridge.image_size, bridge.image_size)
     store = ReconStore(folder, opt.partition, len(dataset), settings, shape, opt.recon_dtype)
     with contextlib.ExitStack() as stack:
         finished = None
-        if opt.global_rank == 0:
+        if is_main():
             stack.enter_context(store.only_run())
             finished = store.open(opt.overwrite, log)
             check_images(store, dataset)
@@ -124,16 +83,19 @@ def open_store(runner: Any, opt: Any, folder: Path, dataset: Any, log: Any) -> I
 
 
 def check_images(store: ReconStore, dataset: Any) -> None:
-    """Raise a UserError if an image file is not the one any more from which the store's image was restored.
+    """Compare the files of images that are restored already with what they were then.
 
-    Looks at NUM_CHECKED images that are there already, evenly spread, or all if they are fewer.
+    Takes NUM_CHECKED of them, evenly spread, or all if they are fewer.
+
+    Raises:
+        UserError: one has changed; the text names it.
     """
     known = store.checksums()
     for number in sorted(known)[:: -(-len(known) // NUM_CHECKED) or 1]:
         if zlib.crc32(dataset.read(number)) != known[number]:
             name = dataset.short_name(dataset.samples[number][0])
             raise UserError(
-                f"{name}: has changed since it was restored into {store.folder}; restore the former file, or give "
+                f"{name}: has changed since it was restored into {store.folder}; bring the former file back, or give "
                 "--overwrite to start from scratch"
             )
 
@@ -144,19 +106,17 @@ def restore(
     dataset: Any,
     corrupt: Callable,
     store: ReconStore,
-    *,
     on_batch: Callable[[list[int], Tensor, Tensor], None] | None = None,
     again: Sequence[int] = (),
 ) -> None:
-    """Restore what the store lacks; this rank takes its share of the batches, see `shares`.
+    """Restore what the store lacks; each rank takes its share of the batches.
 
     Image i draws all its noise from a generator seeded by (opt.seed, i): the result depends neither on the
     batch size nor on ranks, partitions, or interruptions.
 
     Args:
-        opt: `seed`, `nfe`, `clip_denoise`, `batch_size`, `num_workers`, `save_trajectory`, `compile` are read, and
-            the bridge's options.
-        dataset: items (image [C,S,S], label, CRC-32 of the image's file).
+        opt: `seed`, `nfe`, `clip_denoise`, `batch_size`, `num_workers` and `save_trajectory` are read.
+        dataset: items (image [C,S,S] in [-1,1], label, CRC-32 of the image's file).
         on_batch: called in a thread with (numbers, images [b,C,S,S], states [b,K,C,S,S]) of each batch, before
             the batch counts as done.
         again: images to be restored though the store has them.
@@ -165,9 +125,9 @@ def restore(
         UserError: a batch cannot be written, or has NaN or inf.
     """
     # Rank 0 looks for all: the store changes as soon as the first rank is at work.
-    missing = broadcast_object(store.missing(opt.batch_size, again) if opt.global_rank == 0 else None)
-    batches = shares(missing, opt.global_size)[opt.global_rank]
-    count, done = sum(map(len, batches)), 0
+    missing = broadcast_object(store.missing(opt.batch_size, again) if is_main() else None)
+    batches = missing[rank() :: world_size()]
+    count, nfe = sum(map(len, batches)), num_evaluations(opt.nfe, runner.config.interval)
     loader = ordered_loader(dataset, batches, num_workers=opt.num_workers, device=runner.device)
 
     def write(numbers: list[int], states: Tensor, labels: Tensor, checksums: Tensor, seconds: float) -> None:
@@ -179,47 +139,23 @@ def restore(
             on_batch(numbers, images, states)
         store.write(numbers, images, labels, checksums, seconds)
 
-    def show_steps(bar: Progress, done: int, batch_size: int) -> Callable:
-        steps = itertools.count(1)
-
-        def on_step(*_: Any) -> None:
-            step = next(steps)
-            bar.update(done + batch_size * step / opt.nfe, f"{done}/{count} images  NFE {step}/{opt.nfe}")
-
-        return on_step
-
-    with (
-        Progress("restoring", count, text=f"0/{count} images", shown=opt.global_rank == 0) as bar,
-        ThreadPoolExecutor(1) as writing,
-    ):
+    with Progress("restoring", count * nfe, shown=is_main()) as bar, ThreadPoolExecutor(1) as writing:
         pending: list[Future] = []
+        done = 0
         for numbers, (images, labels, checksums) in zip(batches, loader):
-            began = time.perf_counter()
-            states = restore_batch(runner, opt, images, numbers, corrupt, show_steps(bar, done, len(numbers)))
+            began, size = time.perf_counter(), len(numbers)
+            bar.update(done * nfe, f"{done}/{count} images")
+            states = restore_batch(runner, opt, images, numbers, corrupt, lambda *_, size=size: bar.advance(size))
             seconds = time.perf_counter() - began
             if numbers is batches[0] and len(batches) > 1:  # it also chose kernels, or compiled
                 seconds = math.nan
             pending.append(writing.submit(write, numbers, states, labels, checksums, seconds))
             if len(pending) > _IN_FLIGHT:
                 pending.pop(0).result()
-            done += len(numbers)
+            done += size
         for future in pending:
             future.result()
     barrier()
-
-
-def shares(batches: list[list[int]], world_size: int) -> list[list[list[int]]]:
-    """The batches of each rank, in order: each goes to the rank that has the fewest images so far.
-
-    Any two ranks differ by no more images than the largest batch has, also where a resumed run left small ones.
-    """
-    ranks: list[list[list[int]]] = [[] for _ in range(world_size)]
-    loads = [0] * world_size
-    for batch in batches:
-        rank = loads.index(min(loads))
-        ranks[rank].append(batch)
-        loads[rank] += len(batch)
-    return ranks
 
 
 def restore_batch(
@@ -238,14 +174,14 @@ def restore_batch(
     batch = make_batch(
         images.to(runner.device, non_blocking=True),
         corrupt,
-        cond_x1=opt.cond_x1,
-        add_x1_noise=opt.add_x1_noise,
+        cond_x1=runner.config.cond_x1,
+        add_x1_noise=runner.config.add_x1_noise,
         index=torch.tensor(numbers),
         randn=noise.randn_like,
     )
     trajectory = min(numbers) < opt.save_trajectory
     states, _ = runner.ddpm_sampling(
-        opt,
+        runner.opt,
         batch.x1,
         mask=batch.mask,
         cond=batch.cond,

@@ -35,7 +35,7 @@ def test_pictures_show_what_recon_holds(here, kind):
 
 def test_images_of_one_stem_do_not_overwrite_each_other(here):
     first, second = sorted((here / "photos/val/coffee").glob("*.png"))[:2]
-    shutil.rmtree(here / "photos/val_faster_imagefolder.lmdb")
+    shutil.rmtree(here / "photos/val_faster_imagefolder.lmdb", ignore_errors=True)
     with Image.open(second) as image:
         image.save(first.with_suffix(".jpg"), quality=95)
     folder = restore(here, "--save-images", "png")
