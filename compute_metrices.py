@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from evaluation.metrics import METRICS
 from i2sb.options import parse_metrics_options
 from i2sb.runtime.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    opt = parse_metrics_options(argv)
+    opt = parse_metrics_options(argv, METRICS)
 
     def work() -> int:
         from i2sb.runtime.launch import launch

@@ -1,43 +1,119 @@
-"""FID: statistics of a stream of images, and the reference statistics on disk.
+"""FID: features of a set of images, their mean and covariance, and the Frechet distance of two sets."""
 
-features = build_inception("legacy_pytorch", device)
-restored = feature_statistics(batches_of_restored_images, features)
-reference = cached_statistics(path, lambda: feature_statistics(batches_of_clean_images, features))
-fid = distance(restored, reference)
-"""
+from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
-from corruption.registry import lookup
-from evaluation.frechet import RunningStatistics, Statistics, check_gaussian, frechet_distance
-from evaluation.weights import find
-from i2sb import addresses
+from evaluation.metrics import MetricUnavailable
 from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import atomic_write
-from i2sb.runtime.safe_npz import load_npz
+from i2sb.runtime.reading import load_npz
 
 
-def feature_statistics(
-    batches: Iterable[Tensor],
-    features: Callable[[Tensor], Tensor],
-    on_batch: Callable[[int], None] | None = None,
-) -> Statistics:
-    """Mean and covariance of the features of all images; memory does not grow with their number.
+@dataclass(frozen=True)
+class Statistics:
+    """Mean [D] and covariance [D, D] (ddof 1), float64; `num_images` is None where a file does not tell."""
 
-    batches: uint8 [B, 3, H, W] (see i2sb.pixels).  features: a batch -> [B, D].
-    on_batch: called with the number of images in each batch when it is done, for a progress bar.
-    Raises ValueError below two images.
+    mu: np.ndarray
+    sigma: np.ndarray
+    num_images: int | None = None
+
+
+class Features(NamedTuple):
+    """What is kept of a set of images: statistics for FID, some features [k, D] for KID, where they are known."""
+
+    statistics: Statistics
+    sample: np.ndarray | None = None
+
+
+class FeatureSums:
+    """Collects the features of a set of images, batch by batch; memory does not grow with their number.
+
+    Sums and sums of products in float64, of deviations from the first batch's mean: raw second moments would
+    lose digits where the mean is large.
+
+    num_images: how many will come.  num_kept: of how many the features themselves are kept, a random subset
+    that depends on `seed` alone.
     """
-    running = RunningStatistics()
-    for images in batches:
-        running.update(features(images))
-        if on_batch is not None:
-            on_batch(len(images))
-    return running.finish()
+
+    def __init__(self, num_images: int, num_kept: int = 0, seed: int = 0) -> None:
+        chosen = np.random.default_rng(seed).choice(num_images, min(num_kept, num_images), replace=False)
+        self._chosen = np.isin(np.arange(num_images), chosen)
+        self._kept: list[np.ndarray] = []
+        self.num_images = 0
+
+    def add(self, features: Tensor) -> None:
+        """Features [n, D] of the next images.  Raises ValueError where they are NaN or inf."""
+        x = features.detach().cpu().double().numpy()
+        if not np.isfinite(x).all():
+            raise ValueError(f"the features of an image are NaN or inf, after {self.num_images} images")
+        if self.num_images == 0:
+            self._origin = x.mean(axis=0)
+            self._sum, self._products = np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
+        self._kept.append(x[self._chosen[self.num_images : self.num_images + len(x)]].astype(np.float32))
+        x = x - self._origin
+        self._sum += x.sum(axis=0)
+        self._products += x.T @ x
+        self.num_images += len(x)
+
+    def finish(self) -> Features:
+        """What was collected.  Raises MetricUnavailable below two images."""
+        n = self.num_images
+        if n < 2:
+            raise MetricUnavailable("needs at least two images")
+        sigma = (self._products - np.outer(self._sum, self._sum) / n) / (n - 1)
+        sample = np.concatenate(self._kept)
+        return Features(Statistics(self._origin + self._sum / n, sigma, n), sample if len(sample) else None)
+
+
+def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: ArrayLike) -> float:
+    """|mu1 - mu2|^2 + tr(S1 + S2 - 2 sqrt(S1 S2)) (Dowson and Landau 1982; FID: Heusel et al. 2017, Eq. 6).
+
+    mu: [D], sigma: [D, D] symmetric positive semi-definite of any rank; all computed in float64.
+
+    With any factors S1 = A A^T and S2 = B B^T, the eigenvalues of S1 S2 other than zero are those of the
+    symmetric (A^T B)(A^T B)^T, so that tr sqrt(S1 S2) is the sum of the square roots of *its* eigenvalues.
+    Rank-revealing Cholesky factors are cheap and leave the null spaces out: with fewer images than
+    dimensions no eigenvalue is rounding noise, and the matrix is only as large as the smaller rank.
+
+    Raises ValueError for shapes that do not match, NaN or inf, and covariances that are not symmetric or not
+    positive semi-definite.
+    """
+    mu1, mu2, sigma1, sigma2 = (np.asarray(x, dtype=np.float64) for x in (mu1, mu2, sigma1, sigma2))
+    if mu1.shape != mu2.shape:
+        raise ValueError(f"the means are {list(mu1.shape)} and {list(mu2.shape)}, they must be the same [D]")
+    cross = _factor(mu1, sigma1).T @ _factor(mu2, sigma2)  # [r1, r2]
+    gram = cross @ cross.T if cross.shape[0] <= cross.shape[1] else cross.T @ cross
+    eigenvalues = np.linalg.eigvalsh(gram) if gram.size else np.zeros(0)
+    trace_of_root = np.sqrt(eigenvalues.clip(min=0)).sum()
+    return float(np.sum((mu1 - mu2) ** 2) + np.trace(sigma1) + np.trace(sigma2) - 2 * trace_of_root)
+
+
+def _factor(mu: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """F [D, rank] with F F^T = sigma, by Cholesky with complete pivoting (LAPACK pstrf)."""
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+        raise ValueError(f"mean and covariance are {list(mu.shape)} and {list(sigma.shape)}, expected [D] and [D, D]")
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError("a mean or covariance is NaN or inf")
+    # Covariances that were stored as float32 are symmetric to their own precision only.
+    if np.abs(sigma - sigma.T).max(initial=0) > 1e-5 * np.abs(sigma).max(initial=0):
+        raise ValueError("a covariance is not symmetric")
+    upper, pivots, rank, _ = dpstrf(sigma.T)  # .T: in LAPACK's memory order, so nothing is transposed
+    factor = np.zeros((len(sigma), rank if np.any(sigma) else 0))
+    factor[pivots - 1] = np.tril(upper.T[:, : factor.shape[1]])
+    # What the factor leaves out is rounding noise of a semi-definite matrix, and anything else of others.
+    left_out = np.abs(np.diag(sigma) - np.einsum("ij,ij->i", factor, factor)).max(initial=0)
+    if left_out > 1e-6 * np.abs(np.diag(sigma)).max(initial=0) or (factor.shape[1] == 0 and np.any(sigma)):
+        raise ValueError("a covariance is not positive semi-definite")
+    return factor
 
 
 def distance(restored: Statistics, reference: Statistics) -> float:
@@ -53,85 +129,48 @@ def distance(restored: Statistics, reference: Statistics) -> float:
     return frechet_distance(restored.mu, restored.sigma, reference.mu, reference.sigma)
 
 
-def save_statistics(path: Path, statistics: Statistics, **notes: str) -> None:
-    """Writes mu, sigma and num_images, and `notes` as strings, in NumPy's npz format, atomically."""
-    arrays = {"mu": statistics.mu, "sigma": statistics.sigma}
+def save_statistics(path: Path, statistics: Statistics, source: str = "") -> None:
+    """Writes mu, sigma, num_images and source (what the images were) in NumPy's npz format, atomically."""
+    arrays = {"mu": statistics.mu, "sigma": statistics.sigma, "source": np.str_(source)}
     if statistics.num_images is not None:
         arrays["num_images"] = np.int64(statistics.num_images)
-    with atomic_write(path) as file:
-        np.savez(file, **arrays, **{name: np.str_(text) for name, text in notes.items()})
+    with atomic_write(Path(path)) as file:
+        np.savez(file, **arrays)
 
 
 def load_statistics(path: Path) -> Statistics:
-    """Reads mu and sigma (and num_images, if any) without unpickling anything; other arrays are not read.
+    """Reads mu and sigma (and num_images, if any).  Raises UserError for a file that holds no such statistics."""
+    return _load(Path(path))[0]
 
-    Raises UserError for a file that holds no such statistics.
-    """
+
+def _load(path: Path) -> tuple[Statistics, str]:
+    """(statistics, source)"""
+    found = load_npz(path, ("mu", "sigma"))  # published files also hold gigabytes of images
+    with np.load(path, allow_pickle=False) as archive:
+        notes = {key: archive[key].item() for key in ("num_images", "source") if key in archive}
     try:
-        arrays = load_npz(path, ("mu", "sigma"), optional=("num_images",))
-        if any(array.dtype.kind not in "fiu" for array in arrays.values()):
-            raise ValueError("they are no numbers")
-        mu, sigma = (arrays[key].astype(np.float64) for key in ("mu", "sigma"))
-        num_images = int(arrays["num_images"].item()) if "num_images" in arrays else None
-        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-            raise ValueError(f"mu is {mu.shape} and sigma {sigma.shape}")
-        check_gaussian(mu, sigma)
-    except (OSError, ValueError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{path} holds no FID statistics (arrays mu [D] and sigma [D, D]): {reason}"
-        ) from error
-    return Statistics(mu, sigma, num_images)
+        mu, sigma = (found[key].astype(np.float64) for key in ("mu", "sigma"))
+        _factor(mu, sigma)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: holds no FID statistics (mu [D] and sigma [D, D]): {one_line(error, 200)}") from error
+    return Statistics(mu, sigma, notes.get("num_images")), notes.get("source", "")
 
 
-def cached_statistics(path: Path, compute: Callable[[], Statistics], source: str = "") -> Statistics:
-    """The statistics in `path`; where there are none yet, what `compute` gives, kept there for the next time.
+def cached_statistics(path: Path, compute: Callable[[], Statistics], source: str) -> Statistics:
+    """The statistics in `path`; where there are none of this `source`, what `compute` gives, kept there.
 
-    source: identifies the images (say, a hash of their names and their number).  It is stored in the file,
-    and a file of another source is not taken for this one.  Files without it (the original release's, or
-    others put there by hand) are trusted.
-
-    Raises UserError where the file is of another source or unreadable.
+    source: identifies the images.  Files without one (the original's, or others put there by hand) are trusted.
     """
-    path = Path(path)
     if path.is_file():
-        statistics = load_statistics(path)
-        stored = _source(path)
-        if source and stored and stored != source:
-            raise UserError(
-                f"{path} comes from other images ({stored}, now {source}): move it away or remove it"
-            )
-        return statistics
+        statistics, stored = _load(path)
+        if stored in ("", source):
+            return statistics
     statistics = compute()
-    save_statistics(path, statistics, **({"source": source} if source else {}))
+    save_statistics(path, statistics, source)
     return statistics
 
 
-def _source(path: Path) -> str:
-    try:
-        found = load_npz(path, (), optional=("source",), limit=2**16)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: its source cannot be read: {one_line(error, 200)}; remove it") from error
-    return one_line(found["source"], 200) if "source" in found else ""
-
-
-def validation_statistics_path(
-    image_size: int, mode: str = "legacy_pytorch", folder: Path = Path("data")
-) -> Path:
+def statistics_path(image_size: int, split: str = "val", mode: str = "legacy_pytorch") -> Path:
     """data/fid_imagenet_256_val.npz, the published name; other modes have other features, so other files."""
     suffix = "" if mode == "legacy_pytorch" else f"_{mode}"
-    return Path(folder) / f"fid_imagenet_{image_size}_val{suffix}.npz"
-
-
-def uses_training_statistics(task: str) -> bool:
-    """Whether results of this task are published against the training set (4x super-resolution) or, as all
-    others, against the validation set."""
-    return lookup(task).fid_split == "train"
-
-
-def training_statistics(folder: Path = Path("data")) -> Statistics:
-    """ADM's statistics of the ImageNet 256x256 training set, fetched at the first call.
-
-    Raises WeightsUnavailable where the file is not here and cannot be fetched.
-    """
-    return load_statistics(find(addresses.FID_TRAIN_STATISTICS, folder))
+    return Path("data") / f"fid_imagenet_{image_size}_{split}{suffix}.npz"

@@ -13,21 +13,12 @@ _BATCH_BYTES = 32 * 2**20  # of resampled values held at a time; their indices t
 def bootstrap_interval(values: Any, level: float = LEVEL, num: int = 1000, seed: int = 0) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean of per-image values [n] (Efron and Tibshirani 1993, ch. 13).
 
-    values: tensor, array or list of numbers or booleans, n at least 2.  `num` resamples are drawn, a few at a
+    values: array or list of numbers or booleans, finite, n at least 2.  `num` resamples are drawn, a few at a
     time, so that memory stays at a few copies of the values.  The same values and seed give the same interval.
-
-    Raises ValueError for fewer than two values, values that are not finite, and a level outside (0, 1).
     """
     from scipy.stats import bootstrap  # takes a second to import
 
-    values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
     values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"values are {values.shape}, expected [n] with at least two of them")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{(~np.isfinite(values)).sum()} of {len(values)} values are not finite")
-    if not (0 < level < 1 and num >= 1):
-        raise ValueError(f"level {level} and num {num}, expected a level between 0 and 1 and at least 1 resample")
     result = bootstrap(
         (values,),
         np.mean,

@@ -3,70 +3,116 @@
 from __future__ import annotations
 
 import argparse
-import functools
-import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from corruption import build_corruption
 from dataset.freeform import bank_for
-from dataset.imagenet import build_evaluation_dataset, build_lmdb_dataset, is_imagenet
-from evaluation.fid import (
-    cached_statistics,
-    training_statistics,
-    uses_training_statistics,
-    validation_statistics_path,
-)
-from evaluation.fid_reference import reference_from
-from evaluation.kid import FeatureReservoir
-from evaluation.metrics import Judges, build_judges
+from dataset.imagenet import build_evaluation_dataset, is_imagenet
+from evaluation.fid import FeatureSums
+from evaluation.metrics import METRICS, OF_SETS, Judges, MetricUnavailable, build_judges
 from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
-from evaluation.sample_scores import Reference, SampleScores, uint8_batches
-from evaluation.table import Score, Scores, print_scores, write_metrics
+from evaluation.reference import NUM_KEPT, Reference, build_reference
+from evaluation.table import Score, Scores, mean_scores, print_scores, read_csv, read_metrics, write_csv, write_metrics
 from evaluation.triples import check_pairs, triples
 from evaluation.weights import WeightsUnavailable
-from i2sb.ckpt_util import RESULTS, build_ckpt_option
+from i2sb.ckpt_util import RESULTS, build_ckpt_option, load_checkpoint
 from i2sb.errors import UserError
-from i2sb.loader import ordered_loader
-from i2sb.recon import Recon, find_recon, made_with
+from i2sb.pixels import to_float, to_uint8
+from i2sb.recon import Recon, find_recon, run_identity
 from i2sb.restore import open_log
-from i2sb.runtime.progress import SampleProgress
+from i2sb.runtime.progress import Progress
+
+
+@dataclass
+class Samples:
+    """A folder of restored images.  run: identity of the run that made them, {} for the original's."""
+
+    folder: Path
+    recon: Recon
+    run: dict[str, Any]
+
+
+@dataclass
+class Evaluation:
+    """What folders of samples are judged with.
+
+    options: the checkpoint's, with the task and image size of the samples and the data set of this run.
+    """
+
+    options: Any
+    dataset: Any
+    corrupt: Callable
+    imagenet: bool
+    samples: dict[str, Samples]
+    log: Any
 
 
 def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
-    """Judge results/CKPT/SAMPLE_DIR for each of `opt.sample_dir`: print the table, write the files.
+    """Judge results/CKPT/SAMPLE_DIR for each of `opt.sample_dir`: write the files, then print the table.
 
-    Beside each recon.pt: metrics.json, and metrics_per_image.csv.  opt: the options of compute_metrices.py.
+    Beside each recon.pt: metrics.json and metrics_per_image.csv, where scores of the same run stay that were not
+    asked for now.  opt: the options of compute_metrices.py.
 
     Returns sample folder -> row -> metric -> score.
 
     Raises:
         UserError: folders that are missing or of other images than the data set's.
     """
-    ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)
-    recons = {name: Recon(find_recon(RESULTS / opt.ckpt / name)) for name in opt.sample_dir}
-    log = open_log(RESULTS / opt.ckpt / opt.sample_dir[0])
-    ckpt_opt.dataset_dir, ckpt_opt.val_list = opt.dataset_dir, opt.val_list
-    if "image_size" in opt.given:
-        ckpt_opt.image_size = opt.image_size
-    dataset, corrupt, imagenet = open_evaluation(ckpt_opt, log)
-    for name, recon in recons.items():
-        check_pairs(recon, dataset, f"{opt.ckpt}/{name}", ckpt_opt.image_size)
-    judges = build_judges(opt.metrics, dataset.classes, opt.device, opt.mode)
-    reference = distance_reference(opt, ckpt_opt, imagenet, judges, log)
+    found = open_samples(opt)
+    judges = build_judges(opt.metrics, found.dataset.classes, opt.device, opt.mode)
+    reference = _reference(opt, found, judges)
+    names = [found.dataset.short_name(path) for path, _ in found.dataset.samples]
     results: dict[str, Scores] = {}
-    for name, recon in recons.items():
-        scores = _judge(opt, recon, dataset, corrupt, judges, name)
-        results[name] = scores.table(opt.metrics, reference)
-        settings = _settings(opt, ckpt_opt, dataset, name, reference)
-        write_metrics(RESULTS / opt.ckpt / name / "metrics.json", results[name], settings)
-        scores.write_csv(RESULTS / opt.ckpt / name / "metrics_per_image.csv")
-    title = f"{opt.ckpt}: {ckpt_opt.corrupt}, {len(dataset)} images of {ckpt_opt.image_size} px"
-    print_scores(_one_table(results, published_scores(ckpt_opt, imagenet)), title)
+    for name, samples in found.samples.items():
+        values, features = _judge(opt, samples, found, judges)
+        table = _table(opt.metrics, values, features, judges, reference)
+        _keep(samples, names, table, values, _settings(opt, found, samples, reference))
+        results[name] = table
+    title = f"{opt.ckpt}: {found.options.corrupt}, {len(found.dataset)} images of {found.options.image_size} px"
+    print_scores(_one_table(results, published_scores(found.options, found.imagenet)), title)
     return results
 
 
-def open_evaluation(ckpt_opt: Any, log: Any) -> tuple[Any, Any, bool]:
+def open_samples(opt: Any, device: str | None = None) -> Evaluation:
+    """Everything that judging, reports and pictures need of results/CKPT/SAMPLE_DIR, checked to belong together.
+
+    opt: `ckpt`, `sample_dir`, `dataset_dir`, `val_list`, `image_size`, `given`, `device` are read.  The task and
+    the image size are the samples' own, whatever the checkpoint has become; the original's samples do not tell
+    theirs, so they have the checkpoint's.
+
+    Raises:
+        UserError: samples that are missing, of different tasks, or not of this data set.
+    """
+    folder = RESULTS / opt.ckpt
+    ckpt_opt = build_ckpt_option(opt, None, folder)
+    samples: dict[str, Samples] = {}
+    log = None
+    for name in opt.sample_dir:
+        paths = find_recon(folder / name)
+        log = log or open_log(folder / name)
+        samples[name] = Samples(folder / name, Recon(paths, log), run_identity(folder / name))
+    ckpt_opt.dataset_dir, ckpt_opt.val_list, ckpt_opt.device = opt.dataset_dir, opt.val_list, device or opt.device
+    ckpt_opt.corrupt = _common("task", samples, ckpt_opt.corrupt)
+    ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
+    if "image_size" in opt.given:
+        ckpt_opt.image_size = opt.image_size
+    dataset, corrupt, imagenet = open_evaluation(ckpt_opt, log)
+    weights = load_checkpoint(ckpt_opt.load)["identity"]
+    for name, found in samples.items():
+        check_pairs(found.recon, dataset, f"{opt.ckpt}/{name}", ckpt_opt.image_size)
+        check_run(found, dataset)
+        if found.run.get("checkpoint", weights) != weights:
+            log.warning(
+                f"[Judge] {found.folder}: {ckpt_opt.load} is no longer the checkpoint that restored these images; "
+                f"they are judged as {ckpt_opt.corrupt}, as they were made"
+            )
+    return Evaluation(ckpt_opt, dataset, corrupt, imagenet, samples, log)
+
+
+def open_evaluation(ckpt_opt: Any, log: Any) -> tuple[Any, Callable, bool]:
     """(data set, operator, whether it is ImageNet) that a checkpoint's task is judged on."""
     dataset = build_evaluation_dataset(ckpt_opt, log)
     imagenet = is_imagenet(dataset.classes)
@@ -74,82 +120,146 @@ def open_evaluation(ckpt_opt: Any, log: Any) -> tuple[Any, Any, bool]:
     return dataset, build_corruption(ckpt_opt, log), imagenet
 
 
-def _judge(opt: Any, recon: Recon, dataset: Any, corrupt: Any, judges: Judges, name: str) -> SampleScores:
-    scores = SampleScores(judges, keep_features="kid" in opt.metrics)
+def _common(key: str, samples: Mapping[str, Samples], default: Any) -> Any:
+    """What all folders say of `key`; those that say nothing have the default."""
+    values = {name: found.run.get(key, default) for name, found in samples.items()}
+    if len(set(values.values())) > 1:
+        listed = ", ".join(f"{name}: {value}" for name, value in values.items())
+        raise UserError(f"--sample-dir: the folders differ in {key} ({listed}): judge them one by one")
+    return next(iter(values.values()))
+
+
+def check_run(samples: Samples, dataset: Any) -> None:
+    """Raise a UserError if the samples were restored from other images, as far as that can be told before.
+
+    Where the checksums of the image files are known, `triples` compares each file as it is read instead.
+    """
+    was, now = samples.run.get("data"), dataset.fingerprint()
+    if was not in (None, now) and samples.recon.checksums is None:
+        raise UserError(
+            f"{samples.folder}: was restored from other images ({was}, now {now}); give the --dataset-dir and "
+            "--val-list of sample.py, or run sample.py --overwrite"
+        )
+
+
+def _judge(
+    opt: Any, samples: Samples, found: Evaluation, judges: Judges
+) -> tuple[dict[str, dict[str, list[float]]], FeatureSums | None]:
+    """(row -> metric -> value per image; the restored images' features)."""
+    count, dataset = len(samples.recon), found.dataset
+    values: dict[str, dict[str, list[float]]] = {}
+    features = FeatureSums(count, NUM_KEPT if "kid" in opt.metrics else 0) if judges.features else None
     stream = triples(
-        recon,
+        samples.recon,
         dataset,
-        corrupt,
+        found.corrupt,
         batch_size=opt.batch_size,
         num_workers=opt.num_workers,
-        seed=made_with(recon.paths[0]).get("seed", opt.seed),  # the same noise as the restored images saw
+        seed=samples.run.get("seed", opt.seed),  # the same noise as the restored images saw
         device=opt.device,
     )
-    with SampleProgress(len(recon), 1, opt.batch_size, description=f"judging {name}") as progress:
+    with Progress(f"judging {samples.folder.name}", count, text=f"0/{count} images") as progress:
         for batch in stream:
-            names = [dataset.short_name(dataset.samples[i][0]) for i in batch.numbers]
             if not batch.restored.isfinite().all():
-                where = f"{names[0]} to {names[-1]}"
-                raise UserError(f"{name}: pixels that are no numbers in some image from {where}; restore them anew")
-            scores.add(names, batch.clean, batch.degraded, batch.restored, batch.labels)
-            progress.images(len(names))
-    return scores
+                first, last = (dataset.short_name(dataset.samples[i][0]) for i in (batch.numbers[0], batch.numbers[-1]))
+                where = f"an image from {first} to {last}"
+                raise UserError(f"{samples.folder}: NaN or inf in {where}; run sample.py --overwrite")
+            rows = {"degraded": batch.degraded, "restored": to_float(batch.restored), "clean": batch.clean}
+            for row, images in rows.items():
+                for metric, judge in judges.per_image.items():
+                    if row != "clean" or metric == "accuracy":
+                        scores = judge(images, batch.clean, batch.labels).tolist()
+                        values.setdefault(row, {}).setdefault(metric, []).extend(scores)
+            if features is not None:
+                features.add(judges.features(to_uint8(batch.restored)))
+            progress.advance(len(batch.numbers), f"{batch.numbers[-1] + 1}/{count} images")
+    return values, features
 
 
-def distance_reference(opt: Any, ckpt_opt: Any, imagenet: bool, judges: Judges, log: Any) -> Reference | None:
-    """What FID and KID compare with; None where neither can be measured.
-
-    `--fid-ref`, if given; ImageNet's training set for sr4x-* on ImageNet; else the whole validation set.
-    """
+def _reference(opt: Any, found: Evaluation, judges: Judges) -> Reference | None:
+    """What FID and KID compare with; None where neither can be measured, `judges.unavailable` says why."""
     if judges.features is None:
         return None
-    reservoir = FeatureReservoir() if "kid" in opt.metrics else None
-    from_images = functools.partial(
-        reference_from,
-        features=judges.features,
-        image_size=ckpt_opt.image_size,
-        batch_size=opt.batch_size,
-        reservoir=reservoir,
-    )
-    if opt.fid_ref is not None:
-        path = Path(opt.fid_ref)
-        if _is_dataset(path):
-            return Reference(from_images(_clean_batches(opt, ckpt_opt, path, log)), reservoir)
-        return Reference(from_images(path), reservoir)
-    if imagenet and uses_training_statistics(ckpt_opt.corrupt):
-        try:
-            return Reference(training_statistics(), None, "to ImageNet's training set")
-        except WeightsUnavailable as error:
-            return Reference(None, None, str(error))
-    source, path = _validation_set(opt, ckpt_opt, imagenet, log)
-    compute = functools.partial(from_images, _clean_batches(opt, ckpt_opt, opt.dataset_dir, log))
-    if reservoir is not None:  # its features are not kept on the disk
-        return Reference(compute(), reservoir, "to the validation set")
-    return Reference(cached_statistics(path, compute, source), None, "to the validation set")
+    try:
+        return build_reference(opt, found.options, found.imagenet, judges.features, found.log)
+    except (WeightsUnavailable, MetricUnavailable) as error:
+        judges.features = None
+        judges.unavailable |= {name: str(error) for name in opt.metrics if name in OF_SETS}
+        return None
 
 
-def _validation_set(opt: Any, ckpt_opt: Any, imagenet: bool, log: Any) -> tuple[str, Path]:
-    """What tells the validation set from others, and where its statistics are kept."""
-    whole = build_lmdb_dataset(ckpt_opt, log, train=False)
-    source = f"{whole.fingerprint()}, {ckpt_opt.image_size} px"
-    path = validation_statistics_path(ckpt_opt.image_size, opt.mode)
-    if not imagenet:  # many data sets may be judged in one folder
-        digest = hashlib.sha256(source.encode()).hexdigest()[:8]
-        path = path.with_name(path.name.replace("imagenet", f"data-{digest}"))
-    return source, path
+def _table(
+    metrics: list[str], values: Mapping, features: FeatureSums | None, judges: Judges, reference: Reference | None
+) -> dict[str, dict[str, Score]]:
+    """Row -> metric -> score."""
+    table: dict[str, dict[str, Score]] = {"degraded": {}, "restored": {}, "clean": {}}
+    for metric in metrics:
+        rows = {row: found[metric] for row, found in values.items() if metric in found}
+        if metric in judges.unavailable:
+            table["restored"][metric] = Score(None, judges.unavailable[metric])
+        elif metric in OF_SETS:
+            table["restored"][metric] = _of_sets(metric, features, reference)
+        else:
+            for row, score in mean_scores(rows, METRICS[metric].scale).items():
+                table[row][metric] = score
+    return {row: scores for row, scores in table.items() if scores}
 
 
-def _is_dataset(path: Path) -> bool:
-    return (path / "val_faster_imagefolder.lmdb").exists() or (path / "val").is_dir()
+def _of_sets(metric: str, features: FeatureSums, reference: Reference) -> Score:
+    try:
+        value = METRICS[metric].of_sets(features.finish(), reference.features)
+    except MetricUnavailable as error:
+        return Score(None, str(error), features.num_images)
+    return Score(value, reference.note, features.num_images)
 
 
-def _clean_batches(opt: Any, ckpt_opt: Any, dataset_dir: Path, log: Any):
-    """The validation images of a data set folder as uint8 batches, read when they are asked for."""
-    place = argparse.Namespace(dataset_dir=dataset_dir, image_size=ckpt_opt.image_size)
-    dataset = build_lmdb_dataset(place, log, train=False)
-    numbers = range(len(dataset))
-    batches = [list(numbers[i : i + opt.batch_size]) for i in range(0, len(dataset), opt.batch_size)]
-    return uint8_batches(ordered_loader(dataset, batches, num_workers=opt.num_workers))
+def _keep(samples: Samples, names: list[str], table: Scores, values: Mapping, settings: dict[str, Any]) -> None:
+    """Write metrics.json and metrics_per_image.csv; other scores of the same run, judged alike, stay in them."""
+    columns = {f"{metric}_{row}": column for row, found in values.items() for metric, column in found.items()}
+    earlier, scores, kept = _earlier(samples, names, settings)
+    merged = {
+        row: {**scores.get(row, {}), **{m: s for m, s in table.get(row, {}).items() if s.value is not None or
+                                        m not in scores.get(row, {})}}
+        for row in ("degraded", "restored", "clean")
+    }  # fmt: skip
+    write_csv(samples.folder / "metrics_per_image.csv", names, {**kept, **columns}, samples.run)
+    merged = {row: found for row, found in merged.items() if found}
+    write_metrics(samples.folder / "metrics.json", merged, {**earlier, **settings}, samples.run)
+
+
+def _earlier(samples: Samples, names: list[str], settings: dict[str, Any]) -> tuple[dict, dict, dict]:
+    """(settings, scores, columns) that an earlier run of compute_metrices.py left of the same images."""
+    path = samples.folder / "metrics.json"
+    try:
+        was, scores = read_metrics(path, samples.run)
+    except UserError:
+        return {}, {}, {}
+    # The original's samples have no identity: only their age says whether they are the judged ones.
+    outdated = not samples.run and path.stat().st_mtime_ns < max(p.stat().st_mtime_ns for p in samples.recon.paths)
+    if outdated or any(was.get(key) != settings[key] for key in settings if not key.startswith("fid_")):
+        return {}, {}, {}
+    if any(was.get(key) != value for key, value in settings.items()):  # FID and KID by another network or reference
+        scores = {row: {m: s for m, s in found.items() if m not in OF_SETS} for row, found in scores.items()}
+    try:
+        judged, columns = read_csv(path.with_name("metrics_per_image.csv"), samples.run)
+    except UserError:
+        judged, columns = [], {}
+    return was, scores, columns if judged == names else {}
+
+
+def _settings(opt: Any, found: Evaluation, samples: Samples, reference: Reference | None) -> dict[str, Any]:
+    settings = {
+        "checkpoint": opt.ckpt,
+        "samples": samples.folder.name,
+        "corrupt": found.options.corrupt,
+        "image_size": found.options.image_size,
+        "dataset_dir": str(opt.dataset_dir),
+        "num_images": len(found.dataset),
+        "seed": samples.run.get("seed", opt.seed),
+    }
+    if reference is not None:
+        settings |= {"fid_mode": opt.mode, "fid_reference": opt.fid_ref or reference.note}
+    return settings
 
 
 def published_scores(ckpt_opt: Any, imagenet: bool) -> Scores:
@@ -160,27 +270,11 @@ def published_scores(ckpt_opt: Any, imagenet: bool) -> Scores:
     return {"published": {"fid": Score(found.fid, SOURCE), "accuracy": Score(found.accuracy, SOURCE)}}
 
 
-def _one_table(results: dict[str, Scores], published: Scores) -> Scores:
-    """All folders in one table: what is the same for all of them once."""
+def _one_table(results: Mapping[str, Scores], published: Scores) -> Scores:
+    """All folders in one table; a row that is the same for all of them once."""
     rows: dict[str, Any] = {}
     for name, table in results.items():
         for row, scores in table.items():
-            rows[f"restored, {name}" if row == "restored" else row] = scores
+            own = row == "restored" or rows.get(row, scores) != scores
+            rows[f"{row}, {name}" if own else row] = scores
     return rows | dict(published)
-
-
-def _settings(opt: Any, ckpt_opt: Any, dataset: Any, name: str, reference: Reference | None) -> dict[str, Any]:
-    return {
-        "checkpoint": opt.ckpt,
-        "samples": name,
-        "corrupt": ckpt_opt.corrupt,
-        "image_size": ckpt_opt.image_size,
-        "dataset_dir": opt.dataset_dir,
-        "num_images": len(dataset),
-        "fid_mode": opt.mode,
-        "fid_reference": opt.fid_ref or (reference.note if reference else None),
-        "seed": opt.seed,
-    }
-
-
-__all__ = ["distance_reference", "judge_folders", "open_evaluation", "published_scores"]

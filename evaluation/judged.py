@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.judge import open_evaluation, published_scores
-from evaluation.sample_scores import read_csv
-from evaluation.table import METRICS, Scores, read_metrics
-from evaluation.triples import check_pairs, chosen_triple
-from i2sb.ckpt_util import RESULTS, build_ckpt_option
+from evaluation.judge import Evaluation, Samples, open_samples, published_scores
+from evaluation.metrics import METRICS
+from evaluation.table import Scores, read_csv, read_metrics
+from evaluation.triples import chosen_triple
 from i2sb.errors import UserError
 from i2sb.pictures import read_frames, to_pixels, trajectory_file
-from i2sb.recon import Recon, find_recon, run_identity
-from i2sb.restore import open_log
+from i2sb.recon import run_identity
 
 
 class Case(NamedTuple):
@@ -42,9 +40,8 @@ def read_judged(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Scores]:
     Raises:
         UserError: no scores there, or scores of other samples than those that are there now.
     """
-    settings, scores = read_metrics(folder / "metrics.json")
     run = run_identity(folder)
-    return run, settings, scores
+    return run, *read_metrics(folder / "metrics.json", run)
 
 
 class JudgedImages:
@@ -54,12 +51,12 @@ class JudgedImages:
         UserError: files in it do not belong together, or are of other images than the data set's.
     """
 
-    def __init__(self, folder: Path, dataset: Any, corrupt: Any, opt: Any, published: Scores):
-        self.folder, self.dataset, self.corrupt, self.opt, self.published = folder, dataset, corrupt, opt, published
+    def __init__(self, samples: Samples, found: Evaluation, published: Scores):
+        folder, dataset = samples.folder, found.dataset
+        self.folder, self.recon, self.published = folder, samples.recon, published
+        self.dataset, self.corrupt, self.opt = dataset, found.corrupt, found.options
         self.run, self.settings, self.scores = read_judged(folder)
-        self.recon = Recon(find_recon(folder))
-        check_pairs(self.recon, dataset, str(folder), opt.image_size)
-        self.names, self.columns = read_csv(folder / "metrics_per_image.csv")
+        self.names, self.columns = read_csv(folder / "metrics_per_image.csv", self.run)
         if self.names != [dataset.short_name(path) for path, _ in dataset.samples]:
             raise UserError(f"{folder / 'metrics_per_image.csv'}: is of other images; run compute_metrices.py again")
 
@@ -117,13 +114,8 @@ def open_judged(opt: Any) -> tuple[Any, Any, list[JudgedImages]]:
     Raises:
         UserError: as `JudgedImages`; no such checkpoint, data set or folder.
     """
-    ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)
-    log = open_log(RESULTS / opt.ckpt / opt.sample_dir[0])
-    ckpt_opt.dataset_dir, ckpt_opt.val_list, ckpt_opt.device = opt.dataset_dir, opt.val_list, "cpu"
-    if "image_size" in opt.given:
-        ckpt_opt.image_size = opt.image_size
-    dataset, corrupt, imagenet = open_evaluation(ckpt_opt, log)
-    published = published_scores(ckpt_opt, imagenet)
-    folders = [RESULTS / opt.ckpt / name for name in opt.sample_dir]
-    ckpt_opt.seed = opt.seed
-    return ckpt_opt, log, [JudgedImages(folder, dataset, corrupt, ckpt_opt, published) for folder in folders]
+    found = open_samples(opt, device="cpu")
+    found.options.seed = opt.seed
+    published = published_scores(found.options, found.imagenet)
+    folders = [JudgedImages(samples, found, published) for samples in found.samples.values()]
+    return found.options, found.log, folders

@@ -1,21 +1,108 @@
-"""Which scores can be given here: the judges of images, and the reasons why others are missing."""
+"""Every metric in one table: its name, how it is shown, and what computes it.
+
+A new metric is one more row of METRICS.  Importing this module loads neither torch nor a network, so that
+`compute_metrices.py --help` can list the names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from evaluation.image_quality import psnr, ssim
-from evaluation.inception import build_inception
-from evaluation.lpips import build_lpips
-from evaluation.resnet import build_resnet50, top1, why_no_accuracy
-from evaluation.weights import WeightsUnavailable
+    from evaluation.fid import Features
 
-Judge = Callable[[Tensor, Tensor, Tensor], Tensor]  # (images, clean, labels) -> scores [B]
-DISTANCES = ("fid", "kid")
+    Judge = Callable[[Tensor, Tensor, Tensor], Tensor]  # (images, clean, labels) -> scores [B]
+
+
+class MetricUnavailable(RuntimeError):
+    """A metric cannot be computed here; the message is the reason, in one line."""
+
+
+class Metric(NamedTuple):
+    """A row of METRICS: either `per_image` or `of_sets` is given.
+
+    title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.
+    per_image: (class names, device) -> a function of (images, clean, labels), [B,3,S,S] in [-1,1] twice and [B],
+        that gives scores [B].  The score of a set is their mean times `scale`.
+    of_sets: (restored, reference) -> the distance of two sets of images.
+    Both raise MetricUnavailable or WeightsUnavailable where there is no such score.
+    """
+
+    title: str
+    unit: str
+    better: str
+    digits: int
+    per_image: Callable[[Sequence[str], str], Judge] | None = None
+    of_sets: Callable[[Features, Features], float] | None = None
+    scale: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """Such as "PSNR [dB]"."""
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
+
+
+def _psnr(classes: Sequence[str], device: str) -> Judge:
+    from evaluation.image_quality import psnr
+
+    return lambda images, clean, labels: psnr(images, clean)
+
+
+def _ssim(classes: Sequence[str], device: str) -> Judge:
+    from evaluation.image_quality import ssim
+
+    return lambda images, clean, labels: ssim(images, clean)
+
+
+def _accuracy(classes: Sequence[str], device: str) -> Judge:
+    from evaluation.resnet import build_resnet50, top1, why_no_accuracy
+
+    if reason := why_no_accuracy(classes):
+        raise MetricUnavailable(reason)
+    network = build_resnet50().to(device)
+    return lambda images, clean, labels: top1(network(images.to(device)), labels).float()
+
+
+def _lpips(classes: Sequence[str], device: str) -> Judge:
+    from evaluation.lpips import build_lpips
+
+    network = build_lpips(device)
+    return lambda images, clean, labels: network(images, clean)
+
+
+def _fid(restored: Features, reference: Features) -> float:
+    from evaluation.fid import distance
+
+    return distance(restored.statistics, reference.statistics)
+
+
+def _kid(restored: Features, reference: Features) -> float:
+    from evaluation.kid import kid
+
+    if reference.sample is None:
+        raise MetricUnavailable("needs images as its reference, not their statistics alone")
+    return 1000 * kid(restored.sample, reference.sample)
+
+
+# In the order of the table's columns.
+METRICS = {
+    "psnr": Metric("PSNR", "dB", "↑", 2, per_image=_psnr),
+    "ssim": Metric("SSIM", "", "↑", 4, per_image=_ssim),
+    "accuracy": Metric("Accuracy", "%", "↑", 1, per_image=_accuracy, scale=100),
+    "lpips": Metric("LPIPS", "", "↓", 4, per_image=_lpips),
+    "fid": Metric("FID", "", "↓", 2, of_sets=_fid),
+    "kid": Metric("KID x1e3", "", "↓", 3, of_sets=_kid),
+}
+OF_SETS = tuple(name for name, metric in METRICS.items() if metric.of_sets)
+
+
+def shown_as(name: str) -> Metric:
+    """How a metric is shown; one that is not in the table (of another version, in a file) plainly."""
+    return METRICS.get(name, Metric(name, "", "", 4))
 
 
 @dataclass
@@ -23,53 +110,37 @@ class Judges:
     """per_image: metric -> judge; features: for distances of sets; unavailable: metric -> one line why."""
 
     per_image: dict[str, Judge] = field(default_factory=dict)
-    features: nn.Module | None = None
+    features: Callable[[Tensor], Tensor] | None = None
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
 def build_judges(metrics: Iterable[str], classes: Sequence[str], device: str, mode: str = "legacy_pytorch") -> Judges:
-    """The judges of `metrics` (psnr, ssim, accuracy, lpips, fid, kid), as far as their weights can be had.
+    """The judges of `metrics`, as far as their weights can be had.
 
     Args:
-        classes: the data set's; accuracy means something on ImageNet's only.
-        device: where the networks work.
-        mode: clean-fid's, for fid and kid.
+        classes: the data set's class names; accuracy means something on ImageNet's only.
+        mode: clean-fid's, for FID and KID.
     """
-    judges, wanted = Judges(), set(metrics)
+    from evaluation.weights import WeightsUnavailable
 
-    def give(metric: str, build: Callable[[], Judge]) -> None:
+    judges = Judges()
+    of_sets = []
+    for name in metrics:
         try:
-            judges.per_image[metric] = build()
-        except WeightsUnavailable as error:
-            judges.unavailable[metric] = str(error)
+            if METRICS[name].of_sets:
+                of_sets.append(name)
+            else:
+                judges.per_image[name] = METRICS[name].per_image(classes, device)
+        except (MetricUnavailable, WeightsUnavailable) as error:
+            judges.unavailable[name] = str(error)
+    if of_sets:
+        from evaluation.inception import build_inception
 
-    if "psnr" in wanted:
-        judges.per_image["psnr"] = lambda images, clean, labels: psnr(images, clean)
-    if "ssim" in wanted:
-        judges.per_image["ssim"] = lambda images, clean, labels: ssim(images, clean)
-    if "accuracy" in wanted:
-        if reason := why_no_accuracy(classes):
-            judges.unavailable["accuracy"] = reason
-        else:
-            give("accuracy", lambda: _accuracy(device))
-    if "lpips" in wanted:
-        give("lpips", lambda: _lpips(device))
-    if distances := wanted.intersection(DISTANCES):
         try:
             judges.features = build_inception(mode, device)
         except WeightsUnavailable as error:
-            judges.unavailable |= dict.fromkeys(distances, str(error))
+            judges.unavailable |= dict.fromkeys(of_sets, str(error))
     return judges
-
-
-def _accuracy(device: str) -> Judge:
-    network = build_resnet50().to(device)
-    return lambda images, clean, labels: top1(network(images.to(device)), labels).float()
-
-
-def _lpips(device: str) -> Judge:
-    network = build_lpips(device)
-    return lambda images, clean, labels: network(images, clean)
 
 
 def training_judges(classes: Sequence[str], device: str, log: Any) -> dict[str, Judge]:

@@ -21,7 +21,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from evaluation.judged import Case, JudgedImages, Trajectory, open_judged
-from evaluation.sweep import Point, draw_curves, metrics_of, read_curve, shown, title_of
+from evaluation.metrics import shown_as
+from evaluation.sweep import Point, draw_curves, metrics_of, read_curve, title_of
 from evaluation.table import Scores
 from i2sb.recon import SECONDS, made_with
 from i2sb.runtime.files import atomic_write
@@ -120,7 +121,7 @@ def render(report: Report) -> str:
 
 
 def _name(metric: str) -> str:
-    return shown(metric).title.split(" [")[0]
+    return shown_as(metric).title
 
 
 def _digest(text: str) -> str:
@@ -139,7 +140,7 @@ def _notes(scores: Scores) -> list[str]:
 
 
 def _number(metric: str, value: float, sign: str = "") -> str:
-    text = f"{value:{sign}.{shown(metric).digits}f}"
+    text = f"{value:{sign}.{shown_as(metric).digits}f}"
     return "–" if math.isnan(value) else text.replace("-", "−").replace("inf", "∞")
 
 
@@ -147,7 +148,7 @@ def _gain(metric: str, value: float, before: float | None) -> Markup | str:
     """The signed difference from the degraded images, coloured by whether it is good; "" where it is unknown."""
     if before is None or not math.isfinite(value - before):
         return ""
-    better = {"↑": 1, "↓": -1}.get(shown(metric).better, 0) * (value - before)
+    better = {"↑": 1, "↓": -1}.get(shown_as(metric).better, 0) * (value - before)
     kind = "better" if better > 0 else "worse" if better < 0 else "same"
     return Markup('<span class="{}">{}</span>').format(kind, _number(metric, value - before, "+"))
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.judged import read_judged
-from evaluation.table import METRICS, Metric
+from evaluation.metrics import METRICS, OF_SETS, shown_as
 from i2sb.errors import UserError
 from i2sb.recon import SECONDS, find_recon, made_with
 from i2sb.runtime.files import atomic_write
@@ -44,7 +44,9 @@ def is_judged(folder: Path, opt: Any) -> bool:
         _, settings, scores = read_judged(folder)
     except UserError:
         return False
-    wanted = {"fid_mode": opt.mode, "dataset_dir": str(opt.dataset_dir), "seed": opt.seed}
+    wanted = {"dataset_dir": str(opt.dataset_dir), "seed": opt.seed}
+    if set(opt.metrics) & set(OF_SETS):
+        wanted["fid_mode"] = opt.mode
     if opt.fid_ref is not None:
         wanted["fid_reference"] = str(opt.fid_ref)
     same = all(settings.get(key) == value for key, value in wanted.items())
@@ -89,7 +91,7 @@ def write_sweep(folders: Iterable[Path], out: Path, console: Console | None = No
     metrics = metrics_of(point.metrics for point in points)
     table = Table("NFE", "seconds per image", *(escape(title_of(metric)) for metric in metrics))
     for point in points:
-        cells = ("-" if m not in point.metrics else f"{point.metrics[m]:.{shown(m).digits}f}" for m in metrics)
+        cells = ("-" if m not in point.metrics else f"{point.metrics[m]:.{shown_as(m).digits}f}" for m in metrics)
         table.add_row(str(point.nfe), "-" if point.seconds is None else f"{point.seconds:.3g}", *cells)
     (console or Console()).print(table)
     text = io.StringIO()
@@ -110,13 +112,9 @@ def metrics_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [metric for metric in METRICS if metric in present] + sorted(present - set(METRICS))
 
 
-def shown(metric: str) -> Metric:
-    return METRICS.get(metric, Metric(metric, 4, ""))
-
-
 def title_of(metric: str) -> str:
     """Such as "PSNR [dB] ↑"."""
-    return f"{shown(metric).title} {shown(metric).better}".strip()
+    return f"{shown_as(metric).label} {shown_as(metric).better}".strip()
 
 
 def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> bytes:

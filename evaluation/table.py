@@ -1,40 +1,30 @@
-"""The table on the screen and metrics.json: rows of images (degraded, restored, ...), columns of metrics."""
+"""Scores as people see them: the table on the screen, metrics.json and metrics_per_image.csv.
 
+Rows are sets of images (degraded, restored, clean, published), columns are metrics.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from evaluation.intervals import bootstrap_interval
+from evaluation.metrics import METRICS, shown_as
 from i2sb.errors import UserError
-from i2sb.runtime.files import atomic_write, read_json
+from i2sb.runtime.files import atomic_write
+from i2sb.runtime.reading import read_json
 
-
-class Metric(NamedTuple):
-    """How a metric is shown."""
-
-    title: str
-    digits: int
-    better: str  # an arrow
-
-
-# In the order of the columns; a metric that is not listed here is shown plainly, behind these.
-METRICS = {
-    "psnr": Metric("PSNR [dB]", 2, "↑"),
-    "ssim": Metric("SSIM", 4, "↑"),
-    "accuracy": Metric("Accuracy [%]", 1, "↑"),
-    "lpips": Metric("LPIPS", 4, "↓"),
-    "fid": Metric("FID", 2, "↓"),
-    "kid": Metric("KID x1e3", 3, "↓"),  # its values are times 1000 everywhere, see `kid_score`
-}
-KID_SCALE = 1000
-_LARGEST = 2**53  # of numbers in a file: what is above is no score, and charts cannot draw it
 INTERVAL_NOTE = "± half the width of the 95 % bootstrap interval over images; metrics.json has both ends"
 
 
@@ -52,40 +42,36 @@ class Score:
 
     def __post_init__(self) -> None:
         if self.value is not None and not math.isfinite(self.value):
-            note = self.note or f"the value came out as {self.value}"
+            object.__setattr__(self, "note", self.note or f"the value is {self.value}")
             object.__setattr__(self, "value", None)
-            object.__setattr__(self, "note", note)
 
 
 Scores = Mapping[str, Mapping[str, Score]]  # row -> metric -> score
 
 
-def mean_score(values: Any, scale: float = 1.0, note: str = "") -> Score:
-    """The mean over images of per-image values [n] (tensor, array or list), times `scale` (100: per cent).
+def mean_scores(rows: Mapping[str, Sequence[float]], scale: float = 1.0) -> dict[str, Score]:
+    """Row -> the mean of its per-image values [n] times `scale`, over the same images in every row.
 
-    From two images on it has a bootstrap interval.  Infinite PSNRs (images equal to the clean ones) are left out
-    and counted in the note.
+    From two images on a score has a bootstrap interval.  An image whose value is infinite in any row (PSNR of one
+    that equals the clean one) is left out of all rows; the note says how many are.
     """
-    values = [float(value) for value in values]
+    count = len(next(iter(rows.values())))
+    kept = [i for i in range(count) if not any(math.isinf(values[i]) for values in rows.values())]
+    note = "" if len(kept) == count else (
+        f"over {len(kept)} of {count} images: the others equal the clean ones, degraded or restored"
+    )  # fmt: skip
+    return {row: _mean_score([values[i] for i in kept], scale, note) for row, values in rows.items()}
+
+
+def _mean_score(values: Sequence[float], scale: float, note: str) -> Score:
     if not values:
         return Score(None, note or "no image was judged", 0)
-    finite = [value for value in values if not math.isinf(value)]
-    if len(finite) < len(values):
-        left_out = (
-            f"{len(values) - len(finite)} of {len(values)} images equal the clean ones and are left out"
-        )
-        note = f"{note}; {left_out}" if note else left_out
-    value = scale * math.fsum(finite) / len(finite) if finite else None
+    mean = scale * math.fsum(values) / len(values)
     interval = None
-    if len(finite) >= 2 and value is not None and math.isfinite(value):
-        low, high = bootstrap_interval(finite)
+    if len(values) >= 2 and math.isfinite(mean):
+        low, high = bootstrap_interval(values)
         interval = (scale * low, scale * high)
-    return Score(value, note, len(finite), interval)
-
-
-def kid_score(mean: float, num_images: int | None = None, note: str = "") -> Score:
-    """`evaluation.kid.kid`'s mean, times 1000: the usual form, in the table and in metrics.json alike."""
-    return Score(KID_SCALE * mean, note, num_images)
+    return Score(mean, note, len(values), interval)
 
 
 def metrics_table(scores: Scores, title: str = "") -> Table:
@@ -95,8 +81,7 @@ def metrics_table(scores: Scores, title: str = "") -> Table:
     table = Table(title=Text(title) if title else None)
     table.add_column("images")  # Text throughout: "[dB]" in a plain string would be read as markup
     for metric in columns:
-        shown = METRICS.get(metric, Metric(metric, 4, ""))
-        table.add_column(Text(f"{shown.title} {shown.better}".strip()), justify="right")
+        table.add_column(Text(f"{shown_as(metric).label} {shown_as(metric).better}".strip()), justify="right")
     for name, row in scores.items():
         table.add_row(Text(name), *(_cell(metric, row.get(metric)) for metric in columns))
     return table
@@ -105,80 +90,112 @@ def metrics_table(scores: Scores, title: str = "") -> Table:
 def _cell(metric: str, score: Score | None) -> str:
     if score is None or score.value is None:
         return "-"
-    digits = METRICS.get(metric, Metric(metric, 4, "")).digits
-    text = f"{score.value:.{digits}f}"
-    if score.interval is not None:
-        low, high = score.interval
-        text += f" ± {(high - low) / 2:.{digits}f}"
-    return text
+    digits = shown_as(metric).digits
+    half = "" if score.interval is None else f" ± {(score.interval[1] - score.interval[0]) / 2:.{digits}f}"
+    return f"{score.value:.{digits}f}{half}"
 
 
 def print_scores(scores: Scores, title: str = "", console: Console | None = None) -> None:
     """The table, and below it what ± is and each reason or caveat once, on a line of its own."""
     console = console or Console()
     console.print(metrics_table(scores, title))
+    lines = {}
     if any(score.interval for row in scores.values() for score in row.values()):
-        console.print(INTERVAL_NOTE, soft_wrap=True, markup=False, highlight=False)
+        lines[INTERVAL_NOTE] = None
     notes: dict[tuple[str, str], list[str]] = {}
     for name, row in scores.items():
         for metric, score in row.items():
             if score.note:
                 notes.setdefault((metric, score.note), []).append(name)
     for (metric, note), names in notes.items():
-        shown = METRICS[metric].title.split(" [")[0] if metric in METRICS else metric
-        # Paths and addresses in a note stay whole: no wrapping, no markup
-        console.print(f"{shown} ({', '.join(names)}): {note}", soft_wrap=True, markup=False, highlight=False)
+        lines[f"{shown_as(metric).title} ({', '.join(names)}): {note}"] = None
+    for line in lines:  # paths and addresses stay whole: no wrapping, no markup
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def write_metrics(path: Path, scores: Scores, settings: Mapping[str, Any] | None = None) -> None:
-    """metrics.json, atomically: {"settings": {...}, "scores": {row: {metric: {value, note, num_images}}}}.
+def write_metrics(path: Path, scores: Scores, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """metrics.json: {"run": {...}, "settings": {...}, "scores": {row: {metric: {value, note, num_images}}}}.
 
-    A score that has an interval has "interval": [low, high] too.  Strict JSON: a missing value is null, and its
-    note says why.  Settings that JSON does not know (paths) are written as text.
+    run: identity of the samples (`i2sb.recon.run_identity`); settings: how they were judged.  A score that has an
+    interval has "interval": [low, high] too.  Strict JSON: a missing value is null, and its note says why.
     """
-    content = {
-        "settings": dict(settings or {}),
-        "scores": {
-            name: {metric: _as_json(score) for metric, score in row.items()} for name, row in scores.items()
-        },
-    }
+    cells = {row: {metric: asdict(score) for metric, score in found.items()} for row, found in scores.items()}
+    content = {"run": dict(run), "settings": dict(settings), "scores": cells}
     text = json.dumps(content, indent=2, default=str, allow_nan=False, ensure_ascii=False) + "\n"
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "surrogateescape"))
 
 
-def read_metrics(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Score]]]:
-    """(settings, scores) of a file that `write_metrics` wrote.
+def read_metrics(path: Path, run: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Scores]:
+    """(settings, scores) of a metrics.json.
 
-    Raises UserError where there is none, or it holds something else.
+    Raises UserError where there is none, it holds something else, or it is of another run than `run`.
     """
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file; compute_metrices.py makes it")
+    content = read_json(path)
     try:
-        content = read_json(path)
+        judged = content.get("run")
         scores = {
-            row: {metric: _from_json(score) for metric, score in found.items()}
+            row: {metric: _as_score(cell) for metric, cell in found.items()}
             for row, found in content["scores"].items()
         }
-        return dict(content["settings"]), scores
+        settings = dict(content["settings"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: holds no scores; run compute_metrices.py again") from error
+    if run is not None and judged != _plain(run):
+        raise UserError(f"{path}: is of other samples than those beside it; run compute_metrices.py again")
+    return settings, scores
+
+
+def _as_score(cell: Mapping[str, Any]) -> Score:
+    interval = cell.get("interval")
+    numbers = [cell["value"], cell["num_images"], *(interval or [])]
+    if not all(isinstance(number, (int, float, type(None))) for number in numbers):
+        raise TypeError("a score is not a number")
+    return Score(cell["value"], str(cell["note"]), cell["num_images"], tuple(interval) if interval else None)
+
+
+def _plain(run: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(dict(run), default=str))
+
+
+def run_key(run: Mapping[str, Any]) -> str:
+    """Identity of a run in few characters."""
+    return hashlib.sha256(json.dumps(_plain(run), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_csv(
+    path: Path, names: Iterable[str], columns: Mapping[str, Sequence[float]], run: Mapping[str, Any]
+) -> None:
+    """metrics_per_image.csv: a line per image with its name, each column, and the identity of its run."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["image", *columns, "run"])
+    for name, *values in zip(names, *columns.values()):
+        writer.writerow([name, *(f"{value:.6g}" for value in values), run_key(run)])
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def read_csv(path: Path, run: Mapping[str, Any] | None = None) -> tuple[list[str], dict[str, list[float]]]:
+    """(names of the images, column -> value per image) of a file that `write_csv` wrote.
+
+    Raises UserError where there is none, it holds something else, or it is of another run than `run`.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            header, *lines = csv.reader(file)
+        key = [line.pop(header.index("run")) for line in lines] if "run" in header else []
+        keys = [key for key in header[1:] if key != "run"]
+        values = [[float(cell) for cell in line[1:]] for line in lines]
+        columns = {key: [line[i] for line in values] for i, key in enumerate(keys)}
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; compute_metrices.py makes it") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or "it holds no scores"
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or "it holds no scores per image"
         raise UserError(f"{path}: cannot be read: {reason}; run compute_metrices.py again") from error
-
-
-def _from_json(content: Mapping[str, Any]) -> Score:
-    value, note, num_images = (content[key] for key in ("value", "note", "num_images"))
-    interval = content.get("interval")
-    low, high = (None, None) if interval is None else interval
-    if not isinstance(note, str) or not isinstance(num_images, int | None):
-        raise ValueError("a score's note is a text, and its number of images an integer")
-    if not all(number is None or -_LARGEST <= number <= _LARGEST for number in (value, num_images, low, high)):
-        raise ValueError("a score's numbers are finite, and an interval has both ends")
-    return Score(value, note, num_images, None if interval is None else (float(low), float(high)))
-
-
-def _as_json(score: Score) -> dict[str, Any]:
-    content = asdict(score)
-    if score.interval is None:
-        del content["interval"]
-    return content
+    if run is not None and set(key) != {run_key(run)}:
+        raise UserError(f"{path}: is of other samples than those beside it; run compute_metrices.py again")
+    return [line[0] for line in lines], columns

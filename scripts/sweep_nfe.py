@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import compute_metrices
 import sample
+from evaluation.metrics import METRICS
 from i2sb.options import judging, parse_metrics_options, parse_sample_options
 from i2sb.options.parser import Parser, positive_int
 from i2sb.runtime.script import run_script
@@ -30,7 +31,7 @@ def build_parser() -> Parser:
     parser.add_argument("--nfe", type=positive_int, nargs="+", required=True, metavar="NFE", help="such as 1 2 5 10 20")
     as_there = "as for compute_metrices.py"
     defaults = list(judging.DEFAULT_METRICS)
-    parser.add_argument("--metrics", nargs="+", choices=judging.METRICS, default=defaults, help=as_there)
+    parser.add_argument("--metrics", nargs="+", choices=tuple(METRICS), default=defaults, help=as_there)
     parser.add_argument("--mode", choices=judging.MODES, default="legacy_pytorch", help=as_there)
     parser.add_argument("--fid-ref", metavar="FILE|DATASET", help=as_there)
     parser.add_argument("--judge-again", action="store_true", help="judge also what has been judged already")
@@ -70,7 +71,7 @@ def _judge(opt: argparse.Namespace, run: argparse.Namespace, folder: Path) -> in
     for name in OF_BOTH:
         if name in run.given:
             argv += [f"--{name.replace('_', '-')}", str(getattr(run, name))]
-    if not opt.judge_again and is_judged(folder, parse_metrics_options(argv)):
+    if not opt.judge_again and is_judged(folder, parse_metrics_options(argv, METRICS)):
         print(f"{folder}: is judged already; --judge-again judges again", file=sys.stderr)
         return 0
     return compute_metrices.main(argv)

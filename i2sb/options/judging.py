@@ -11,12 +11,12 @@ from .parser import Parser, positive_int
 DESCRIPTION = "Judge restored images: FID, ResNet-50 accuracy, PSNR, SSIM and others."
 EPILOG = "Prints a table and writes metrics.json beside the samples."
 
-METRICS = ("psnr", "ssim", "accuracy", "fid", "kid", "lpips")
 DEFAULT_METRICS = ("psnr", "ssim", "accuracy", "fid")
 MODES = ("legacy_pytorch", "legacy_tensorflow", "clean")
 
 
-def build_parser() -> Parser:
+def build_parser(metrics: Sequence[str] = ()) -> Parser:
+    """metrics: the names to choose from, `evaluation.metrics.METRICS`; they are not known on this floor."""
     parser = Parser("compute_metrices.py", DESCRIPTION, EPILOG)
     run = shared.add_run(parser)
     shared.add_gpu(run)
@@ -25,10 +25,10 @@ def build_parser() -> Parser:
     group.add_argument(
         "--metrics",
         nargs="+",
-        choices=METRICS,
+        choices=metrics or None,
         default=list(DEFAULT_METRICS),
         metavar="METRIC",
-        help=f"among {', '.join(METRICS)} (default: {' '.join(DEFAULT_METRICS)})",
+        help=f"among {', '.join(metrics)} (default: {' '.join(DEFAULT_METRICS)})",
     )
     group.add_argument(
         "--mode", choices=MODES, default="legacy_pytorch", help="clean-fid's way to resize and its network"
@@ -47,12 +47,11 @@ def build_parser() -> Parser:
     return parser
 
 
-def parse_metrics_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of compute_metrices.py, checked as `parse_train_options` does."""
-    parser = build_parser()
-    opt = parser.parse(argv)
+def parse_metrics_options(argv: Sequence[str] | None = None, metrics: Sequence[str] = ()) -> argparse.Namespace:
+    """The options of compute_metrices.py, checked as `parse_train_options` does; metrics: see `build_parser`."""
+    opt = build_parser(tuple(metrics)).parse(argv)
     # One process does it all; the launcher asks for these.
     opt.n_gpu_per_node, opt.num_proc_node, opt.node_rank = 1, 1, 0
     opt.master_address, opt.master_port = "localhost", None
-    opt.metrics = [name for name in METRICS if name in opt.metrics]
+    opt.metrics = list(dict.fromkeys(opt.metrics))
     return opt

@@ -1,61 +1,161 @@
-"""Statistics of image streams and the files they are kept in."""
+"""The Frechet distance against clean-fid's, collected statistics against NumPy's, and the files they lie in."""
+
+import json
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from evaluation.fid import (
+    FeatureSums,
+    Statistics,
     cached_statistics,
     distance,
-    feature_statistics,
+    frechet_distance,
     load_statistics,
     save_statistics,
-    uses_training_statistics,
-    validation_statistics_path,
+    statistics_path,
 )
-from evaluation.frechet import Statistics
+from evaluation.metrics import MetricUnavailable
 from i2sb.errors import UserError
 
-
-def mean_colours(images):
-    """A feature network small enough to check by hand: [B, 3, H, W] -> [B, 3]."""
-    return images.float().mean(dim=(2, 3))
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics.json").read_text())["frechet_200x64"]
 
 
-def batches(num=20, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(256, (num, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    return list(images.split(6))
+def moments(features):
+    return features.mean(axis=0), np.cov(features, rowvar=False)
 
 
-def test_stream_of_images():
-    seen = []
-    statistics = feature_statistics(iter(batches()), mean_colours, seen.append)
-    features = torch.cat(batches()).float().mean(dim=(2, 3)).double().numpy()
-    assert seen == [6, 6, 6, 2]
-    assert statistics.num_images == 20
-    np.testing.assert_allclose(statistics.mu, features.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(statistics.sigma, np.cov(features, rowvar=False), rtol=1e-5, atol=1e-6)
-    assert distance(statistics, statistics) == pytest.approx(0, abs=1e-8)
-    assert distance(statistics, feature_statistics(batches(seed=1), mean_colours)) > 0.1
+def features(num, dim, seed, scale=1.0):
+    """Correlated, with a spectrum that falls off as those of real features do, and a mean."""
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((dim, dim)) * np.exp(-np.arange(dim) / dim * 4)
+    return scale * rng.standard_normal((num, dim)) @ mix.T + rng.standard_normal(dim)
+
+
+def collected(x, batch=32, num_kept=0, seed=0):
+    sums = FeatureSums(len(x), num_kept, seed)
+    for part in torch.as_tensor(x).split(batch):
+        sums.add(part)
+    return sums.finish()
+
+
+def cleanfid(name, *args):
+    from cleanfid import fid
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clean-fid calls scipy's sqrtm in a way that SciPy deprecates
+        return float(getattr(fid, name)(*args))
+
+
+def test_golden_value():
+    i, j = np.arange(200.0)[:, None], np.arange(64.0)
+    first = np.sin(0.7 * i * (1 + 0.1 * j) + 0.3 * j) * np.exp(-j / 20)
+    second = np.cos(0.9 * i * (1 + 0.07 * j) + 0.1 * j) * np.exp(-j / 25) + 0.05
+    assert frechet_distance(*moments(first), *moments(second)) == pytest.approx(GOLDEN["fid"], rel=1e-6)
+    assert distance(collected(first).statistics, collected(second).statistics) == pytest.approx(GOLDEN["fid"], rel=1e-6)
+    assert frechet_distance(*moments(first), *moments(first)) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("dim", [2, 17, 96])
+def test_agrees_with_cleanfid(dim):
+    first, second = features(400, dim, 1), features(300, dim, 2, scale=1.3)
+    expected = cleanfid("frechet_distance", *moments(first), *moments(second))
+    assert frechet_distance(*moments(first), *moments(second)) == pytest.approx(expected, rel=1e-6)
+    assert distance(collected(first).statistics, collected(second).statistics) == pytest.approx(expected, rel=1e-6)
+    assert expected == pytest.approx(cleanfid("fid_from_feats", first, second), rel=1e-9)
+
+
+def test_diagonal_covariances_by_hand():
+    a, b = np.array([4.0, 9.0, 0.0]), np.array([1.0, 0.0, 25.0])
+    expected = 14 + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()  # |(1, 2, 3)|^2 = 14
+    assert frechet_distance([1, 2, 3], np.diag(a), [0, 0, 0], np.diag(b)) == pytest.approx(expected, rel=1e-12)
+    zero = np.zeros((3, 3))
+    assert frechet_distance([1, 2, 2], zero, [0, 0, 0], zero) == 9
+    assert frechet_distance([0, 0, 0], zero, [0, 0, 0], np.eye(3)) == pytest.approx(3)
+
+
+def test_fewer_images_than_dimensions():
+    """Rank 9 and 14 in 60 dimensions: tr sqrt(S1 S2) is the nuclear norm of X1 X2^T / sqrt((n1-1)(n2-1))."""
+    first, second = features(10, 60, 3), features(15, 60, 4)
+    (m1, s1), (m2, s2) = moments(first), moments(second)
+    nuclear = np.linalg.svd((first - m1) / 3 @ ((second - m2) / np.sqrt(14)).T, compute_uv=False).sum()
+    expected = ((m1 - m2) ** 2).sum() + np.trace(s1) + np.trace(s2) - 2 * nuclear
+    assert frechet_distance(m1, s1, m2, s2) == pytest.approx(expected, rel=1e-10)
+    assert frechet_distance(m2, s2, m1, s1) == pytest.approx(expected, rel=1e-10)
+    assert frechet_distance(m1, s1, m1, s1) == pytest.approx(0, abs=1e-6 * np.trace(s1))
+    m3, s3 = moments(features(500, 60, 6))  # one of full rank
+    nuclear = np.linalg.svd((first - m1) / 3 @ np.linalg.cholesky(s3), compute_uv=False).sum()
+    expected = ((m1 - m3) ** 2).sum() + np.trace(s1) + np.trace(s3) - 2 * nuclear
+    assert frechet_distance(m1, s1, m3, s3) == pytest.approx(expected, rel=1e-10)
+
+
+def test_covariances_stored_in_float32():
+    (m1, s1), (m2, s2) = moments(features(400, 20, 7)), moments(features(400, 20, 8))
+    exact = frechet_distance(m1, s1, m2, s2)
+    assert frechet_distance(np.float32(m1), np.float32(s1), m2, s2) == pytest.approx(exact, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (([0, 0], np.eye(3), [0, 0], np.eye(2)), "mean and covariance are"),
+        (([0, 0, 0], np.eye(3), [0, 0], np.eye(2)), "must be the same"),
+        (([0, np.nan], np.eye(2), [0, 0], np.eye(2)), "NaN or inf"),
+        (([0, 0], np.eye(2), [0, 0], [[1, 0.5], [0, 1]]), "not symmetric"),
+        (([0, 0], np.eye(2), [0, 0], [[1, 2], [2, 1]]), "not positive semi-definite"),
+        (([0, 0], [[0.0, 1], [1, 0]], [0, 0], np.eye(2)), "not positive semi-definite"),
+    ],
+)
+def test_refuses_what_is_no_gaussian(args, message):
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(*args)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 200])
+def test_collected_statistics_equal_numpys(batch):
+    x = features(200, 24, 9) + 1000  # raw second moments would lose six digits here
+    found = collected(x, batch).statistics
+    mu, sigma = moments(x)
+    assert (found.num_images, found.mu.dtype) == (200, np.float64)
+    np.testing.assert_allclose(found.mu, mu, rtol=1e-12)
+    np.testing.assert_allclose(found.sigma, sigma, rtol=1e-9, atol=1e-9)
+
+
+def test_a_seeded_subset_of_the_features_is_kept():
+    x = np.arange(300.0)[:, None] * np.ones(2)  # each feature is the number of its image
+    kept = collected(x, 7, num_kept=20, seed=3).sample
+    assert kept.shape == (20, 2)
+    assert len(set(kept[:, 0])) == 20
+    np.testing.assert_array_equal(collected(x, 64, 20, 3).sample, kept)
+    assert set(collected(x, 64, 20, 4).sample[:, 0]) != set(kept[:, 0])
+    np.testing.assert_array_equal(collected(x, 7, num_kept=1000).sample, x)
+    assert collected(x).sample is None
+    counts = sum(np.isin(np.arange(40), collected(x[:40], 13, 10, seed).sample[:, 0]) for seed in range(400))
+    assert counts.min() > 60  # 100 expected of each image, with a standard deviation of 9
+    assert counts.max() < 140
+
+
+def test_too_few_images_and_nan_have_no_statistics():
+    with pytest.raises(MetricUnavailable, match="at least two images"):
+        collected(np.ones((1, 3)))
+    with pytest.raises(ValueError, match="NaN or inf, after 1 images"):
+        collected(np.array([[0.0], [np.inf]]), batch=1)
 
 
 def test_round_trip_through_a_file(tmp_path):
-    statistics = feature_statistics(batches(), mean_colours)
+    statistics = collected(features(20, 3, 0)).statistics
     path = tmp_path / "data" / "stats.npz"
     save_statistics(path, statistics, source="here")
     back = load_statistics(path)
     np.testing.assert_array_equal(back.mu, statistics.mu)
     np.testing.assert_array_equal(back.sigma, statistics.sigma)
     assert back.num_images == 20
-    assert [p.name for p in path.parent.iterdir()] == ["stats.npz"]  # nothing temporary is left
-
-
-def test_reads_files_that_hold_mu_and_sigma_only(tmp_path):
-    np.savez(tmp_path / "other.npz", mu=np.zeros(2, np.float32), sigma=np.eye(2), arr_0=np.zeros(3))
-    statistics = load_statistics(tmp_path / "other.npz")
-    assert statistics.num_images is None
-    assert statistics.mu.dtype == np.float64
+    np.savez(path, mu=np.zeros(2, np.float32), sigma=np.eye(2), arr_0=np.zeros(3))  # of other programs
+    assert load_statistics(path).num_images is None
+    assert load_statistics(path).mu.dtype == np.float64
 
 
 @pytest.mark.parametrize(
@@ -76,48 +176,25 @@ def test_other_files_are_named(tmp_path, arrays):
     assert "\n" not in str(caught.value)
 
 
-def test_cache_computes_once(tmp_path):
+def test_cache_computes_once_and_again_for_other_images(tmp_path):
     path = tmp_path / "data" / "fid.npz"
-    calls = []
-
-    def compute():
-        calls.append(1)
-        return feature_statistics(batches(), mean_colours)
-
-    first = cached_statistics(path, compute, "20 images")
-    second = cached_statistics(path, compute, "20 images")
-    assert len(calls) == 1
-    np.testing.assert_array_equal(first.sigma, second.sigma)
-
-
-def test_cache_of_other_images_is_not_taken(tmp_path):
-    path = tmp_path / "fid.npz"
-    cached_statistics(path, lambda: feature_statistics(batches(), mean_colours), "a")
-    before = path.read_bytes()
-    with pytest.raises(UserError, match="comes from other images"):
-        cached_statistics(path, lambda: pytest.fail("must not compute"), "b")
-    assert path.read_bytes() == before
-
-
-def test_a_file_that_tells_no_source_is_trusted(tmp_path):
-    path = tmp_path / "fid.npz"
-    save_statistics(path, Statistics(np.zeros(2), np.eye(2)))
+    made = [collected(features(20, 3, seed)).statistics for seed in (0, 1)]
+    assert cached_statistics(path, lambda: made[0], "a") is made[0]
+    again = cached_statistics(path, lambda: pytest.fail("must not compute"), "a")
+    np.testing.assert_array_equal(again.sigma, made[0].sigma)
+    assert cached_statistics(path, lambda: made[1], "b") is made[1]
+    np.testing.assert_array_equal(load_statistics(path).mu, made[1].mu)
+    save_statistics(path, Statistics(np.zeros(2), np.eye(2)))  # put there by hand: trusted
     assert cached_statistics(path, lambda: pytest.fail("must not compute"), "b").num_images is None
 
 
 def test_a_failed_computation_leaves_no_file(tmp_path):
-    def compute():
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        cached_statistics(tmp_path / "fid.npz", compute)
+    with pytest.raises(ZeroDivisionError):
+        cached_statistics(tmp_path / "fid.npz", lambda: 1 / 0, "a")
     assert not list(tmp_path.iterdir())
 
 
-def test_published_names_and_references(tmp_path):
-    assert str(validation_statistics_path(256)) == "data/fid_imagenet_256_val.npz"
-    assert validation_statistics_path(64, "clean", tmp_path) == tmp_path / "fid_imagenet_64_val_clean.npz"
-    assert [t for t in ("sr4x-pool", "sr4x-bicubic", "jpeg-5", "mixture") if uses_training_statistics(t)] == [
-        "sr4x-pool",
-        "sr4x-bicubic",
-    ]
+def test_published_names():
+    assert str(statistics_path(256)) == "data/fid_imagenet_256_val.npz"
+    assert str(statistics_path(64, "train")) == "data/fid_imagenet_64_train.npz"
+    assert str(statistics_path(64, "val", "clean")) == "data/fid_imagenet_64_val_clean.npz"

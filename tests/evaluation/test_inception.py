@@ -10,8 +10,9 @@ import pytest
 import torch
 from golden.formulas import image
 
-from evaluation import WeightsUnavailable, inception
+from evaluation import inception
 from evaluation.inception import MODES, build_inception, resize
+from evaluation.weights import WeightsUnavailable
 from i2sb import addresses
 from i2sb.pixels import to_uint8
 

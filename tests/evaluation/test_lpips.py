@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torchvision.models import AlexNet_Weights, alexnet
 from webserver import Site, closed_address, serving
 
-from evaluation import WeightsUnavailable
 from evaluation.lpips import build_lpips
+from evaluation.weights import WeightsUnavailable
 from i2sb import addresses
 from i2sb.pixels import nearest_uint8
 

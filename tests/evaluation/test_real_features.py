@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.fid import distance, feature_statistics
-from evaluation.fid_reference import find_images, folder_batches
+from evaluation.fid import FeatureSums, distance
 from evaluation.image_quality import psnr, ssim
-from evaluation.kid import FeatureReservoir, kid
+from evaluation.kid import kid
+from evaluation.reference import ImageFiles
 from evaluation.resnet import Normalizer, top1
 from i2sb.pixels import nearest_uint8, to_float, to_uint8
 from i2sb.runtime.safe_torch import load_torch
@@ -44,8 +44,9 @@ def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photographs")
     for path in (Path(package.origin).parent / "data").glob("imagenet_*.jpg"):
         (folder / path.name).symlink_to(path)
-    labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in find_images(folder)])
-    return torch.cat(list(folder_batches(folder, 224))), labels
+    dataset = ImageFiles(folder, 224)
+    labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in dataset.paths])
+    return torch.stack([nearest_uint8(image) for image, in dataset]), labels
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +68,20 @@ def crops(images):
     return torch.cat([images[..., at : at + 160, at : at + 160] for at in (0, 64)])
 
 
+def collected(x):
+    sums = FeatureSums(len(x), num_kept=len(x))
+    for batch in x.split(7):
+        sums.add(batch)
+    return sums.finish()
+
+
 @pytest.fixture(scope="module")
 def judged(features, photographs):
-    """Per JPEG quality (None: untouched): streamed statistics and the features, in order."""
+    """Per JPEG quality (None: untouched): statistics and the features, in order."""
     results = {}
     for quality in (None, *QUALITIES):
         images = crops(photographs[0] if quality is None else jpeg(photographs[0], quality))
-        sample = FeatureReservoir(len(images))
-        results[quality] = feature_statistics(images.split(7), sample.tap(features)), sample.features
+        results[quality] = collected(torch.cat([features(batch) for batch in images.split(7)]))
     return results
 
 
@@ -103,19 +110,19 @@ def test_frechet_distance_rises_with_jpeg_strength(judged):
 
 
 def test_kid_rises_with_jpeg_strength(judged):
-    values = [kid(judged[quality][1], judged[None][1])[0] for quality in QUALITIES]
+    values = [kid(judged[quality][1], judged[None][1]) for quality in QUALITIES]
     assert (np.diff(values) > 0).all(), values
-    subsets = [kid(judged[quality][1], judged[None][1], subset_size=40)[0] for quality in QUALITIES]
+    subsets = [kid(judged[quality][1], judged[None][1], subset_size=40) for quality in QUALITIES]
     assert (np.diff(subsets) > 0).all(), subsets
 
 
 @pytest.mark.parametrize(
     ("dim", "quality", "rel"),
     # 40 images tell at most 39 features apart.  Beyond, clean-fid takes the root of a singular matrix: its rounding
-    # noise is about 1e-6 of the result, where ours agrees with the singular values (see test_frechet.py).
+    # noise is about 1e-6 of the result, where ours agrees with the singular values (see test_fid.py).
     [(32, 50, 1e-6), (32, 5, 1e-6), (1280, 5, 1e-5)],
 )
-def test_streamed_fid_equals_cleanfids_pipeline(judged, dim, quality, rel):
+def test_collected_fid_equals_cleanfids_pipeline(judged, dim, quality, rel):
     """clean-fid: all features in memory, np.mean and np.cov, its own frechet_distance."""
     from cleanfid.fid import frechet_distance
 
@@ -123,7 +130,7 @@ def test_streamed_fid_equals_cleanfids_pipeline(judged, dim, quality, rel):
     ours, theirs = [], []
     for key in (quality, None):
         features = judged[key][1].astype(np.float64) @ basis
-        ours.append(feature_statistics(torch.from_numpy(features).split(7), lambda batch: batch))
+        ours.append(collected(torch.from_numpy(features)).statistics)
         theirs += [np.mean(features, axis=0), np.cov(features, rowvar=False)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # clean-fid calls scipy's sqrtm in a way that SciPy deprecates
@@ -131,7 +138,7 @@ def test_streamed_fid_equals_cleanfids_pipeline(judged, dim, quality, rel):
     assert distance(*ours) == pytest.approx(expected, rel=rel)
 
 
-def test_streamed_statistics_equal_numpys(judged):
+def test_collected_statistics_equal_numpys(judged):
     for statistics, features in judged.values():
         np.testing.assert_allclose(statistics.mu, np.mean(features.astype(np.float64), axis=0), rtol=1e-9, atol=1e-12)
         sigma = np.cov(features.astype(np.float64), rowvar=False)

@@ -9,8 +9,9 @@ import torch
 from golden.formulas import image
 from torchvision.models import ResNet50_Weights, resnet50
 
-from evaluation import WeightsUnavailable, build_resnet50
+from evaluation import build_resnet50
 from evaluation.resnet import Normalizer, top1, why_no_accuracy
+from evaluation.weights import WeightsUnavailable
 from i2sb import addresses
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics.npz")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from webserver import Site, closed_address, serving
 
-from evaluation import WeightsUnavailable, fid, inception, resnet, weights
+from evaluation import inception, reference, resnet, weights
+from evaluation.weights import WeightsUnavailable
 from i2sb import addresses
 from i2sb.addresses import Remote
 
@@ -64,5 +65,5 @@ def test_training_statistics_say_where_they_belong(tmp_path, monkeypatch):
     remote = replace(addresses.FID_TRAIN_STATISTICS, url=closed_address())
     monkeypatch.setattr(addresses, "FID_TRAIN_STATISTICS", remote)
     with pytest.raises(WeightsUnavailable, match="the FID statistics of ImageNet's training set") as caught:
-        fid.training_statistics(tmp_path)
+        reference.training_statistics(tmp_path)
     message_of(caught, remote, tmp_path / remote.name)

@@ -1,0 +1,135 @@
+"""What FID and KID compare with: folders of images and files of statistics, through the names of the original too."""
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset.images import build_test_transform
+from evaluation import fid_util, reference
+from evaluation.fid import Statistics, load_statistics, save_statistics
+from evaluation.reference import ImageFiles, build_reference, content, features_of
+from i2sb.errors import UserError
+
+INTEROP = Path(__file__).parents[1] / "interop" / "images" / "val"
+LOG = logging.getLogger("test")
+
+
+def colours(images):
+    """A feature network small enough to check by hand: [B, 3, S, S] -> [B, 3]."""
+    return images.float().mean(dim=(2, 3))
+
+
+def save(path, size=(40, 30), mode="RGB", seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images of several kinds, nested, beside other files."""
+    root = tmp_path / "photos"
+    save(root / "b.jpg")
+    save(root / "a" / "2.PNG", (30, 50), "L", seed=1)
+    save(root / "a" / "10.png", (64, 64), "P", seed=2)
+    save(root / "a" / "deep" / "er" / "x.webp", (33, 80), seed=3)
+    save(root / "z" / "alpha.png", (50, 50), "RGBA", seed=5)
+    save(root / ".hidden" / "h.png")
+    (root / "z" / "._tiny.png").write_bytes(b"of a Mac")
+    (root / "readme.txt").write_text("no image")
+    return root
+
+
+NAMES = ["a/10.png", "a/2.PNG", "a/deep/er/x.webp", "b.jpg", "z/alpha.png"]
+
+
+def test_images_of_a_folder_are_those_of_the_data_sets(folder):
+    dataset = ImageFiles(folder, 32)
+    assert [Path(path).relative_to(folder).as_posix() for path in dataset.paths] == NAMES
+    for name, (image,) in zip(NAMES, dataset):
+        with Image.open(folder / name) as source:
+            torch.testing.assert_close(image, build_test_transform(32)(source.convert("RGB")), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("batch_size", [5, 100])
+def test_features_of_a_folder(batch_size):
+    dataset = ImageFiles(INTEROP, 16)
+    found = features_of(dataset, colours, batch_size, num_kept=10)
+    pixels = torch.stack([((image + 1) * 127.5).round() for image, in dataset])
+    expected = colours(pixels).double().numpy()
+    assert found.statistics.num_images == len(dataset) > 20
+    np.testing.assert_allclose(found.statistics.mu, expected.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.statistics.sigma, np.cov(expected, rowvar=False), rtol=1e-5)
+    assert len(found.sample) == 10
+
+
+def given(path, metrics=("fid",)):
+    opt = argparse.Namespace(fid_ref=str(path), metrics=metrics, mode="clean", batch_size=4, num_workers=0)
+    return build_reference(opt, argparse.Namespace(image_size=16, corrupt="jpeg-5"), False, colours, LOG).features
+
+
+def test_a_given_reference(folder, tmp_path):
+    save_statistics(tmp_path / "mine.npz", Statistics(np.arange(3.0), np.eye(3), 50))
+    found = given(tmp_path / "mine.npz", ("fid", "kid"))
+    assert (found.statistics.mu.tolist(), found.statistics.num_images, found.sample) == ([0, 1, 2], 50, None)
+    assert given(folder, ("fid", "kid")).sample.shape == (5, 3)
+    assert given(INTEROP.parent).statistics.num_images == given(INTEROP).statistics.num_images  # a data set folder
+
+
+def refusal(path):
+    with pytest.raises(UserError) as caught:
+        given(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_refusals_name_the_path(folder, tmp_path):
+    assert f"{tmp_path / 'gone'}: is neither an npz file" in refusal(tmp_path / "gone")
+    assert f"{folder / 'b.jpg'}: is neither an npz file" in refusal(folder / "b.jpg")
+    assert str(save(tmp_path / "one" / "photo.png").parent) in refusal(tmp_path / "one")
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 cut short")
+    assert "bad.npz" in refusal(tmp_path / "bad.npz")
+    whole = (folder / "b.jpg").read_bytes()
+    (folder / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    assert str(folder / "b.jpg") in refusal(folder)
+
+
+class Listed(list):
+    """Names with bytes, as far as `content` asks a data set."""
+
+    def fingerprint(self):
+        return f"{len(self)} of the same names and sizes"
+
+    def read(self, index):
+        return self[index]
+
+
+def test_other_bytes_under_the_same_names_are_other_content():
+    assert content(Listed([b"aa", b"bb"])) == content(Listed([b"aa", b"bb"])) != content(Listed([b"aa", b"bc"]))
+
+
+def test_names_of_the_original(tmp_path, monkeypatch):
+    from cleanfid.fid import frechet_distance
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fid_util, "build_inception", lambda mode, device: colours)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "val").symlink_to(INTEROP)
+    opt = argparse.Namespace(mode="legacy_pytorch", split="val", image_size=16, dataset_dir=tmp_path / "set")
+    mu, sigma = fid_util.compute_fid_ref_stat(opt, LOG)
+    np.testing.assert_array_equal(load_statistics(tmp_path / "data/fid_imagenet_16_val.npz").sigma, sigma)
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+    features = pixels.astype(np.float64).mean(axis=(1, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clean-fid calls scipy's sqrtm in a way that SciPy deprecates
+        expected = frechet_distance(features.mean(axis=0), np.cov(features, rowvar=False), mu, sigma)
+    assert fid_util.compute_fid_from_numpy(pixels, mu, sigma, batch_size=7) == pytest.approx(expected, rel=1e-5)
+    monkeypatch.setattr(reference, "FeatureSums", None)  # the file is read, nothing computed
+    np.testing.assert_array_equal(fid_util.compute_fid_ref_stat(opt, LOG)[0], mu)

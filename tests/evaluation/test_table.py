@@ -1,0 +1,153 @@
+"""The table, its notes, metrics.json and the values per image; the published numbers; a light import."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from evaluation.metrics import METRICS
+from evaluation.published import PUBLISHED
+from evaluation.table import (
+    Score,
+    mean_scores,
+    metrics_table,
+    print_scores,
+    read_csv,
+    read_metrics,
+    write_csv,
+    write_metrics,
+)
+from i2sb.errors import UserError
+
+REASON = "Inception weights: could not fetch https://a.b/c.pth; put it at /home/[x]/a/very/long/path/c.pth"
+SCORES = {
+    "degraded": {"psnr": Score(24.456, num_images=8), "ssim": Score(0.71234), "fid": Score(None, REASON)},
+    "restored [b]": {"psnr": Score(25.7), "ssim": Score(0.8), "niqe": Score(0.25), "fid": Score(None, REASON)},
+}
+RUN = {"seed": 0, "data": "24-abc"}
+
+
+def printed(scores):
+    console = Console(width=80)
+    with console.capture() as capture:
+        print_scores(scores, "sr4x-pool, NFE 5", console)
+    return capture.get()
+
+
+def test_table_shows_rows_columns_and_units():
+    text = printed(SCORES)
+    for cell in ("sr4x-pool, NFE 5", "degraded", "restored", "PSNR [dB] ↑", "24.46", "25.70", "0.7123", "0.2500"):
+        assert cell in text
+    headers = [str(column.header) for column in metrics_table(SCORES).columns]
+    assert headers == ["images", "PSNR [dB] ↑", "SSIM ↑", "FID ↓", "niqe"]
+
+
+def test_each_reason_is_shown_once_on_one_line():
+    lines = [line.rstrip() for line in printed(SCORES).splitlines()]
+    assert [line for line in lines if "Inception" in line] == [f"FID (degraded, restored [b]): {REASON}"]
+
+
+def test_metrics_json_is_strict_and_read_back(tmp_path):
+    path = tmp_path / "samples" / "metrics.json"
+    write_metrics(path, SCORES, {"ckpt": "sr4x", "folder": Path("data"), "nfe": 5}, RUN)
+    found = json.loads(path.read_text(), parse_constant=pytest.fail)  # neither NaN nor Infinity
+    assert found["settings"] == {"ckpt": "sr4x", "folder": "data", "nfe": 5}
+    assert found["run"] == RUN
+    assert found["scores"]["degraded"]["psnr"]["value"] == 24.456
+    assert found["scores"]["restored [b]"]["fid"]["note"] == REASON
+    assert read_metrics(path, RUN) == ({"ckpt": "sr4x", "folder": "data", "nfe": 5}, SCORES)
+    with pytest.raises(ValueError):
+        write_metrics(path, SCORES, {"lr": math.nan}, RUN)
+    assert read_metrics(path)[1] == SCORES  # a failed write keeps the old file
+
+
+def test_scores_of_another_run_are_refused(tmp_path):
+    write_metrics(tmp_path / "metrics.json", SCORES, {}, RUN)
+    write_csv(tmp_path / "scores.csv", ["a/b.png", "a/c.png"], {"psnr_restored": [20.0, math.inf]}, RUN)
+    assert read_csv(tmp_path / "scores.csv", RUN) == (["a/b.png", "a/c.png"], {"psnr_restored": [20.0, math.inf]})
+    for read, name in ((read_metrics, "metrics.json"), (read_csv, "scores.csv")):
+        with pytest.raises(UserError, match=f"{name}: is of other samples .*; run compute_metrices.py again"):
+            read(tmp_path / name, {**RUN, "seed": 1})
+
+
+def test_values_that_are_no_number_say_so():
+    assert Score(math.nan) == Score(None, "the value is nan")
+    assert Score(math.inf, "why").note == "why"
+
+
+def test_means_over_images():
+    found = mean_scores({"degraded": [20.0, 30.0], "restored": [30.0, 40.0]})
+    assert found == {"degraded": Score(25.0, "", 2, (20.0, 30.0)), "restored": Score(35.0, "", 2, (30.0, 40.0))}
+    per_cent = mean_scores({"restored": [1.0, 0.0, 1.0, 1.0]}, scale=100)["restored"]
+    assert (per_cent.value, per_cent.num_images) == (75.0, 4)
+    assert 0 <= per_cent.interval[0] < 75 < per_cent.interval[1] <= 100
+    assert mean_scores({"restored": [3.0]})["restored"] == Score(3.0, "", 1)
+    assert mean_scores({"restored": [1.0, math.nan]})["restored"].value is None
+
+
+def test_infinite_psnr_leaves_an_image_out_of_both_rows():
+    rows = mean_scores({"degraded": [20.0, math.inf, 30.0, math.inf], "restored": [24.0, 50.0, math.inf, math.inf]})
+    assert {row: (score.value, score.num_images) for row, score in rows.items()} == {
+        "degraded": (20.0, 1),
+        "restored": (24.0, 1),
+    }
+    assert all("over 1 of 4 images" in score.note for score in rows.values())
+    nothing = mean_scores({"restored": [math.inf]})["restored"]
+    assert (nothing.value, nothing.num_images) == (None, 0)
+
+
+def test_intervals_are_shown_and_written(tmp_path):
+    psnr = mean_scores({"restored": np.linspace(20, 30, 100).tolist()})["restored"]
+    low, high = psnr.interval
+    # The mean's standard error is 0.2916, so both ends lie about 1.96 of it from the mean
+    assert (25 - low, high - 25) == pytest.approx((0.57, 0.57), abs=0.06)
+    scores = {"restored": {"psnr": psnr, "lpips": Score(0.25, interval=(0.2, 0.32)), "kid": Score(1.2344)}}
+    lines = printed(scores).splitlines()
+    assert any(f"25.00 ± {(high - low) / 2:.2f} " in line and "0.2500 ± 0.0600" in line for line in lines)
+    assert any("LPIPS ↓" in line and "KID x1e3 ↓" in line for line in lines)
+    assert sum("95 % bootstrap interval" in line for line in lines) == 1
+    assert "bootstrap" not in printed(SCORES)
+    write_metrics(tmp_path / "metrics.json", scores, {}, {})
+    assert read_metrics(tmp_path / "metrics.json")[1] == scores
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"settings": {}, "scores": []}',
+        '{"settings": 5, "scores": {}}',
+        '{"settings": {}, "scores": {"degraded": {"psnr": 5}}}',
+        '{"settings": {}, "scores": {"degraded": {"psnr": {"value": "24", "note": "", "num_images": 8}}}}',
+        '{"settings": {}, "scores": {"degraded": {"psnr": {"value": 2, "note": "", "num_images": 8, "interval": 5}}}}',
+    ],
+)
+def test_what_holds_no_scores_is_refused(tmp_path, found):
+    (tmp_path / "metrics.json").write_text(found)
+    with pytest.raises(UserError, match=r"metrics\.json: ") as caught:
+        read_metrics(tmp_path / "metrics.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_metric_is_whole():
+    for metric in METRICS.values():
+        assert (metric.per_image is None) != (metric.of_sets is None)
+        assert metric.better in ("↑", "↓")
+
+
+def test_published_table():
+    assert len(PUBLISHED) == 9
+    assert PUBLISHED["inpaint-freeform1020"] == (2.9, 74.9)
+    assert all(2 < fid < 5 and 66 < accuracy <= 75 for fid, accuracy in PUBLISHED.values())
+
+
+def test_listing_the_metrics_loads_no_torch():
+    code = "import evaluation.metrics, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
