@@ -43,7 +43,7 @@ def test_runtime_knows_no_bridges():
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("i2sb.")
         }
-        allowed = ("i2sb.runtime", "i2sb.errors", "i2sb.safe_pickle")
+        allowed = ("i2sb.runtime", "i2sb.errors")
         assert all(name.startswith(allowed) for name in used), f"{path} imports {used}"
 
 
