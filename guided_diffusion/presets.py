@@ -6,7 +6,7 @@ downsampled by image_size // resolution.  The middle block, at the lowest resolu
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 DEFAULT = "adm-256"
 NUM_GROUPS = 32  # of every group normalisation in ADM's networks
@@ -46,13 +46,6 @@ _NO_SHAPE = (*DIFFUSION_ARGUMENTS, "dropout", "use_checkpoint", "use_fp16")
 CHANNEL_MULT = {512: "0.5,1,1,2,2,4,4", 256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}
 
 
-class Preset(NamedTuple):
-    """A network: one line about it for --help, and its keyword arguments of `create_model`."""
-
-    about: str
-    kwargs: dict[str, Any]
-
-
 def _adm(image_size: int, num_channels: int = 256, num_res_blocks: int = 2, **others: Any) -> dict[str, Any]:
     """The shape of ADM's published network for `image_size`, without its class labels and its variances."""
     return {
@@ -88,33 +81,34 @@ def _small(image_size: int, num_res_blocks: int, channel_mult: str, **others: An
     }
 
 
-TABLE: dict[str, Preset] = {
-    "adm-256": Preset(
+# Name -> one line about it for --help, keyword arguments of `create_model`.
+TABLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "adm-256": (
         "553M parameters, ADM for 256 px: the network of the published weights",
         _adm(256, num_head_channels=64),
     ),
-    "adm-64": Preset(
+    "adm-64": (
         "295M parameters, ADM for 64 px (with its dropout of 0.1)",
         _adm(64, 192, 3, num_head_channels=64, dropout=0.1, use_new_attention_order=True),
     ),
-    "adm-128": Preset("420M parameters, ADM for 128 px", _adm(128)),
-    "adm-512": Preset("558M parameters, ADM for 512 px", _adm(512, num_head_channels=64)),
-    "tiny": Preset(
+    "adm-128": ("420M parameters, ADM for 128 px", _adm(128)),
+    "adm-512": ("558M parameters, ADM for 512 px", _adm(512, num_head_channels=64)),
+    "tiny": (
         "0.4M parameters, for crops of 32-64 px; trains in minutes on two CPU cores",
         _small(64, 1, "1,1,1", attention_resolutions=""),
     ),
-    "small": Preset(
+    "small": (
         "1.9M parameters, for crops of 64-128 px; trains in hours on a CPU, faster on any GPU",
         _small(64, 2, "1,1,2,2", attention_resolutions="8"),
     ),
-    "medium": Preset(
+    "medium": (
         "26M parameters, for images of 64-256 px; trains on a GPU with 8 GB",
         _small(256, 2, "1,1,2,3,4", num_channels=64, attention_resolutions="32,16", resblock_updown=True),
     ),
 }
 
-PRESETS: dict[str, dict[str, Any]] = {name: preset.kwargs for name, preset in TABLE.items()}
-ABOUT: dict[str, str] = {name: preset.about for name, preset in TABLE.items()}
+PRESETS: dict[str, dict[str, Any]] = {name: kwargs for name, (_, kwargs) in TABLE.items()}
+ABOUT: dict[str, str] = {name: about for name, (about, _) in TABLE.items()}
 
 
 def resolve(name: str, *, in_channels: int = 3, **overrides: Any) -> dict[str, Any]:
@@ -131,7 +125,7 @@ def resolve(name: str, *, in_channels: int = 3, **overrides: Any) -> dict[str, A
         A new dict; channel_mult and attention_resolutions are strings such as "1,2,2".
 
     Raises:
-        ValueError: an unknown name or argument, or numbers that make no network.
+        ValueError: an unknown name or argument, or numbers that describe no network.
     """
     if name not in PRESETS:
         raise ValueError(f"no network named {name!r}; known: {', '.join(PRESETS)}")
@@ -186,7 +180,7 @@ def parse_levels(network: Mapping[str, Any]) -> tuple[tuple[float, ...], set[int
     """(widths of the levels, factors by which levels with attention are smaller than the image), however written.
 
     Raises:
-        ValueError: numbers that make no levels.
+        ValueError: numbers that describe no levels.
     """
     full = {**DEFAULTS, "image_size": 256, **network}
     size = full["image_size"]
@@ -201,7 +195,7 @@ def canonical(network: Mapping[str, Any]) -> dict[str, Any]:
     arguments of ADM's diffusion process.  `resolve` and ADM's own option files both come out of this the same.
 
     Raises:
-        ValueError: numbers that make no levels.
+        ValueError: numbers that describe no levels.
     """
     full = {key: value for key, value in {**DEFAULTS, **network}.items() if key not in _NO_SHAPE}
     mult, factors = parse_levels(network)
@@ -234,10 +228,8 @@ def _check_reachable(name: str, image_size: int, num_levels: int, resolutions: t
     unreachable = [str(r) for r in resolutions if image_size // r not in factors]
     if unreachable:
         levels = ", ".join(str(image_size // factor) for factor in factors)
-        raise ValueError(
-            f"attention_resolutions {','.join(unreachable)}: the levels of {name} are {levels}; "
-            f'name some of these, or "" for none'
-        )
+        wrong = ",".join(unreachable)
+        raise ValueError(f'attention_resolutions {wrong}: the levels of {name} are {levels}; name some, or "" for none')
 
 
 def level_widths(model_channels: int, channel_mult: Sequence[float], num_groups: int = NUM_GROUPS) -> list[int]:

@@ -43,7 +43,7 @@ def create_model(
         others: the arguments of ADM's diffusion process, which are ignored.
 
     Raises:
-        ValueError: an unknown argument, or values that make no network.
+        ValueError: an unknown argument, or values that describe no network.
     """
     unknown = [name for name in others if name not in DIFFUSION_ARGUMENTS]
     if unknown:

@@ -76,12 +76,7 @@ class AttentionBlock(nn.Module):
     """Self-attention of all pixels, added to the input.  [B,C,H,W] -> [B,C,H,W]."""
 
     def __init__(
-        self,
-        channels: int,
-        num_heads: int,
-        *,
-        use_new_attention_order: bool = False,
-        num_groups: int = NUM_GROUPS,
+        self, channels: int, num_heads: int, *, use_new_attention_order: bool = False, num_groups: int = NUM_GROUPS
     ):
         super().__init__()
         self.num_heads = num_heads
@@ -123,8 +118,7 @@ class UNetModel(nn.Module):
         in_channels, out_channels: channels of the images going in and coming out.
         model_channels: base width; level i has channel_mult[i] * model_channels channels, a multiple of num_groups.
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
-        attention_resolutions: downsampling factors (1, 2, 4, ...) of the levels with attention; the middle
-            has it always.
+        attention_resolutions: downsampling factors (1, 2, 4, ...) of levels with attention; the middle always has it.
         dropout: probability of a zeroed activation in each residual block while training.
         channel_mult: one number per level, from full size down; each level is half as high and wide.
         num_classes: None, or the number of class labels that `forward` is given as `y`.

@@ -94,7 +94,7 @@ def test_resolve_gives_plain_text_and_a_copy():
         ({"name": "tiny", "image_size": 32}, "'image_size' cannot be changed"),
         (
             {"name": "tiny", "attention_resolutions": "8"},
-            "the levels of tiny are 64, 32, 16; name some of these",
+            "the levels of tiny are 64, 32, 16; name some",
         ),
         (
             {"name": "adm-256", "channel_mult": "1,2"},
