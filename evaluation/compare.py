@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluation.judged import open_judged
+from evaluation.judge import open_samples
+from evaluation.judged import JudgedImages
 from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write
 
@@ -21,16 +22,17 @@ def draw_comparison(opt: Any, out: Path, *, rows: int = 6, tile: int = 192) -> d
     """Write `out` (PNG): a row per image, columns degraded, each of `opt.sample_dir`, clean; PSNR below each.
 
     Args:
-        opt: see `open_judged`.
+        opt: see `open_samples`; `seed` is read too.
         rows: images shown, spread over the classes.
         tile: side of each image in the picture [pixels].
 
     Returns the mean gain in PSNR over all images [dB] by sample folder.
 
     Raises:
-        UserError: samples that were not judged by PSNR, or as `open_judged`; an unwritable file.
+        UserError: samples that were not judged by PSNR, or as `open_samples`; an unwritable file.
     """
-    ckpt_opt, _, folders = open_judged(opt)
+    found = open_samples(opt, device="cpu")
+    folders = [JudgedImages(samples, found, opt.seed) for samples in found.samples.values()]
     columns, gains, titles = [], {}, []
     for images in folders:
         if "psnr_restored" not in images.columns:
@@ -45,7 +47,7 @@ def draw_comparison(opt: Any, out: Path, *, rows: int = 6, tile: int = 192) -> d
     columns.insert(0, ("degraded", [(case.degraded, case.metrics["psnr"][1]) for case in cases]))
     columns.append(("clean", [(case.clean, None) for case in cases]))
     heading = ", ".join(f"{title} {gain:+.2f} dB" for title, gain in zip(titles, gains.values()))
-    heading = f"{ckpt_opt.corrupt}, {len(folders[0].names)} held-out images: {heading}"
+    heading = f"{found.options.corrupt}, {len(folders[0].names)} held-out images: {heading}"
     with atomic_write(out) as file:
         _paint(columns, heading, tile).save(file, "PNG", optimize=True)
     return gains

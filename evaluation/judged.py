@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.judge import Evaluation, Samples, open_samples, published_scores
-from evaluation.metrics import METRICS
+from evaluation.judge import Evaluation, Samples
+from evaluation.metrics import shown_as
 from evaluation.table import Scores, read_csv, read_metrics
 from evaluation.triples import chosen_triple
 from i2sb.errors import UserError
@@ -27,13 +27,6 @@ class Case(NamedTuple):
     metrics: Mapping[str, tuple[float, float | None]] = {}
 
 
-class Trajectory(NamedTuple):
-    """The steps from the degraded to the restored image, uint8 [H,W,3] each."""
-
-    name: str
-    frames: Sequence[np.ndarray]
-
-
 def read_judged(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Scores]:
     """(which run made a folder of samples, how they were judged, row -> metric -> score).
 
@@ -47,24 +40,27 @@ def read_judged(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Scores]:
 class JudgedImages:
     """The images of one judged folder with their scores.
 
+    Args:
+        seed: of the degraded images where the run does not tell its own.
+
     Raises:
-        UserError: files in it do not belong together, or are of other images than the data set's.
+        UserError: the folder is not judged, or its files are of other images than the data set's.
     """
 
-    def __init__(self, samples: Samples, found: Evaluation, published: Scores):
-        folder, dataset = samples.folder, found.dataset
-        self.folder, self.recon, self.published = folder, samples.recon, published
-        self.dataset, self.corrupt, self.opt = dataset, found.corrupt, found.options
-        self.run, self.settings, self.scores = read_judged(folder)
-        self.names, self.columns = read_csv(folder / "metrics_per_image.csv", self.run)
-        if self.names != [dataset.short_name(path) for path, _ in dataset.samples]:
-            raise UserError(f"{folder / 'metrics_per_image.csv'}: is of other images; run compute_metrices.py again")
+    def __init__(self, samples: Samples, found: Evaluation, seed: int):
+        self.folder, self.recon, self.dataset, self.corrupt = samples.folder, samples.recon, found.dataset, found.corrupt
+        self.run, self.settings, self.scores = read_judged(self.folder)
+        self.seed = self.run.get("seed", seed)
+        table = self.folder / "metrics_per_image.csv"
+        self.names, self.columns = read_csv(table, self.run)
+        if self.names != [self.dataset.short_name(path) for path, _ in self.dataset.samples]:
+            raise UserError(f"{table}: is of other images; run compute_metrices.py again")
 
     def ranking(self) -> tuple[str, list[int]]:
         """(the metric, images from the worst to the best by it); none where nothing was judged one by one."""
         for metric in ("lpips", "psnr"):
             if values := self.columns.get(f"{metric}_restored"):
-                sign = 1 if METRICS[metric].better == "↑" else -1
+                sign = 1 if shown_as(metric).better == "↑" else -1
                 return metric, sorted(range(len(values)), key=lambda i: sign * values[i])
         return "psnr", []
 
@@ -79,8 +75,7 @@ class JudgedImages:
 
     def case(self, number: int) -> Case:
         """One image, read from the data set and recon.pt, and degraded as sample.py did."""
-        seed = self.run.get("seed", self.opt.seed)
-        found = chosen_triple(self.recon, self.dataset, self.corrupt, [number], seed=seed)
+        found = chosen_triple(self.recon, self.dataset, self.corrupt, [number], seed=self.seed)
         metrics = {}
         for column, values in self.columns.items():
             metric, _, row = column.rpartition("_")
@@ -90,8 +85,11 @@ class JudgedImages:
         shots = (to_pixels(image[0]) for image in (found.degraded, found.restored, found.clean))
         return Case(self.names[number], *shots, metrics)
 
-    def trajectories(self, count: int, log: Any) -> list[Trajectory]:
-        """Of the first `count` images those that end in the restored image; another run's are logged, not shown."""
+    def trajectories(self, count: int, log: Any) -> list[tuple[str, list[np.ndarray]]]:
+        """(name, steps from the degraded to the restored image, uint8 [H,W,3] each) of the first `count` images.
+
+        One that ends in another image than recon.pt holds is another run's: it is left out, and logged.
+        """
         found = []
         for number, name in enumerate(self.names[:count]):
             path = trajectory_file(self.folder, number)
@@ -100,22 +98,7 @@ class JudgedImages:
             frames, restored = read_frames(path), to_pixels(self.recon.take([number])[0])
             # Equal up to the rounding of recon.pt's dtype
             if frames[-1].shape == restored.shape and np.abs(frames[-1].astype(int) - restored).max() <= 2:
-                found.append(Trajectory(name, frames))
+                found.append((name, frames))
             else:
                 log.warning(f"[Report] {path}: is left out: it ends in another image than recon.pt holds")
         return found
-
-
-def open_judged(opt: Any) -> tuple[Any, Any, list[JudgedImages]]:
-    """(options of the checkpoint, log, the images of each of `opt.sample_dir` in results/CKPT).
-
-    opt: `ckpt`, `sample_dir`, `dataset_dir`, `val_list`, `image_size`, `given`, `seed` are read.
-
-    Raises:
-        UserError: as `JudgedImages`; no such checkpoint, data set or folder.
-    """
-    found = open_samples(opt, device="cpu")
-    found.options.seed = opt.seed
-    published = published_scores(found.options, found.imagenet)
-    folders = [JudgedImages(samples, found, published) for samples in found.samples.values()]
-    return found.options, found.log, folders

@@ -20,10 +20,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from evaluation.judged import Case, JudgedImages, Trajectory, open_judged
-from evaluation.metrics import shown_as
-from evaluation.sweep import Point, draw_curves, metrics_of, read_curve, title_of
-from evaluation.table import Scores
+from evaluation.judge import Evaluation, open_samples, published_scores
+from evaluation.judged import Case, JudgedImages
+from evaluation.metrics import metrics_of, shown_as
+from evaluation.sweep import Point, draw_curves, read_curve
+from evaluation.table import Scores, notes
 from i2sb.recon import SECONDS, made_with
 from i2sb.runtime.files import atomic_write
 
@@ -45,7 +46,7 @@ class Report(NamedTuple):
     gallery: Sequence[Case] = ()
     worst: Sequence[Case] = ()
     best: Sequence[Case] = ()
-    trajectories: Sequence[Trajectory] = ()
+    trajectories: Sequence[tuple[str, Sequence[np.ndarray]]] = ()
     ranked_by: str = "PSNR"
 
 
@@ -53,38 +54,40 @@ def write_reports(opt: Any, *, num_gallery: int = NUM_GALLERY) -> list[Path]:
     """Write results/CKPT/SAMPLE_DIR/report.html for each of `opt.sample_dir`; returns their paths.
 
     Args:
-        opt: see `open_judged`.
+        opt: see `open_samples`; `seed` is read too.
         num_gallery: images shown, spread over the classes.
 
     Raises:
         UserError: samples that were not judged, or whose files do not belong together; an unwritable page.
     """
-    ckpt_opt, log, folders = open_judged(opt)
+    found = open_samples(opt, device="cpu")
+    published = published_scores(found.options, found.imagenet)
     paths = []
-    for images in folders:
+    for samples in found.samples.values():
+        images = JudgedImages(samples, found, opt.seed)
         metric, ranked = images.ranking()
         num_ranked = min(NUM_RANKED, len(ranked) // 2)
         nfe = images.run.get("nfe")
         report = Report(
-            title=", ".join(dict.fromkeys([opt.ckpt, ckpt_opt.corrupt])) + (f", NFE {nfe}" if nfe else ""),
-            settings=_settings(ckpt_opt, images),
-            scores={**images.scores, **images.published},
+            title=", ".join(dict.fromkeys([opt.ckpt, found.options.corrupt])) + (f", NFE {nfe}" if nfe else ""),
+            settings=_settings(found, images),
+            scores={**images.scores, **published},
             curves=read_curve(images.folder),
             gallery=[images.case(number) for number in images.spread(num_gallery)],
             worst=[images.case(number) for number in ranked[:num_ranked]],
             best=[images.case(number) for number in ranked[::-1][:num_ranked]],
-            trajectories=images.trajectories(NUM_TRAJECTORIES, log),
-            ranked_by=_name(metric),
+            trajectories=images.trajectories(NUM_TRAJECTORIES, found.log),
+            ranked_by=shown_as(metric).title,
         )
         paths.append(images.folder / "report.html")
         with atomic_write(paths[-1]) as file:
             file.write(render(report).encode())
-        log.info(f"[Report] {paths[-1]}")
+        found.log.info(f"[Report] {paths[-1]}")
     return paths
 
 
-def _settings(ckpt_opt: Any, images: JudgedImages) -> dict[str, Any]:
-    bridge = {key: getattr(ckpt_opt, key, None) for key in BRIDGE_SETTINGS}
+def _settings(found: Evaluation, images: JudgedImages) -> dict[str, Any]:
+    bridge = {key: getattr(found.options, key, None) for key in BRIDGE_SETTINGS}
     run = {key: value for key, value in images.run.items() if key not in NOT_SHOWN}
     return {**images.settings, **bridge, **run, "seconds per image": made_with(images.recon.paths[0]).get(SECONDS)}
 
@@ -95,8 +98,8 @@ def render(report: Report) -> str:
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
     degraded = report.scores.get("degraded", {})
     curves = []
-    for metric in metrics_of(point.metrics for point in report.curves):
-        points = [point for point in report.curves if metric in point.metrics]
+    for metric in metrics_of(point.scores for point in report.curves):
+        points = [point for point in report.curves if metric in point.scores]
         curves.append((metric, points, _data_uri("svg+xml", draw_curves(points, [metric], "svg"))))
     pages = FileSystemLoader(PAGE)
     jinja = Environment(loader=pages, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -107,10 +110,9 @@ def render(report: Report) -> str:
         script=Markup(script),
         scored=metrics_of(report.scores.values()),
         before={metric: score.value for metric, score in degraded.items()},
-        notes=_notes(report.scores),
+        notes=notes(report.scores),
         curves=curves,
-        name=_name,
-        title=title_of,
+        shown=shown_as,
         number=_number,
         gain=_gain,
         setting=_setting,
@@ -120,23 +122,8 @@ def render(report: Report) -> str:
     return document.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _name(metric: str) -> str:
-    return shown_as(metric).title
-
-
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _notes(scores: Scores) -> list[str]:
-    """Each note once, behind the metrics and rows that it is about."""
-    about: dict[str, tuple[dict, dict]] = {}
-    for row, found in scores.items():
-        for metric, score in found.items():
-            if score.note:
-                metrics, rows = about.setdefault(score.note, ({}, {}))
-                metrics[_name(metric)] = rows[row] = None
-    return [f"{', '.join(metrics)} ({', '.join(rows)}): {note}" for note, (metrics, rows) in about.items()]
 
 
 def _number(metric: str, value: float, sign: str = "") -> str:

@@ -9,12 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from evaluation.judged import read_judged
-from evaluation.metrics import METRICS, OF_SETS, shown_as
+from evaluation.metrics import OF_SETS, metrics_of, shown_as
+from evaluation.table import Score, print_scores
 from i2sb.errors import UserError
 from i2sb.recon import SECONDS, find_recon, made_with
 from i2sb.runtime.files import atomic_write
@@ -28,11 +25,11 @@ SVG = {"svg.fonttype": "path", "svg.hashsalt": "i2sb"}  # no font is needed to s
 
 
 class Point(NamedTuple):
-    """One setting of a sweep: network evaluations, seconds per image, metric -> value of the restored images."""
+    """One setting of a sweep: network evaluations, seconds per image, metric -> score of the restored images."""
 
     nfe: int
     seconds: float | None
-    metrics: Mapping[str, float]
+    scores: Mapping[str, Score]
 
 
 def is_judged(folder: Path, opt: Any) -> bool:
@@ -56,9 +53,9 @@ def is_judged(folder: Path, opt: Any) -> bool:
 def read_point(folder: Path) -> Point:
     """Raises UserError as `read_judged`."""
     run, _, scores = read_judged(folder)
-    values = {metric: s.value for metric, s in scores.get("restored", {}).items() if s.value is not None}
+    known = {metric: score for metric, score in scores.get("restored", {}).items() if score.value is not None}
     seconds = made_with(find_recon(folder)[0]).get(SECONDS)
-    return Point(run.get("nfe") or int(re.match(NAME, folder.name)[1]), seconds, values)
+    return Point(run.get("nfe") or int(re.match(NAME, folder.name)[1]), seconds, known)
 
 
 def read_curve(folder: Path) -> list[Point]:
@@ -81,40 +78,26 @@ def read_curve(folder: Path) -> list[Point]:
     return sorted(points, key=lambda point: point.nfe) if len(points) > 1 else []
 
 
-def write_sweep(folders: Iterable[Path], out: Path, console: Console | None = None) -> list[Point]:
-    """Print the table of judged folders; write OUT/sweep.csv and OUT/sweep.png.  Returns the points by NFE.
+def write_sweep(folders: Iterable[Path], out: Path) -> None:
+    """Print the scores of judged folders; write OUT/sweep.csv and OUT/sweep.png.
 
     Raises:
         UserError: a folder that is not judged, or a file that cannot be written.
     """
     points = sorted(map(read_point, folders), key=lambda point: point.nfe)
-    metrics = metrics_of(point.metrics for point in points)
-    table = Table("NFE", "seconds per image", *(escape(title_of(metric)) for metric in metrics))
-    for point in points:
-        cells = ("-" if m not in point.metrics else f"{point.metrics[m]:.{shown_as(m).digits}f}" for m in metrics)
-        table.add_row(str(point.nfe), "-" if point.seconds is None else f"{point.seconds:.3g}", *cells)
-    (console or Console()).print(table)
+    metrics = metrics_of(point.scores for point in points)
+    print_scores({f"restored, NFE {point.nfe}": point.scores for point in points})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["nfe", "seconds_per_image", *metrics])
-    writer.writerows([p.nfe, p.seconds, *(p.metrics.get(metric) for metric in metrics)] for p in points)
+    for point in points:
+        values = [point.scores[metric].value if metric in point.scores else None for metric in metrics]
+        writer.writerow([point.nfe, point.seconds, *values])
     with atomic_write(out / "sweep.csv") as file:
         file.write(text.getvalue().encode())
     if metrics:
         with atomic_write(out / "sweep.png") as file:
             file.write(draw_curves(points, metrics, "png"))
-    return points
-
-
-def metrics_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The metrics that any row has, in the order of METRICS."""
-    present = {metric for row in rows for metric in row}
-    return [metric for metric in METRICS if metric in present] + sorted(present - set(METRICS))
-
-
-def title_of(metric: str) -> str:
-    """Such as "PSNR [dB] ↑"."""
-    return f"{shown_as(metric).label} {shown_as(metric).better}".strip()
 
 
 def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> bytes:
@@ -127,7 +110,7 @@ def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> b
         matplotlib.rcParams.update(STYLE | SVG)
         figure = Figure(figsize=(4.5, 2.7 * len(metrics)), layout="constrained")
         for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics):
-            _draw(axes, [point for point in points if metric in point.metrics], metric)
+            _draw(axes, [point for point in points if metric in point.scores], metric)
         buffer = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"Software": None}  # equal points give equal bytes
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata, transparent=kind == "svg")
@@ -137,14 +120,14 @@ def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> b
 def _draw(axes: Any, points: Sequence[Point], metric: str) -> None:
     """One panel; what each point costs in seconds stands above it."""
     nfes = [point.nfe for point in points]
-    axes.plot(nfes, [point.metrics[metric] for point in points], "o-", color="#1d5bbf")
+    axes.plot(nfes, [point.scores[metric].value for point in points], "o-", color="#1d5bbf")
     if nfes[-1] >= LOG_FROM * nfes[0]:
         axes.set_xscale("log")
     axes.margins(x=0.08, y=0.15)
     axes.autoscale_view()
     axes.locator_params(axis="y", nbins=5)
     axes.ticklabel_format(axis="y", useOffset=False)
-    axes.set_ylabel(title_of(metric))
+    axes.set_ylabel(shown_as(metric).label)
     axes.set_xlabel("network evaluations per image (NFE)")
     _set_ticks(axes, axes, {nfe: str(nfe) for nfe in nfes})
     seconds = {point.nfe: f"{point.seconds:.2g}" for point in points if point.seconds is not None}

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from evaluation.judged import Case, Trajectory
+from evaluation.judged import Case
 from evaluation.report import Report
 from evaluation.sweep import Point
 from evaluation.table import Score
@@ -54,11 +54,11 @@ def sample_report():
             "published": {"fid": Score(4.6, "Liu et al. 2023"), "accuracy": Score(67.9, "Liu et al. 2023")},
         },
         curves=[
-            Point(nfe, 0.021 * nfe + 0.05, {"psnr": psnr, "fid": fid})
+            Point(nfe, 0.021 * nfe + 0.05, {"psnr": Score(psnr), "fid": Score(fid)})
             for nfe, psnr, fid in [(1, 27.1, 21.2), (2, 26.7, 15.2), (5, 26.2, 10.1), (10, 25.9, 8.3), (100, 25.0, 6.1)]
         ],
         gallery=[colours(psnr=(24.0, 22.0)), photo(), colours(HOSTILE, psnr=(float("inf"), 20.0)), colours(LONG)],
         worst=[photo()],
         best=[colours()],
-        trajectories=[Trajectory("colours", [plain(RED), plain(GREEN), plain(BLUE)])],
+        trajectories=[("colours", [plain(RED), plain(GREEN), plain(BLUE)])],
     )

@@ -120,7 +120,7 @@ def test_hostile_texts_stay_texts(page):
         HOSTILE,
         {HOSTILE: HOSTILE, "list": [HOSTILE]},
         {HOSTILE: {HOSTILE: Score(1.0, HOSTILE)}},
-        curves=[Point(1, 0.5, {HOSTILE: 1.0}), Point(2, 0.7, {HOSTILE: 2.0})],
+        curves=[Point(1, 0.5, {HOSTILE: Score(1.0)}), Point(2, 0.7, {HOSTILE: Score(2.0)})],
         gallery=[colours(HOSTILE, **{HOSTILE: (3.0, 2.0)})],
         worst=[colours(HOSTILE)],
         trajectories=[Trajectory(HOSTILE, [plain(0)])],

@@ -162,7 +162,7 @@ def test_curves_hold_only_what_was_made_and_judged_alike(here):
     folder = here / "results" / NAME
     points = read_curve(folder / "samples_nfe1")
     assert [point.nfe for point in points] == [1, 3]
-    assert set(points[0].metrics) == {"psnr", "ssim"}
+    assert set(points[0].scores) == {"psnr", "ssim"}
     assert read_curve(folder / "samples_nfe2") == []
     assert read_curve(folder / "samples_nfe4_clip") == []
 
