@@ -102,7 +102,7 @@ def browser(driver, address):
     assert {url.split("#")[0] for url in requests if not url.startswith("data:")} == {address}
 
 
-def test_pointer_drags_the_slider_and_pixels_follow(browser):
+def test_pointer_and_keyboard_move_the_slider_and_pixels_follow(browser):
     browser.open()
     box, slider = browser.find(".compare"), browser.find(".compare input")
     assert browser.shares(box) == pytest.approx([0.5, 0.5, 0], abs=0.02)
@@ -112,18 +112,12 @@ def test_pointer_drags_the_slider_and_pixels_follow(browser):
     assert browser.shares(box) == pytest.approx([0.75, 0.25, 0], abs=0.02)
     ActionChains(browser.driver).move_to_element_with_offset(box, -round(place["width"] / 2) + 2, 40).click().perform()
     assert browser.shares(box)[1] > 0.97  # a click moves it there, to the very edge
-
-
-def test_keyboard_moves_the_slider(browser):
-    browser.open()
-    box, slider = browser.find(".compare"), browser.find(".compare input")
-    browser.run("arguments[0].focus()", slider)
     slider.send_keys(Keys.ARROW_RIGHT * 10)
-    moved = float(slider.get_property("value"))
-    assert moved > 50
-    assert browser.shares(box)[0] == pytest.approx(moved / 100, abs=0.02)
+    assert browser.shares(box)[0] == pytest.approx(float(slider.get_property("value")) / 100, abs=0.02)
     slider.send_keys(Keys.END)
     assert browser.shares(box)[0] > 0.97
+    browser.find("input[name=left][value=clean]").click()
+    assert browser.shares(box)[2] > 0.97
 
 
 def test_finger_drags_sideways_and_still_scrolls_the_page(browser):
@@ -149,18 +143,12 @@ def test_finger_drags_sideways_and_still_scrolls_the_page(browser):
     assert browser.run("return scrollY") > before + 100
 
 
-def test_left_of_the_sliders_can_be_the_clean_image(browser):
-    browser.open()
-    browser.find("input[name=left][value=clean]").click()
-    assert browser.shares(browser.find(".compare")) == pytest.approx([0, 0.5, 0.5], abs=0.02)
-
-
-def test_an_image_is_enlarged_to_the_width_of_the_page(browser):
+def test_an_image_is_enlarged_to_the_size_of_the_window(browser):
     browser.open()
     box, button = browser.find(".compare"), browser.find(".card button")
     width = box.size["width"]
     button.click()
-    assert box.size["width"] > 2.5 * width
+    assert box.size["width"] > 1.8 * width
     assert button.get_attribute("aria-pressed") == "true"
     assert browser.shares(box) == pytest.approx([0.5, 0.5, 0], abs=0.02)
     button.click()
@@ -222,15 +210,11 @@ def _rgb(text):
     return [int(each) for each in text[4:-1].split(",")]
 
 
-def _contrast(one, other):
+def _contrast(*colours):
     """The ratio of WCAG 2.2, 1 to 21."""
-
-    def luminance(rgb):
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in rgb)]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
+    linear = (((np.array(colour) / 255 + 0.055) / 1.055) ** 2.4 for colour in colours)
+    low, high = sorted(float(np.dot((0.2126, 0.7152, 0.0722), each)) + 0.05 for each in linear)
+    return high / low
 
 
 @pytest.mark.parametrize(("media", "script"), [("print", True), ("screen", False)])
