@@ -48,7 +48,8 @@ class JudgedImages:
     """
 
     def __init__(self, samples: Samples, found: Evaluation, seed: int):
-        self.folder, self.recon, self.dataset, self.corrupt = samples.folder, samples.recon, found.dataset, found.corrupt
+        self.folder, self.recon = samples.folder, samples.recon
+        self.dataset, self.corrupt = found.dataset, found.corrupt
         self.run, self.settings, self.scores = read_judged(self.folder)
         self.seed = self.run.get("seed", seed)
         table = self.folder / "metrics_per_image.csv"

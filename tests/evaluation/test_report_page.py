@@ -13,7 +13,7 @@ from PIL import Image
 from report_sample import HOSTILE, colours, plain, sample_report
 from skimage import data
 
-from evaluation.judged import Case, Trajectory
+from evaluation.judged import Case
 from evaluation.report import Report, render
 from evaluation.sweep import Point, draw_curves
 from evaluation.table import Score
@@ -74,7 +74,7 @@ def test_every_image_is_there_pixel_by_pixel(page):
         for case in [*report.gallery, *report.worst, *report.best]
         for image in (case.degraded, case.restored, case.clean)
     ]
-    expected += [frame for trajectory in report.trajectories for frame in trajectory.frames]
+    expected += [frame for _, frames in report.trajectories for frame in frames]
     found = page.images()
     assert len(found) == len(expected)
     for (kind, content), truth in zip(found, expected):
@@ -112,7 +112,7 @@ def test_hostile_texts_stay_texts(page):
         curves=[Point(1, 0.5, {HOSTILE: Score(1.0)}), Point(2, 0.7, {HOSTILE: Score(2.0)})],
         gallery=[colours(HOSTILE, **{HOSTILE: (3.0, 2.0)})],
         worst=[colours(HOSTILE)],
-        trajectories=[Trajectory(HOSTILE, [plain(0)])],
+        trajectories=[(HOSTILE, [plain(0)])],
         ranked_by=HOSTILE,
     )
     usual, page = page, Page(render(report))
@@ -144,7 +144,8 @@ def test_scores_have_gains_intervals_notes_and_the_published_values(page):
     assert page.texts["li"] == [
         "FID (degraded, restored): from 3 images: FID needs thousands",
         "Accuracy (restored): ResNet-50 weights: could not be fetched",
-        "FID, Accuracy (published): Liu et al. 2023",
+        "FID (published): Liu et al. 2023",
+        "Accuracy (published): Liu et al. 2023",
     ]
     first, _, infinite = [squeezed(text) for text in page.texts["figcaption"]][2:5]  # behind those of two curves
     assert first == "colours PSNR 24.00 +2.00 Enlarge"

@@ -89,8 +89,6 @@ def test_wrong_flags_of_a_sweep_are_refused_before_it_begins(here, capsys):
         assert stop.value.code == 2
         assert said in capsys.readouterr().err
     assert not list((here / "results" / NAME).glob("samples*"))
-    assert sweep.main(sweep_argv(here, "--nfe", "3", "10")) == 2
-    assert "1 to 9 are possible" in capsys.readouterr().err
 
 
 def test_a_report_from_flag_and_from_script(here):
