@@ -147,8 +147,9 @@ def _load(path: Path) -> tuple[Statistics, str]:
     """(statistics, source)"""
     found = load_npz(path, ("mu", "sigma"))  # published files also hold gigabytes of images
     with np.load(path, allow_pickle=False) as archive:
-        notes = {key: archive[key].item() for key in ("num_images", "source") if key in archive}
+        present = [key for key in ("num_images", "source") if key in archive]
     try:
+        notes = {key: array.item() for key, array in load_npz(path, present).items()}
         mu, sigma = (found[key].astype(np.float64) for key in ("mu", "sigma"))
         _factor(mu, sigma)
     except (ValueError, TypeError) as error:

@@ -94,11 +94,10 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
         paths = find_recon(folder / name)
         log = log or open_log(folder / name)
         samples[name] = Samples(folder / name, Recon(paths, log), run_identity(folder / name))
-    ckpt_opt.dataset_dir, ckpt_opt.val_list, ckpt_opt.device = opt.dataset_dir, opt.val_list, device or opt.device
+    ckpt_opt.device = device or opt.device
     ckpt_opt.corrupt = _common("task", samples, ckpt_opt.corrupt)
-    ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
-    if "image_size" in opt.given:
-        ckpt_opt.image_size = opt.image_size
+    if "image_size" not in opt.given:
+        ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
     dataset, corrupt, imagenet = open_evaluation(ckpt_opt, log)
     weights = load_checkpoint(ckpt_opt.load)["identity"]
     for name, found in samples.items():

@@ -132,6 +132,6 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
 
     found = [p for p in Path(folder).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file()]
     found = [p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts)]
-    if len(found) < 2:
-        raise UserError(f"{folder}: holds {len(found)} image files, a reference needs at least two")
+    if not found:
+        raise UserError(f"{folder}: holds no images")
     return sorted(found)

@@ -93,7 +93,8 @@ def refusal(path):
 def test_refusals_name_the_path(folder, tmp_path):
     assert f"{tmp_path / 'gone'}: is neither an npz file" in refusal(tmp_path / "gone")
     assert f"{folder / 'b.jpg'}: is neither an npz file" in refusal(folder / "b.jpg")
-    assert str(save(tmp_path / "one" / "photo.png").parent) in refusal(tmp_path / "one")
+    (tmp_path / "none").mkdir()
+    assert str(tmp_path / "none") in refusal(tmp_path / "none")
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 cut short")
     assert "bad.npz" in refusal(tmp_path / "bad.npz")
     whole = (folder / "b.jpg").read_bytes()

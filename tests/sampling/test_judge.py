@@ -213,3 +213,120 @@ def test_metrics_without_weights_say_why(restored, monkeypatch):
     assert {m for m, s in scores.items() if s["value"] is None} == {"accuracy", "fid", "kid", "lpips"}
     assert all(scores[m]["note"] == "the weights: could not be fetched" for m in ("fid", "kid", "lpips"))
     assert scores["accuracy"]["note"]
+
+
+def columns(folder):
+    return (folder / "metrics_per_image.csv").read_text().splitlines()[0].split(",")
+
+
+def test_scores_of_the_same_run_are_merged_and_of_another_dropped(restored, features):
+    folder = restored / FOLDER
+    first = values(judge(restored, "--metrics", "psnr", "ssim"))
+    merged = values(judge(restored, "--metrics", "psnr"))
+    assert merged == first
+    assert {"psnr_restored", "ssim_restored", "ssim_degraded"} < set(columns(folder))
+    with_fid = judge(restored, "--metrics", "fid", "--fid-ref", restored / "photos/val")
+    assert set(values(with_fid)) == {"psnr", "ssim", "fid"}
+    kept = judge(restored, "--metrics", "psnr")
+    assert kept["scores"] == with_fid["scores"]
+    assert kept["settings"]["fid_reference"] == str(restored / "photos/val")
+    assert set(values(judge(restored, "--metrics", "kid"))) == {"psnr", "ssim", "kid"}  # another reference
+
+    again = sample_argv(restored / "photos", NAME, "--seed", "1", "--overwrite")
+    assert sample.main(again) == 0
+    now = values(judge(restored, "--metrics", "psnr"))
+    assert set(now) == {"psnr"}
+    assert now["psnr"] != first["psnr"]
+    assert columns(folder) == ["image", "psnr_degraded", "psnr_restored", "run"]
+
+
+def test_scores_of_a_replaced_original_are_dropped(restored):
+    """The original writes no recon.json: only the file's age tells."""
+    (restored / FOLDER / "recon.json").unlink()
+    (restored / FOLDER / "recon.crc32.npz").unlink(missing_ok=True)
+    assert set(values(judge(restored))) == {"psnr", "ssim"}
+    assert set(values(judge(restored, "--metrics", "psnr"))) == {"psnr", "ssim"}
+    path = restored / FOLDER / "recon.pt"
+    content = torch.load(path, weights_only=True)
+    content["arr"] += 0.1
+    torch.save(content, path)
+    assert set(values(judge(restored, "--metrics", "psnr"))) == {"psnr"}
+
+
+def test_samples_are_judged_as_the_task_they_were_made_for(restored, capsys):
+    before = judge(restored)
+    argv = train_argv(restored / "photos", "--num-itr", "1", "--name", NAME, "--overwrite", corrupt="jpeg-10")
+    assert train.main(argv) == 0
+    capsys.readouterr()
+    after = judge(restored)
+    assert after["scores"] == before["scores"]
+    assert after["settings"]["corrupt"] == "sr4x-pool"
+    assert "is no longer the checkpoint that restored these images" in "".join(capsys.readouterr())
+    (restored / FOLDER / "recon.json").unlink()  # as the original's: the checkpoint's task
+    assert judge(restored)["settings"]["corrupt"] == "jpeg-10"
+
+
+def refused(here, capsys, *flags, folder="samples_nfe2"):
+    capsys.readouterr()
+    assert compute_metrices.main(metrics_argv(here / "photos", NAME, folder, *flags)) == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def rebuild(dataset):
+    shutil.rmtree(dataset / "val_faster_imagefolder.lmdb")
+    (dataset / "val_faster_imagefolder.lmdb.pt").unlink()
+
+
+def test_replaced_pictures_are_refused_by_name(restored, capsys):
+    judge(restored)
+    path = sorted((restored / "photos/val").glob("*/*.png"))[5]
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    rebuild(restored / "photos")
+    assert f"{path.parent.name}/{path.name}: has changed since it was restored" in refused(restored, capsys)
+    (restored / FOLDER / "recon.crc32.npz").unlink()
+    assert "was restored from other images" in refused(restored, capsys)
+
+
+def test_a_flipped_bit_and_parts_of_two_runs_are_refused(restored, capsys):
+    path = restored / FOLDER / "recon.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    assert "recon.pt: damaged" in refused(restored, capsys)
+    folder, kept = path.parent.with_name("samples_nfe1"), restored / "kept"
+    for part, seed in (("0_2", "0"), ("1_2", "1")):
+        flags = ["--nfe", "1", "--partition", part, "--seed", seed]
+        assert sample.main(sample_argv(restored / "photos", NAME, *flags)) == 0
+        kept.mkdir(exist_ok=True)
+        for file in folder.glob(f"recon_{part}.*"):
+            file.rename(kept / file.name)
+    for file in kept.iterdir():  # copied together from two places
+        file.rename(folder / file.name)
+    said = refused(restored, capsys, folder="samples_nfe1")
+    assert "recon_0_2" in said
+    assert "recon_1_2" in said
+
+
+def test_folders_of_several_tasks_are_judged_one_by_one(restored, capsys):
+    argv = train_argv(restored / "photos", "--num-itr", "1", "--name", NAME, "--overwrite", corrupt="jpeg-10")
+    assert train.main(argv) == 0
+    assert sample.main(sample_argv(restored / "photos", NAME, "--nfe", "1")) == 0
+    argv = metrics_argv(restored / "photos", NAME, "samples_nfe1")
+    argv.insert(argv.index("samples_nfe1") + 1, "samples_nfe2")
+    assert compute_metrices.main(argv) == 2
+    assert "differ in task (samples_nfe1: jpeg-10, samples_nfe2: sr4x-pool)" in capsys.readouterr().err
+
+
+def test_fid_of_one_image_loses_no_other_score(restored, features):
+    path = sorted((restored / "photos/val").glob("*/*.png"))[0]
+    (restored / "one.txt").write_text(f"{path.parent.name}/{path.name}\n")
+    one = ["--val-list", str(restored / "one.txt")]
+    assert sample.main(sample_argv(restored / "photos", NAME, "--overwrite", *one)) == 0
+    scores = judge(restored, "--metrics", "psnr", "fid", "kid", *one)["scores"]["restored"]
+    assert scores["psnr"]["value"] > 0
+    assert all((scores[m]["value"], scores[m]["note"]) == (None, "needs at least two images") for m in ("fid", "kid"))
+    (restored / "one").mkdir()
+    shutil.copy(path, restored / "one")
+    scores = judge(restored, "--metrics", "psnr", "fid", "--fid-ref", restored / "one", *one)["scores"]["restored"]
+    assert scores["psnr"]["value"] > 0
+    assert scores["fid"]["value"] is None
