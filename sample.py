@@ -61,7 +61,9 @@ def sample(opt: argparse.Namespace) -> None:
         runner.keep_average_only()
         with open_store(runner, opt, folder, dataset, log) as (store, finished):
             if not finished:
-                restore(runner, opt, dataset, corrupt, store, pictures, again=pictures.lacking_trajectories(store))
+                if opt.global_rank == 0:
+                    store.forget(pictures.lacking_trajectories(store))
+                restore(runner, opt, dataset, corrupt, store, pictures)
             if opt.global_rank == 0:
                 if not finished:
                     log.info(f"[Sample] {store.stop - store.start} images: {store.finish()}")

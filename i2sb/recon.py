@@ -14,7 +14,6 @@ import bisect
 import contextlib
 import itertools
 import json
-import math
 import re
 import shutil
 import statistics
@@ -34,7 +33,6 @@ from i2sb.runtime.torch_stream import Stream, save_stream
 
 SECONDS = "seconds_per_image"  # measured, so not a setting
 PICTURES, SCORES = ("images", "trajectories"), ("metrics.json", "metrics_per_image.csv", "report.html")
-DTYPES = {"float32": np.float32, "uint8": np.uint8}
 _NOT_IDENTITY = {SECONDS, "partition"}
 _STEM = re.compile(r"recon(_(\d+)_(\d+))?")
 
@@ -251,7 +249,6 @@ class ReconStore:
             with lock(self.folder / ".samples.lock"):  # parts that start at once do not remove each other's files
                 self._make_room(overwrite)
                 if not made_with(self.path):
-                    _set_aside(self.path)
                     _remove(self.parts)
                     self._write_settings()
                 if self._is_finished(log):
@@ -285,6 +282,9 @@ class ReconStore:
         if overwrite or not same_run_stays:
             for name in SCORES if same_run_stays else SCORES + PICTURES:
                 (_remove if overwrite else _set_aside)(self.folder / name)
+        for path in self.folder.glob("recon*.pt"):
+            if _STEM.fullmatch(path.stem) and not path.with_suffix(".json").is_file():
+                _set_aside(path)
 
     def _is_finished(self, log: Any) -> bool:
         if not self.path.exists():
@@ -303,18 +303,19 @@ class ReconStore:
         with atomic_write(self.path.with_suffix(".json")) as file:
             file.write((json.dumps({**self.settings, **measured}, indent=2) + "\n").encode())
 
-    def missing(self, batch_size: int, again: Sequence[int] = ()) -> list[list[int]]:
-        """The numbers of the images still to be restored, in batches of neighbours.
-
-        A batch that has one of the images `again` counts as missing.
-        """
+    def missing(self, batch_size: int) -> list[list[int]]:
+        """The numbers of the images still to be restored, in batches of neighbours."""
         batches, position = [], self.start
-        done = [(start, stop) for start, stop in self._done() if not any(start <= n < stop for n in again)]
-        for start, stop in [*done, (self.stop, self.stop)]:
-            for begin in range(position, start, batch_size):
-                batches.append(list(range(begin, min(begin + batch_size, start))))
-            position = max(position, stop)
+        for start, stop in [*self._done(), (self.stop, self.stop)]:
+            batches += [list(range(i, min(i + batch_size, start))) for i in range(position, start, batch_size)]
+            position = stop
         return batches
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Remove the batches that have one of these images, so that they are restored again."""
+        for start, stop in self._done():
+            if any(start <= number < stop for number in numbers):
+                self._batch(start, stop).unlink()
 
     def _done(self) -> list[tuple[int, int]]:
         """The batches [start, stop) that are there, in order."""
@@ -327,26 +328,20 @@ class ReconStore:
         done = ((start, self._load(start, stop, "crc32")) for start, stop in self._done())
         return {number: crc for start, each in done for number, crc in enumerate(each.tolist(), start)}
 
-    def write(
-        self, numbers: list[int], images: Tensor, labels: Tensor, checksums: Tensor, seconds: float = math.nan
-    ) -> None:
+    def write(self, numbers: list[int], images: Tensor, labels: Tensor, checksums: Tensor, seconds: float) -> None:
         """Keep a batch of restored images [b,C,S,S] in about [-1,1], of neighbouring numbers.
 
         Args:
             labels: [b]; checksums: CRC-32 of each image's file [b].
-            seconds: how long a process worked on the batch; NaN: not known.
+            seconds: how long a process worked on the batch.
 
         Raises:
             UserError: it cannot be written.
         """
-        arr = images.cpu().float()
-        arrays = {
-            "arr": (to_uint8(arr) if self.dtype == "uint8" else arr).numpy(),
-            "label_arr": labels.numpy().astype(np.int64),
-            "crc32": checksums.numpy().astype(np.uint32),
-        }
+        arr = to_uint8(images) if self.dtype == "uint8" else images.float()
+        crc32 = checksums.numpy().astype(np.uint32)
         with atomic_write(self._batch(numbers[0], numbers[-1] + 1)) as file:
-            np.savez(file, **arrays, seconds=seconds)
+            np.savez(file, arr=arr.numpy(), label_arr=labels.numpy(), crc32=crc32, seconds=seconds)
 
     def finish(self) -> Path:
         """Join the batches to recon.pt and remove them.
@@ -357,26 +352,19 @@ class ReconStore:
         done, count = self._done(), self.stop - self.start
         if missing := self.missing(1):
             raise UserError(f"{self.parts}: {len(missing)} images are missing; run the same command again")
-        self._write_settings(**{SECONDS: self._seconds_per_image(done)})
+
+        def pieces(key: str) -> Iterator[np.ndarray]:
+            return (self._load(start, stop, key) for start, stop in done)
+
+        # The median of the batches: one that was slow by chance, or the first of a process, does not count.
+        times = [float(seconds) / (stop - start) for seconds, (start, stop) in zip(pieces("seconds"), done)]
+        self._write_settings(**{SECONDS: statistics.median_low(times)})
         with atomic_write(self.path.with_suffix(".crc32.npz")) as file:
-            np.savez(file, crc32=np.concatenate(list(self._pieces(done, "crc32"))))
-        arr = Stream(DTYPES[self.dtype], (count, *self.image_shape), self._pieces(done, "arr"))
-        save_stream(self.path, {"arr": arr, "label_arr": Stream(np.int64, (count,), self._pieces(done, "label_arr"))})
+            np.savez(file, crc32=np.concatenate(list(pieces("crc32"))))
+        arr = Stream(np.dtype(self.dtype), (count, *self.image_shape), pieces("arr"))
+        save_stream(self.path, {"arr": arr, "label_arr": Stream(np.dtype(np.int64), (count,), pieces("label_arr"))})
         _remove(self.parts)
         return self.path
-
-    def _seconds_per_image(self, done: list[tuple[int, int]]) -> float | None:
-        """The median over batches, of one process: a rare slow batch (another user's job) does not count."""
-        times = [float(self._load(start, stop, "seconds")) / (stop - start) for start, stop in done]
-        known = [seconds for seconds in times if math.isfinite(seconds)]
-        return statistics.median(known) if known else None
-
-    def _pieces(self, done: list[tuple[int, int]], key: str) -> Iterator[np.ndarray]:
-        position = self.start
-        for start, stop in done:
-            if stop > position:  # else another batch size restored these as well
-                yield self._load(start, stop, key)[position - start :]
-                position = stop
 
     def _load(self, start: int, stop: int, key: str) -> np.ndarray:
         try:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from i2sb.runtime.progress import Progress
 from i2sb.schedule import num_evaluations
 
 NUM_CHECKED = 1000  # images already restored whose files a resumed run reads again
-_IN_FLIGHT = 2  # batches being written while the next are restored
 
 
 def open_log(folder: Path, rank: int = 0) -> Any:
@@ -56,7 +54,8 @@ def open_store(runner: Any, opt: Any, folder: Path, dataset: Any, log: Any) -> I
             writes; an empty partition.
     """
     bridge = runner.config
-    if len(set(gather_objects(runner.identity))) > 1:
+    loaded = gather_objects((runner.identity, bridge.to_dict()))
+    if loaded != loaded[:1] * len(loaded):
         if not is_main():
             raise EndedElsewhere("rank 0 says why")
         raise UserError(f"--ckpt {opt.ckpt}: its weights were replaced while the ranks loaded them; start again")
@@ -106,8 +105,7 @@ def restore(
     dataset: Any,
     corrupt: Callable,
     store: ReconStore,
-    on_batch: Callable[[list[int], Tensor, Tensor], None] | None = None,
-    again: Sequence[int] = (),
+    on_batch: Callable[[list[int], Tensor, Tensor], None],
 ) -> None:
     """Restore what the store lacks; each rank takes its share of the batches.
 
@@ -119,13 +117,12 @@ def restore(
         dataset: items (image [C,S,S] in [-1,1], label, CRC-32 of the image's file).
         on_batch: called in a thread with (numbers, images [b,C,S,S], states [b,K,C,S,S]) of each batch, before
             the batch counts as done.
-        again: images to be restored though the store has them.
 
     Raises:
         UserError: a batch cannot be written, or has NaN or inf.
     """
     # Rank 0 looks for all: the store changes as soon as the first rank is at work.
-    missing = broadcast_object(store.missing(opt.batch_size, again) if is_main() else None)
+    missing = broadcast_object(store.missing(opt.batch_size) if is_main() else None)
     batches = missing[rank() :: world_size()]
     count, nfe = sum(map(len, batches)), num_evaluations(opt.nfe, runner.config.interval)
     loader = ordered_loader(dataset, batches, num_workers=opt.num_workers, device=runner.device)
@@ -135,26 +132,22 @@ def restore(
         for number, image in zip(numbers, images):
             if not image.isfinite().all():
                 raise UserError(f"image {number}: restored to NaN or inf; --precision fp32 or bf16 may help")
-        if on_batch is not None:  # before the batch is there: a run killed in between does it again
-            on_batch(numbers, images, states)
+        on_batch(numbers, images, states)  # first: a run killed in between restores the batch again
         store.write(numbers, images, labels, checksums, seconds)
 
     with Progress("restoring", count * nfe, shown=is_main()) as bar, ThreadPoolExecutor(1) as writing:
-        pending: list[Future] = []
-        done = 0
+        done, written = 0, None
         for numbers, (images, labels, checksums) in zip(batches, loader):
             began, size = time.perf_counter(), len(numbers)
             bar.update(done * nfe, f"{done}/{count} images")
             states = restore_batch(runner, opt, images, numbers, corrupt, lambda *_, size=size: bar.advance(size))
             seconds = time.perf_counter() - began
-            if numbers is batches[0] and len(batches) > 1:  # it also chose kernels, or compiled
-                seconds = math.nan
-            pending.append(writing.submit(write, numbers, states, labels, checksums, seconds))
-            if len(pending) > _IN_FLIGHT:
-                pending.pop(0).result()
+            if written is not None:
+                written.result()
+            written = writing.submit(write, numbers, states, labels, checksums, seconds)
             done += size
-        for future in pending:
-            future.result()
+        if written is not None:
+            written.result()
     barrier()
 
 

@@ -63,6 +63,11 @@ def test_what_has_no_identity_is_set_aside(here):
     assert (folder / "recon.previous.pt").read_bytes() == before
     assert [name for name in DERIVED if (folder / name).exists()] == []
     assert len(list((folder / "images.previous").rglob("*.png"))) == 24
+    (folder / "recon.json").unlink()
+    restore(here, "--partition", "0_2")  # is not hidden by the whole
+    assert sorted(path.name for path in folder.glob("*.pt")) == [
+        "recon.previous.pt", "recon.previous2.pt", "recon_0_2.pt"
+    ]
 
 
 def test_parts_of_other_settings_stop_a_run_or_are_overwritten(here, capsys):

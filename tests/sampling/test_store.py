@@ -21,9 +21,9 @@ def make_store(folder, stop=10, **settings):
     return store
 
 
-def put(store, start, stop, **more):
+def put(store, start, stop, seconds=1.0):
     images = torch.arange(start, stop).float().reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4)
-    store.write(list(range(start, stop)), images, torch.arange(start, stop), torch.arange(start, stop), **more)
+    store.write(list(range(start, stop)), images, torch.arange(start, stop), torch.arange(start, stop), seconds)
 
 
 def first_pixels(path):
@@ -37,13 +37,15 @@ def test_parts_are_the_whole_in_order(count, parts):
     assert max(b - a for a, b in ranges) - min(b - a for a, b in ranges) <= 1
 
 
-def test_gaps_are_found_and_overlapping_batches_joined(tmp_path):
+def test_gaps_are_found_and_batches_joined(tmp_path):
     store = make_store(tmp_path)
     put(store, 4, 6)
     assert store.missing(3) == [[0, 1, 2], [3], [6, 7, 8], [9]]
-    assert store.missing(4, again=[5]) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    for start, stop in ((0, 4), (4, 8), (8, 10)):  # another batch size: 4 to 6 is there twice
-        put(store, start, stop)
+    put(store, 0, 4)
+    put(store, 6, 10)
+    store.forget([5, 9])
+    assert store.missing(8) == [[4, 5, 6, 7, 8, 9]]
+    put(store, 4, 10)
     assert first_pixels(store.finish()) == list(range(10))
     assert not store.parts.exists()
 
@@ -85,10 +87,9 @@ def test_what_is_left_of_a_killed_writer_is_no_batch(tmp_path):
     assert store.missing(10) == [list(range(10))]
 
 
-def test_seconds_per_image_are_the_median_batch_and_no_setting(tmp_path):
+def test_seconds_per_image_are_the_median_batch_and_not_a_setting(tmp_path):
     store = make_store(tmp_path, seed=1)
-    put(store, 0, 2, seconds=float("nan"))  # the first of a process
-    put(store, 2, 4, seconds=1.0)
+    put(store, 0, 4, seconds=2.0)
     put(store, 4, 8, seconds=2.0)
     put(store, 8, 10, seconds=100.0)
     made = made_with(store.finish())
