@@ -1,24 +1,33 @@
 """The data sets of training and evaluation: `{train,val}_faster_imagefolder.lmdb` in a data set folder.
 
-They are built at first call from `{train,val}/CLASS/*.ext` in the same folder, where these exist.
+They are built at first call from the images in `{train,val}/CLASS/` of the same folder, where these exist.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from corruption.registry import lookup
-from dataset.imagefolder_index import ImageIndex, class_and_file, read_index
-from dataset.images import LmdbDataset, build_test_transform, build_train_transform
-from dataset.lmdb_build import build_lmdb, index_path, is_complete
-from dataset.lmdb_store import LmdbImages
-from i2sb.addresses import VAL_10K_LIST
-from i2sb.errors import UserError
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
 
+from corruption.registry import lookup
+from dataset.build import build_lmdb, differences, is_complete
+from dataset.images import LmdbDataset, build_test_transform, build_train_transform
+from dataset.index import ImageIndex, how_to_rebuild, index_path, read_index
+from dataset.names import Ambiguous, NameIndex, class_and_file
+from dataset.store import LmdbImages
+from i2sb.addresses import VAL_10K_LIST
+from i2sb.errors import UserError, one_line
+
+_HEADERS = 1000  # images whose size is looked at
 _WNID = re.compile(r"n\d{8}")  # a class of ImageNet
 
 
@@ -33,14 +42,21 @@ def build_lmdb_dataset(opt: Any, log: Any, train: bool, transform: Callable | No
     Items are (image [3,S,S] in [-1,1], class index) with S = `opt.image_size`, unless `transform` says
     otherwise.
 
+    Reads opt.dataset_dir and opt.image_size, and where present exif_rotate, skip_unreadable (see `build_lmdb`) and
+    global_rank (rank 0 logs).
+
     Raises:
         UserError: no data set there, or a damaged one; the text says which file or folder.
     """
-    index, store = _open_split(Path(opt.dataset_dir), "train" if train else "val", log)
+    split = "train" if train else "val"
+    lmdb_path = Path(opt.dataset_dir) / f"{split}_faster_imagefolder.lmdb"
+    index, store = _open_split(Path(opt.dataset_dir), split, lmdb_path, opt, log)
     if transform is None:
         transform = (build_train_transform if train else build_test_transform)(opt.image_size)
-    dataset = LmdbDataset(store, index, transform)
-    log.info(f"[Dataset] {store.path}: {len(dataset)} images, {len(dataset.classes)} classes")
+    dataset = LmdbDataset(store, index, transform, exif_rotate=getattr(opt, "exif_rotate", False))
+    log.info(f"[Dataset] {one_line(lmdb_path, 400)}: {len(dataset)} images, {len(dataset.classes)} classes")
+    if getattr(opt, "global_rank", 0) == 0:
+        _log_small_images(dataset, opt.image_size, log)
     return dataset
 
 
@@ -48,7 +64,8 @@ def build_lmdb_dataset_val10k(opt: Any, log: Any, transform: Callable | None = N
     """The validation images that most tasks are judged on, in the order of their list (image i gets mask i).
 
     The list is `opt.val_list` (a text file with a path ending in CLASS/FILE per line) where given, else the
-    published one of 10,000 images, `data/val_faster_imagefolder_10k_fn.txt`, fetched at first use.
+    published one of 10,000 images: `val_faster_imagefolder_10k_fn.txt` in data/ or dataset/ of the current folder, else
+    fetched to data/.  A line names the image whose path has most of its last parts, at least CLASS/FILE.
 
     When no class has a name like ImageNet's (n01440764), the published list cannot mean this data set: then
     the whole validation set is taken, and nothing is fetched, since people with images of their own want all
@@ -83,64 +100,141 @@ def build_evaluation_dataset(opt: Any, log: Any, transform: Callable | None = No
     return build_lmdb_dataset_val10k(opt, log, transform=transform)
 
 
+class InpaintingVal10kSubset(Dataset):
+    """Items (image [3,S,S] in [-1,1], class index, mask uint8 [1,S,S] with 1 = hole); mask i belongs to image i.
+
+    Args:
+        opt: as for `build_lmdb_dataset_val10k`.
+        mask: "center", "freeform1020" or "freeform2030"; free-form masks are those in data/, resized (nearest
+            neighbour) where S is not 256.
+    """
+
+    def __init__(self, opt: Any, log: Any, mask: str) -> None:
+        from corruption.inpaint import get_center_mask, load_freeform_masks
+
+        self.dataset = build_lmdb_dataset_val10k(opt, log)
+        size = opt.image_size
+        if mask == "center":
+            self._masks = np.asarray(get_center_mask([size, size]))[None]
+        else:
+            self._masks = load_freeform_masks(mask)
+            if len(self.dataset) > len(self._masks):
+                raise UserError(f"{mask}: there are {len(self._masks)} masks for {len(self.dataset)} images")
+        self._nearest = np.arange(size) * self._masks.shape[-1] // size
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
+        mask = self._masks[index % len(self._masks)][:, self._nearest[:, None], self._nearest]
+        return *self.dataset[index], torch.from_numpy(mask)
+
+
 def select(samples: Iterable[tuple[str, int]], list_path: Path, name: str) -> list[tuple[str, int]]:
-    """The samples that the lines of `list_path` name by CLASS/FILE, in the order of the lines.
+    """The samples that the lines of `list_path` name, in the order of the lines; see `NameIndex` on what matches.
 
     Raises:
-        UserError: no such list, an empty one, a line without CLASS/FILE, or images that `name` lacks.
+        UserError: no such list, an empty one, a line without CLASS/FILE or that names several images, or images that
+            `name` lacks.
     """
     wanted = _read_list(list_path)
-    by_name = {class_and_file(sample[0]): sample for sample in samples}
-    missing = [key for key in wanted if key not in by_name]
+    labels = dict(samples)
+    index = NameIndex(labels)
+    try:
+        found = [index.find(path) for path in wanted]
+    except Ambiguous as error:
+        raise UserError(f"{list_path}: {one_line(error, 900)}: add the folders before it to the line") from None
+    missing = [class_and_file(path) for path, match in zip(wanted, found) if match is None]
     if missing:
-        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        some = one_line(", ".join(missing[:3]), 600) + (", ..." if len(missing) > 3 else "")
         raise UserError(
             f"{list_path}: {len(missing)} of the {len(wanted)} listed images are not in {name}: {some} "
             "(--val-list FILE takes a list of your own)"
         )
-    return [by_name[key] for key in wanted]
+    return [(path, labels[path]) for path in found]
+
+
+def readlines(path: str | os.PathLike) -> list[str]:
+    """The lines of a text file, without white space at their ends; UTF-8, or UTF-16 with its byte-order mark."""
+    content = Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16")
+    else:
+        text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    return [line.strip() for line in text.splitlines()]
 
 
 def _read_list(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = readlines(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UserError(f"{path}: the list of validation images cannot be read: {reason}") from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
-    names = [(number, class_and_file(line)) for number, line in lines if line]
-    for number, name in names:
-        if name.startswith("/") or name.endswith("/"):
+    for number, line in enumerate(lines, 1):
+        if line and (class_and_file(line).startswith("/") or class_and_file(line).endswith("/")):
             raise UserError(f"{path}: line {number} does not end in CLASS/FILE")
-    if not names:
+    if not any(lines):
         raise UserError(f"{path}: the list of validation images is empty")
-    return [name for _, name in names]
+    return [line for line in lines if line]
 
 
 def _published_list(log: Any) -> Path:
-    path = Path("data") / VAL_10K_LIST.name
-    if path.is_file():  # whatever it holds: people may have put another subset there
-        return path
+    for folder in ("data", "dataset"):  # the second is where the original's clone has it
+        path = Path(folder) / VAL_10K_LIST.name
+        if path.is_file():  # whatever it holds: people may have put another subset there
+            return path
     from i2sb.fetch import fetch
 
     return fetch(VAL_10K_LIST, "data", log)
 
 
-def _open_split(dataset_dir: Path, split: str, log: Any) -> tuple[ImageIndex, LmdbImages]:
-    lmdb_path = dataset_dir / f"{split}_faster_imagefolder.lmdb"
+def _open_split(
+    dataset_dir: Path, split: str, lmdb_path: Path, opt: Any, log: Any
+) -> tuple[ImageIndex, LmdbImages]:
+    images = dataset_dir / split
     if is_complete(lmdb_path):
         index = read_index(index_path(lmdb_path))
-    elif (dataset_dir / split).is_dir():
-        index = build_lmdb(dataset_dir / split, lmdb_path, log=log)
+        if images.is_dir() and getattr(opt, "global_rank", 0) == 0:
+            _compare_with_folder(images, lmdb_path, index, log)
+    elif images.is_dir():
+        index = build_lmdb(images, lmdb_path, log=log, skip_unreadable=getattr(opt, "skip_unreadable", 0))
     else:
         raise UserError(_what_is_missing(dataset_dir, split, lmdb_path))
     store = LmdbImages(lmdb_path)
     if len(store) < len(index.samples):
         raise UserError(
-            f"{lmdb_path}: holds {len(store)} of the {len(index.samples)} images of its index (half-built?); "
-            "move it away to have it built anew, or copy it again"
+            f"{lmdb_path}: holds {len(store)} of the {len(index.samples)} images of its index (half-built?): copy it "
+            f"again, or rebuild it: {how_to_rebuild(images if images.is_dir() else 'IMAGES', lmdb_path)}"
         )
     return index, store
+
+
+def _compare_with_folder(images: Path, lmdb_path: Path, index: ImageIndex, log: Any) -> None:
+    try:
+        differing = differences(images, index)
+    except UserError as error:  # the LMDB serves without the folder
+        log.warning(f"[Dataset] {images} cannot be compared with its LMDB: {error}")
+        return
+    if differing:
+        log.warning(
+            f"[Dataset] {images} is not what {lmdb_path.name} holds ({differing}); the LMDB is used; to rebuild it: "
+            f"{how_to_rebuild(images, lmdb_path)}"
+        )
+
+
+def _log_small_images(dataset: LmdbDataset, image_size: int, log: Any) -> None:
+    """Say how many images are enlarged; of large data sets a part tells, whose headers are read within a second."""
+    numbers = np.linspace(0, len(dataset) - 1, min(_HEADERS, len(dataset))).astype(int)
+    small = 0
+    for number in numbers:
+        try:
+            with Image.open(io.BytesIO(dataset.read(number))) as image:
+                small += min(image.size) < image_size
+        except Exception:  # those who need this image will say so
+            log.debug(f"[Dataset] no size of image {number}")
+    if small:
+        of = f"all {len(numbers)}" if len(numbers) == len(dataset) else f"{len(numbers)} that were looked at"
+        log.info(f"[Dataset] {small} of {of} images are smaller than {image_size} px, and are enlarged")
 
 
 def _what_is_missing(dataset_dir: Path, split: str, lmdb_path: Path) -> str:

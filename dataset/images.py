@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import transforms
+from torchvision.transforms import functional
 
-from dataset.imagefolder_index import ImageIndex, class_and_file
-from dataset.lmdb_store import LmdbImages
-from i2sb.errors import UserError
+from dataset.decode import decode, reason
+from dataset.index import ImageIndex, how_to_rebuild
+from dataset.names import class_and_file
+from dataset.store import LmdbImages, as_key
+from i2sb.errors import UserError, one_line
+
+MAX_ASPECT = 8  # longer strips are cropped before they are resized
 
 
 class UnreadableImage(UserError):
@@ -36,42 +41,47 @@ def to_signed(image: torch.Tensor) -> torch.Tensor:
     return image * 2 - 1
 
 
+def fit(image: Image.Image, image_size: int) -> Image.Image:
+    """S x S image: shorter side to S (bilinear, by Pillow), centre.
+
+    Of strips beyond 8:1 the middle 8:1 are taken first: resized whole, one of 30000 x 1 would take gigabytes.
+    """
+    width, height = image.size
+    longest = MAX_ASPECT * min(width, height)
+    if max(width, height) > longest:
+        image = functional.center_crop(image, [min(height, longest), min(width, longest)])
+    return functional.center_crop(functional.resize(image, image_size), image_size)
+
+
 def build_train_transform(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
-    """PIL image -> [3,S,S] in [-1,1]: shorter side to S, centre, flipped at random (by torch's seed)."""
+    """PIL image -> [3,S,S] in [-1,1]: as `fit`, flipped at random (by torch's seed)."""
     return _transform(image_size, [transforms.RandomHorizontalFlip()])
 
 
 def build_test_transform(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
-    """PIL image -> [3,S,S] in [-1,1]: shorter side to S (bilinear, by Pillow), centre."""
+    """PIL image -> [3,S,S] in [-1,1]: as `fit`."""
     return _transform(image_size, [])
 
 
+class _Fit:
+    """`fit` that can be pickled into workers."""
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return fit(image, self.image_size)
+
+
 def _transform(image_size: int, between: list) -> Callable[[Image.Image], torch.Tensor]:
-    steps = [
-        transforms.Resize(image_size),
-        transforms.CenterCrop(image_size),
-        *between,
-        transforms.ToTensor(),
-        transforms.Lambda(to_signed),
-    ]
-    return transforms.Compose(steps)
-
-
-def decode(content: bytes) -> Image.Image:
-    """Image file -> RGB image; grey, palette and CMYK images are converted as Pillow does.
-
-    Raises:
-        OSError, ValueError, SyntaxError, ...: whatever Pillow raises for what is no whole image.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
-    except UnidentifiedImageError:
-        raise ValueError(f"its {len(content)} bytes are no image file that Pillow knows") from None
+    return transforms.Compose([_Fit(image_size), *between, transforms.ToTensor(), transforms.Lambda(to_signed)])
 
 
 class LmdbDataset(Dataset):
     """Items (image, class index), in the order of `samples`.
+
+    Args:
+        exif_rotate: turn images as their EXIF orientation says.
 
     Attributes:
         samples: list of (path when the LMDB was built, class index); `imgs` is the same list.
@@ -85,9 +95,11 @@ class LmdbDataset(Dataset):
         index: ImageIndex,
         transform: Callable[[Image.Image], Any] | None,
         samples: Sequence[tuple[str, int]] | None = None,
+        exif_rotate: bool = False,
     ) -> None:
         self.store = store
         self.transform = transform
+        self.exif_rotate = exif_rotate
         self.root = index.root
         self.classes = index.classes
         self.class_to_idx = index.class_to_idx
@@ -124,18 +136,27 @@ class LmdbDataset(Dataset):
         """Item `index`, made of the bytes `content` of its image file."""
         path, label = self.samples[index]
         try:
-            image = decode(content)
+            image = decode(content, exif_rotate=self.exif_rotate)
         except Exception as error:  # Pillow's plug-ins raise errors of many types
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UnreadableImage(f"{self.name}: cannot decode the image {path}: {reason}") from error
+            images = self.root if Path(self.root or "-").is_dir() else "IMAGES"
+            raise UnreadableImage(
+                f"{self.name}: cannot decode the image {one_line(path, 600)}: {reason(error)}; replace or remove it "
+                f"and rebuild the LMDB: {how_to_rebuild(images, self.name)}"
+            ) from error
         return (image if self.transform is None else self.transform(image)), label
 
     def fingerprint(self) -> str:
-        """Identity of the data set: the count, and a hash of CLASS/FILE names, labels and byte sizes in order."""
+        """Identity of the data set: the count, and a hash of CLASS/FILE names, labels and byte sizes in order.
+
+        Takes about FILL_IN seconds for 1.3 million images, of which none is read.
+        """
+        sizes = dict(self.store.sizes())
         digest = hashlib.sha256()
-        for index, (path, label) in enumerate(self.samples):
-            size = len(self.read(index))
-            digest.update(f"{self.short_name(path)}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
+        for path, label in self.samples:
+            size = sizes.get(as_key(path))
+            if size is None:
+                size = sizes.get(as_key(self.store.key_of(path) or ""), -1)
+            digest.update(f"{class_and_file(path)}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
         return f"{len(self.samples)}-{digest.hexdigest()[:16]}"
 
     @property

@@ -1,0 +1,302 @@
+"""Building an LMDB from a folder of images: one builder at a time, resumable, never taken for whole early.
+
+The LMDB grows as `NAME.lmdb.partial` and is renamed to `NAME.lmdb` when it holds every image; `NAME.lmdb.pt` follows,
+atomically.  A build that was interrupted resumes where it stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import shutil
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+
+from dataset.decode import decode, reason
+from dataset.folder import scan
+from dataset.index import ImageIndex, index_path, read_index, write_index
+from dataset.names import NameIndex, class_and_file
+from dataset.store import MAX_KEY, LmdbImages, as_key, entries
+from i2sb.errors import UserError, one_line
+from i2sb.runtime.files import lock, sync_folder
+from i2sb.runtime.progress import Progress
+
+_BATCH_FILES, _BATCH_BYTES = 256, 16 << 20  # one transaction: what an interruption costs at most
+_SLACK = 32 << 20
+_LISTED = 100  # damaged images that are named
+_NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+Faults = list[tuple[str, str]]  # path, reason
+
+
+class _File(NamedTuple):
+    key: bytes
+    path: str
+    size: int
+    changed: float  # seconds since 1970
+
+
+def is_complete(lmdb_path: str | os.PathLike) -> bool:
+    """Whether the LMDB and its index are both there (the index is written last)."""
+    return Path(lmdb_path).exists() and index_path(lmdb_path).is_file()
+
+
+def build_lmdb(
+    images: str | os.PathLike,
+    lmdb_path: str | os.PathLike,
+    *,
+    threads: int = 8,
+    log: Any = None,
+    show_progress: bool = True,
+    skip_unreadable: int = 0,
+) -> ImageIndex:
+    """Build `lmdb_path` and its index from the images in `images`/CLASS/, unless they are there already.
+
+    Every image is decoded once, and damaged ones are listed.  Safe to call from several processes at once: one builds,
+    the others wait for it.
+
+    Args:
+        skip_unreadable: so many images at most may be left out because they cannot be read or decoded.
+
+    Returns:
+        the index of the LMDB.
+
+    Raises:
+        UserError: no images, too many damaged ones, a full disk, a folder that cannot be written to.
+    """
+    lmdb_path, log = Path(lmdb_path), log or logging.getLogger(__name__)
+    if is_complete(lmdb_path):  # without the lock, which a read-only folder does not allow
+        return read_index(index_path(lmdb_path))
+    lock_path = lmdb_path.with_name(f".{lmdb_path.name}.lock")
+    try:
+        lmdb_path.parent.mkdir(parents=True, exist_ok=True)
+        with lock(lock_path, on_wait=lambda: log.info(f"Waiting for another process that builds {lmdb_path}")):
+            if is_complete(lmdb_path):
+                return read_index(index_path(lmdb_path))
+            samples, classes = scan(images, classes=True, log=log)
+            index = ImageIndex(os.fspath(images), classes, {name: i for i, name in enumerate(classes)}, samples)
+            if lmdb_path.exists():
+                _check_holds_all(lmdb_path, index)
+            else:
+                log.info(f"Building {lmdb_path} from {len(samples)} images in {images}")
+                bad = _fill_and_rename(index, lmdb_path, threads, show_progress, skip_unreadable, log)
+                index.samples = [sample for sample in samples if sample[0] not in bad]
+            write_index(index, index_path(lmdb_path))
+            return index
+    except (OSError, lmdb.Error) as error:
+        why = f"{lmdb_path}: cannot be built: {getattr(error, 'strerror', None) or one_line(error)}"
+        if getattr(error, "errno", None) in _NO_WRITING:
+            why += f"; to build it elsewhere: python scripts/build_lmdb.py {images} OTHER_FOLDER/{lmdb_path.name}"
+        raise UserError(why) from error
+
+
+def differences(images: str | os.PathLike, index: ImageIndex) -> str:
+    """In what the images of a folder and of an LMDB's index differ by their names, or nothing."""
+    there = {class_and_file(path) for path, _ in scan(images, classes=True)[0]}
+    here = {class_and_file(path) for path, _ in index.samples}
+    parts = [
+        f"{len(only)} only in the {where}, such as {one_line(min(only))}"
+        for where, only in (("folder", there - here), ("LMDB", here - there))
+        if only
+    ]
+    return "; ".join(parts)
+
+
+def _check_holds_all(lmdb_path: Path, index: ImageIndex) -> None:
+    """An LMDB without its index is taken for whole only when it holds every image of the folder."""
+    names = NameIndex(LmdbImages(lmdb_path))
+    missing = sum(path not in names for path, _ in index.samples)
+    if missing:
+        raise UserError(
+            f"{lmdb_path}: has no {index_path(lmdb_path).name} beside it and lacks {missing} of "
+            f"{len(index.samples)} images of {index.root}; delete it to have it rebuilt"
+        )
+
+
+def _fill_and_rename(
+    index: ImageIndex, lmdb_path: Path, threads: int, show_progress: bool, skip_unreadable: int, log: Any
+) -> set[str]:
+    """Write all images but the damaged ones, whose paths are returned."""
+    partial = Path(f"{lmdb_path}.partial")
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        files = [file for part in pool.map(_describe, chunks(index.samples, 1000)) for file in part]
+        present = _present(partial)
+        todo = [file for file in files if present.get(file.key) != file.size or file.changed > _time_of(partial)]
+        environment = lmdb.open(os.fspath(partial), map_size=_map_size(files), lock=False)
+        try:
+            _check_space(partial.parent, todo)
+            _delete(environment, present.keys() - {file.key for file in files})
+            done = len(files) - len(todo)
+            with Progress(f"Building {lmdb_path.name}", len(files), done, shown=show_progress) as progress:
+                bad = _write_all(environment, todo, pool, threads, progress)
+            _delete(environment, {as_key(path) for path, _ in bad})
+            environment.sync(True)
+        finally:
+            environment.close()
+    _report(bad, index, skip_unreadable, log)
+    LmdbImages(partial)  # what reads it must take it
+    index_path(lmdb_path).unlink(missing_ok=True)  # one of another LMDB
+    partial.rename(lmdb_path)
+    sync_folder(lmdb_path.parent)
+    return {path for path, _ in bad}
+
+
+def _report(bad: Faults, index: ImageIndex, skip_unreadable: int, log: Any) -> None:
+    for path, why in bad[:_LISTED]:
+        log.warning(f"{one_line(path, 400)}: {why}")
+    if len(bad) > skip_unreadable:
+        path, why = bad[0]
+        raise UserError(
+            f"{index.root}: {len(bad)} of {len(index.samples)} images cannot be used: {one_line(path, 600)} {why}"
+            f"{', others are listed above' if len(bad) > 1 else ''}; replace or remove them, or leave them out: "
+            f"--skip-unreadable {len(bad)}"
+        )
+    if bad:
+        log.warning(f"{index.root}: {len(bad)} images were left out, see above (--skip-unreadable {skip_unreadable})")
+
+
+def _describe(samples: list[tuple[str, int]]) -> list[_File]:
+    files = []
+    for path, _ in samples:
+        key = as_key(path)
+        if len(key) > MAX_KEY:
+            raise UserError(
+                f"{one_line(path, 700)}: the path is {len(key)} bytes long, an LMDB takes {MAX_KEY}; use a shorter "
+                "folder, or a link to it with a short name"
+            )
+        status = Path(path).stat()
+        files.append(_File(key, path, status.st_size, status.st_ctime))
+    return files
+
+
+def _present(partial: Path) -> dict[bytes, int]:
+    """Sizes of the images that an interrupted build has written; a damaged draft (power cut) is thrown away."""
+    if not partial.exists():
+        return {}
+    try:
+        LmdbImages(partial).find("")
+        return {key: size for key, size, _ in entries(partial)}
+    except UserError:
+        shutil.rmtree(partial)
+        return {}
+
+
+def _time_of(partial: Path) -> float:
+    """When the draft was last written to: images that changed since are taken again."""
+    data = partial / "data.mdb"
+    return data.stat().st_mtime if data.exists() else 0
+
+
+def _map_size(files: list[_File]) -> int:
+    """An upper bound of the LMDB's size: values in whole pages, keys in leaves that may be half empty."""
+    page = mmap.PAGESIZE
+    values = sum((file.size + 16 + page - 1) // page for file in files) * page
+    keys = sum(4 * (len(file.key) + 64) for file in files)
+    total = values + keys + values // 20 + _SLACK
+    return (total + page - 1) // page * page
+
+
+def _check_space(folder: Path, todo: list[_File]) -> None:
+    needed, free = _map_size(todo) - _SLACK, shutil.disk_usage(folder).free
+    if needed > free:
+        needed, free = needed / 2**30, free / 2**30
+        raise UserError(f"{folder}: the LMDB needs about {needed:.1f} GiB more, but only {free:.1f} GiB are free there")
+
+
+def _delete(environment: lmdb.Environment, keys: Iterable[bytes]) -> None:
+    with environment.begin(write=True) as transaction:
+        for key in keys:
+            transaction.delete(key)
+
+
+def _write_all(
+    environment: lmdb.Environment, todo: list[_File], pool: ThreadPoolExecutor, threads: int, progress: Progress
+) -> Faults:
+    """Threads read and decode ahead, this one writes; one transaction per batch."""
+    bad: Faults = []
+    for batch, contents in ahead(pool, _read_batch, _batches(todo), threads + 1):
+        good = {file.key: content for file, content in zip(batch, contents) if isinstance(content, bytes)}
+        bad += [(file.path, why) for file, why in zip(batch, contents) if isinstance(why, str)]
+        _write_batch(environment, good)
+        progress.advance(len(batch))
+    return bad
+
+
+def _batches(files: list[_File]) -> Iterator[list[_File]]:
+    batch: list[_File] = []
+    total = 0
+    for file in files:
+        if batch and (len(batch) == _BATCH_FILES or total + file.size > _BATCH_BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.append(file)
+        total += file.size
+    if batch:
+        yield batch
+
+
+def _read_batch(batch: list[_File]) -> list[bytes | str]:
+    """The bytes of each image, or the reason why there are none."""
+    contents: list[bytes | str] = []
+    for file in batch:
+        try:
+            content = Path(file.path).read_bytes()
+            contents.append(why_not_an_image(content) or content)
+        except OSError as error:
+            contents.append(f"cannot be read: {error.strerror}")
+    return contents
+
+
+def why_not_an_image(content: bytes) -> str:
+    """Why the bytes of an image file cannot be decoded, or nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is none of our business
+            decode(content)
+    except Exception as error:  # Pillow's plug-ins raise errors of many types
+        return f"cannot be decoded: {reason(error)}"
+    return ""
+
+
+def _write_batch(environment: lmdb.Environment, images: dict[bytes, bytes]) -> None:
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                for key, content in images.items():
+                    transaction.put(key, content)
+            return
+        except lmdb.MapFullError:  # files have grown since their sizes were read
+            environment.set_mapsize(environment.info()["map_size"] * 3 // 2)
+
+
+def chunks(items: Iterable, size: int) -> Iterator[list]:
+    """Consecutive pieces of `size` items; the last one may be shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def ahead(pool: ThreadPoolExecutor, work: Callable, parts: Iterable, count: int) -> Iterator[tuple[Any, Any]]:
+    """(part, work(part)) in order, at most `count` parts ahead of the one that is taken."""
+    waiting: deque = deque()
+    try:
+        for part in parts:
+            waiting.append((part, pool.submit(work, part)))
+            if len(waiting) > count:
+                part, future = waiting.popleft()
+                yield part, future.result()
+        while waiting:
+            part, future = waiting.popleft()
+            yield part, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()

@@ -1,0 +1,83 @@
+"""The index beside an LMDB (`NAME.lmdb.pt`): which images there are, in which order, and of which class.
+
+On disk it is the `torch.save` of a torchvision ImageFolder, as the original writes and reads it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataset.decode import image_suffixes
+from i2sb.errors import UserError
+from i2sb.runtime.files import atomic_write
+from i2sb.runtime.reading import load_image_folder
+
+
+@dataclass
+class ImageIndex:
+    """The images of one split: `samples[i]` = (path, class index), in the order of the data set."""
+
+    root: str
+    classes: list[str]
+    class_to_idx: dict[str, int]
+    samples: list[tuple[str, int]]
+
+
+def index_path(lmdb_path: str | os.PathLike) -> Path:
+    """`NAME.lmdb` -> `NAME.lmdb.pt`."""
+    return Path(f"{os.fspath(lmdb_path)}.pt")
+
+
+def how_to_rebuild(images: str | os.PathLike, lmdb_path: str | os.PathLike) -> str:
+    """The command that replaces an LMDB by one of the images in a folder."""
+    return f"rm -r {lmdb_path} {index_path(lmdb_path)}; python scripts/build_lmdb.py {images} {lmdb_path}"
+
+
+def write_index(index: ImageIndex, path: str | os.PathLike) -> None:
+    """Write `index` as the torchvision ImageFolder that the original's loaders read, whole or not at all.
+
+    torch's own pickle protocol (2) is used: `torch.load(weights_only=True)` can read it too.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    import torch
+    from torchvision.datasets import ImageFolder
+
+    folder = ImageFolder.__new__(ImageFolder)  # its constructor would read the whole folder again
+    folder.__dict__.update(
+        root=index.root,
+        transform=None,
+        target_transform=None,
+        transforms=None,
+        loader=None,
+        extensions=image_suffixes(),
+        classes=index.classes,
+        class_to_idx=index.class_to_idx,
+        samples=index.samples,
+        targets=[label for _, label in index.samples],
+        imgs=index.samples,
+    )
+    with atomic_write(path) as file:
+        torch.save(folder, file)
+
+
+def read_index(path: str | os.PathLike) -> ImageIndex:
+    """The index in a `.lmdb.pt` file, whoever wrote it; nothing in the file is executed.
+
+    Raises:
+        UserError: no such file, or not an ImageFolder of sound content (`FILE: refused: REASON`).
+    """
+    found = load_image_folder(path)
+    classes = found.classes
+    if not (isinstance(classes, list) and classes and all(type(name) is str for name in classes)):
+        raise UserError(f"{path}: refused: its classes are not a list of names")
+    if found.class_to_idx != {name: number for number, name in enumerate(classes)}:
+        raise UserError(f"{path}: refused: its class_to_idx does not number its classes")
+    if not found.samples:
+        raise UserError(f"{path}: refused: it has no samples")
+    if wrong := [label for _, label in found.samples if not 0 <= label < len(classes)]:
+        raise UserError(f"{path}: refused: a sample is of class {wrong[0]}, but there are {len(classes)} classes")
+    return ImageIndex(found.root, classes, found.class_to_idx, found.samples)
