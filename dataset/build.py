@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import lmdb
 
 from dataset.decode import decode, reason
-from dataset.folder import scan
-from dataset.index import ImageIndex, index_path, read_index, write_index
-from dataset.names import NameIndex, class_and_file
+from dataset.folder import Samples, scan
+from dataset.index import ImageIndex, how_to_rebuild, index_path, read_index, write_index
+from dataset.names import class_and_file
 from dataset.store import MAX_KEY, LmdbImages, as_key, entries
 from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import lock, sync_folder
@@ -82,15 +82,22 @@ def build_lmdb(
         with lock(lock_path, on_wait=lambda: log.info(f"Waiting for another process that builds {lmdb_path}")):
             if is_complete(lmdb_path):
                 return read_index(index_path(lmdb_path))
+            if lmdb_path.exists():
+                raise UserError(
+                    f"{lmdb_path}: {index_path(lmdb_path).name} is missing beside it: copy it too, or rebuild both: "
+                    f"{how_to_rebuild(images, lmdb_path)}"
+                )
             samples, classes = scan(images, classes=True, log=log)
             index = ImageIndex(os.fspath(images), classes, {name: i for i, name in enumerate(classes)}, samples)
-            if lmdb_path.exists():
-                _check_holds_all(lmdb_path, index)
-            else:
-                log.info(f"Building {lmdb_path} from {len(samples)} images in {images}")
-                bad = _fill_and_rename(index, lmdb_path, threads, show_progress, skip_unreadable, log)
-                index.samples = [sample for sample in samples if sample[0] not in bad]
+            log.info(f"Building {lmdb_path} from {len(samples)} images in {images}")
+            partial = Path(f"{lmdb_path}.partial")
+            bad = _fill(partial, samples, threads, show_progress)
+            _report(bad, index, skip_unreadable, log)
+            len(LmdbImages(partial))  # what reads it must take it
+            index.samples = [sample for sample in samples if sample[0] not in dict(bad)]
             write_index(index, index_path(lmdb_path))
+            partial.rename(lmdb_path)  # now it is complete
+            sync_folder(lmdb_path.parent)
             return index
     except (OSError, lmdb.Error) as error:
         why = f"{lmdb_path}: cannot be built: {getattr(error, 'strerror', None) or one_line(error)}"
@@ -111,43 +118,24 @@ def differences(images: str | os.PathLike, index: ImageIndex) -> str:
     return "; ".join(parts)
 
 
-def _check_holds_all(lmdb_path: Path, index: ImageIndex) -> None:
-    """An LMDB without its index is taken for whole only when it holds every image of the folder."""
-    names = NameIndex(LmdbImages(lmdb_path))
-    missing = sum(path not in names for path, _ in index.samples)
-    if missing:
-        raise UserError(
-            f"{lmdb_path}: has no {index_path(lmdb_path).name} beside it and lacks {missing} of "
-            f"{len(index.samples)} images of {index.root}; delete it to have it rebuilt"
-        )
-
-
-def _fill_and_rename(
-    index: ImageIndex, lmdb_path: Path, threads: int, show_progress: bool, skip_unreadable: int, log: Any
-) -> set[str]:
-    """Write all images but the damaged ones, whose paths are returned."""
-    partial = Path(f"{lmdb_path}.partial")
+def _fill(partial: Path, samples: Samples, threads: int, show_progress: bool) -> Faults:
+    """Write all images but the damaged ones, which are returned."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        files = [file for part in pool.map(_describe, chunks(index.samples, 1000)) for file in part]
-        present = _present(partial)
-        todo = [file for file in files if present.get(file.key) != file.size or file.changed > _time_of(partial)]
-        environment = lmdb.open(os.fspath(partial), map_size=_map_size(files), lock=False)
+        files = [file for part in pool.map(_describe, chunks(samples, 1000)) for file in part]
+        present, written = _present(partial)
+        todo = [file for file in files if present.get(file.key) != file.size or file.changed > written]
+        _check_space(partial.parent, todo)
+        environment = lmdb.open(os.fsencode(partial), map_size=_map_size(files), lock=False)
         try:
-            _check_space(partial.parent, todo)
             _delete(environment, present.keys() - {file.key for file in files})
             done = len(files) - len(todo)
-            with Progress(f"Building {lmdb_path.name}", len(files), done, shown=show_progress) as progress:
+            with Progress(f"Building {partial.stem}", len(files), done, shown=show_progress) as progress:
                 bad = _write_all(environment, todo, pool, threads, progress)
             _delete(environment, {as_key(path) for path, _ in bad})
             environment.sync(True)
         finally:
             environment.close()
-    _report(bad, index, skip_unreadable, log)
-    LmdbImages(partial)  # what reads it must take it
-    index_path(lmdb_path).unlink(missing_ok=True)  # one of another LMDB
-    partial.rename(lmdb_path)
-    sync_folder(lmdb_path.parent)
-    return {path for path, _ in bad}
+    return bad
 
 
 def _report(bad: Faults, index: ImageIndex, skip_unreadable: int, log: Any) -> None:
@@ -178,22 +166,17 @@ def _describe(samples: list[tuple[str, int]]) -> list[_File]:
     return files
 
 
-def _present(partial: Path) -> dict[bytes, int]:
-    """Sizes of the images that an interrupted build has written; a damaged draft (power cut) is thrown away."""
-    if not partial.exists():
-        return {}
+def _present(partial: Path) -> tuple[dict[bytes, int], float]:
+    """(sizes of the images that an interrupted build has written, time of its last write).
+
+    A damaged draft (power cut) is thrown away.
+    """
     try:
-        LmdbImages(partial).find("")
-        return {key: size for key, size, _ in entries(partial)}
+        len(LmdbImages(partial))
+        return {key: size for key, size, _ in entries(partial)}, (partial / "data.mdb").stat().st_mtime
     except UserError:
-        shutil.rmtree(partial)
-        return {}
-
-
-def _time_of(partial: Path) -> float:
-    """When the draft was last written to: images that changed since are taken again."""
-    data = partial / "data.mdb"
-    return data.stat().st_mtime if data.exists() else 0
+        shutil.rmtree(partial, ignore_errors=True)
+        return {}, 0
 
 
 def _map_size(files: list[_File]) -> int:

@@ -81,9 +81,7 @@ class _Folder:
                 skipped[suffix or "without suffix"] += 1
         elif entry.is_symlink() and not os.path.exists(entry.path) and suffix in ("", *image_suffixes()):  # noqa: PTH110
             target = os.readlink(entry.path)  # noqa: PTH115
-            raise UserError(
-                f"{one_line(entry.path, 400)}: a broken link to {one_line(target, 400)}: remove it or restore its target"
-            )
+            raise UserError(f"{one_line(entry.path, 400)}: broken link to {one_line(target, 400)}: remove or repair it")
         else:
             skipped["neither file nor folder"] += 1
 

@@ -123,7 +123,7 @@ def _open_lmdb(path: Path) -> lmdb.Environment:
             if not data.is_file() or status.st_size == 0:
                 raise damaged(path, "it is empty or no file")
             # with read-ahead: whole images are read, and page by page they would take three times as long
-            environment = lmdb.open(os.fspath(path), subdir=path.is_dir(), readonly=True, lock=False)
+            environment = lmdb.open(os.fsencode(path), subdir=path.is_dir(), readonly=True, lock=False)
             if status.st_size < (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]:
                 _check_reach(path, status.st_size)
             _OPENED[status.st_dev, status.st_ino] = environment

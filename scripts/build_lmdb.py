@@ -1,6 +1,6 @@
 """Build an LMDB from a folder of images, or verify one.
 
-An interrupted build goes on where it stopped when it is started again.
+An interrupted build resumes where it stopped when it is started again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "images", type=Path, nargs="?", metavar="IMAGES", help="folder with CLASS/*.ext in it"
+        "images", type=Path, nargs="?", metavar="IMAGES", help="folder with images in CLASS/"
     )
     parser.add_argument("lmdb", type=Path, metavar="NAME.lmdb", help="the LMDB; NAME.lmdb.pt goes beside it")
     parser.add_argument(
@@ -32,9 +32,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="read and decode every image of an existing LMDB and list the bad ones (exit code 1 if any)",
     )
     parser.add_argument("--threads", type=int, default=8, help="files read at once (default: 8)")
+    parser.add_argument(
+        "--skip-unreadable", type=int, default=0, metavar="N", help="leave out up to N damaged images (default: 0)"
+    )
     args = parser.parse_args(argv)
     if args.threads < 1:
         parser.error(f"--threads {args.threads}: must be 1 or more")
+    if args.skip_unreadable < 0:
+        parser.error(f"--skip-unreadable {args.skip_unreadable}: must be 0 or more")
     if args.verify and args.images is not None:
         parser.error("--verify takes the LMDB alone")
     if not args.verify and args.images is None:
@@ -45,17 +50,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def build(args: argparse.Namespace) -> int:
-    from dataset.lmdb_build import build_lmdb, is_complete
+    from dataset.build import build_lmdb, is_complete
+    from dataset.index import how_to_rebuild
 
     was_there = is_complete(args.lmdb)
-    index = build_lmdb(args.images, args.lmdb, threads=args.threads, log=logging.getLogger())
-    state = "was there already; delete it and its .pt to build it anew" if was_there else "is complete"
+    index = build_lmdb(
+        args.images,
+        args.lmdb,
+        threads=args.threads,
+        log=logging.getLogger(),
+        skip_unreadable=args.skip_unreadable,
+    )
+    state = "is complete"
+    if was_there:
+        state = f"was there already; to rebuild it: {how_to_rebuild(args.images, args.lmdb)}"
     print(f"{args.lmdb}: {len(index.samples)} images of {len(index.classes)} classes; it {state}")
     return 0
 
 
 def verify(args: argparse.Namespace) -> int:
-    from dataset.lmdb_verify import verify_lmdb
+    from dataset.verify import verify_lmdb
     from i2sb.errors import printable
 
     count, bad = verify_lmdb(args.lmdb, threads=args.threads)
@@ -69,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     from i2sb.errors import UserError, printable
 
+    for stream in (sys.stdout, sys.stderr):  # paths may hold what the terminal cannot show
+        stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return verify(args) if args.verify else build(args)
@@ -76,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"build_lmdb.py: error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("build_lmdb.py: interrupted; the same command goes on from here", file=sys.stderr)
+        print("build_lmdb.py: interrupted; the same command resumes from here", file=sys.stderr)
         return 130
 
 

@@ -15,7 +15,6 @@ import lmdb
 import numpy as np
 import pytest
 import torch
-from hostile_lmdb import damaged_lmdb
 from small_runs import metrics_argv, photos, sample_argv, train_argv
 from small_runs import script as own_process
 
@@ -238,16 +237,22 @@ def test_notes_that_are_none(here, capsys, content):
         assert_refused(code, last, script, "recon.json")
 
 
+def damage_images(dataset, split):
+    """Cut the second image of each class in an LMDB that is built already."""
+    path = str(dataset / f"{split}_faster_imagefolder.lmdb")
+    with lmdb.open(path, lock=False) as environment, environment.begin(write=True) as transaction:
+        for key, content in list(transaction.cursor()):
+            if key.endswith(b"_0001.png"):
+                transaction.put(key, content[:200])
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_an_unreadable_image_names_its_key(tmp_path, monkeypatch, capsys, workers):
     monkeypatch.chdir(tmp_path)
     dataset = photos(tmp_path / "photos")
     assert train.main(train_argv(dataset, "--num-itr", "1", "--name", "a")) == 0
     for split in ("train", "val"):
-        for file in dataset.glob(f"{split}_faster*"):
-            shutil.rmtree(file) if file.is_dir() else file.unlink()
-        for image in (dataset / split).glob("*/*_0001.png"):
-            image.write_bytes(image.read_bytes()[:200])
+        damage_images(dataset, split)
     flags = ["--num-itr", "30", "--num-workers", workers, "--name", "b"]
     assert train.main(train_argv(dataset, *flags)) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
@@ -262,8 +267,9 @@ def test_an_unreadable_image_names_its_key(tmp_path, monkeypatch, capsys, worker
 def test_the_process_ends_after_an_unreadable_image(tmp_path, workers, ranks):
     """In processes of their own: a worker that is left over must not keep them from ending."""
     dataset = photos(tmp_path / "photos")
-    for image in dataset.glob("*/*/*_0001.png"):
-        image.write_bytes(image.read_bytes()[:200])
+    for split in ("train", "val"):
+        build_lmdb.main([str(dataset / split), str(dataset / f"{split}_faster_imagefolder.lmdb")])
+        damage_images(dataset, split)
     flags = ["--num-itr", "30", "--num-workers", workers]
     if ranks == 2:
         flags += ["--n-gpu-per-node", "2", "--microbatch", "1"]
@@ -273,10 +279,7 @@ def test_the_process_ends_after_an_unreadable_image(tmp_path, workers, ranks):
 
 
 def test_sampling_ends_after_an_unreadable_image(here):
-    for file in (here / "photos").glob("val_faster*"):
-        shutil.rmtree(file) if file.is_dir() else file.unlink()
-    for image in (here / "photos/val").glob("*/*_0001.png"):
-        image.write_bytes(image.read_bytes()[:200])
+    damage_images(here / "photos", "val")
     done = own_process("sample", sample_argv(here / "photos", "a", "--num-workers", "2", "--overwrite"), here)
     assert done.returncode == 2, done.stderr
     assert "cannot decode the image" in done.stderr.strip().splitlines()[-1]
@@ -314,43 +317,6 @@ def mutate(here, capsys, count: int, seed: int) -> tuple[int, int]:
             for other, content in originals.items():
                 (here / other).write_bytes(content)
     return refused, taken
-
-
-VERIFY = (build_lmdb, lambda h: ["--verify", str(h / "photos/val_faster_imagefolder.lmdb")])
-
-
-def mutate_lmdbs(here, capsys, count: int, seed: int) -> tuple[int, int]:
-    """As `mutate`, for the wrong numbers in an LMDB that would have the lmdb library end the process."""
-    refused = taken = 0
-    for split, script in (("train", RESUME), ("val", SAMPLE), ("val", VERIFY)):
-        data = here / f"photos/{split}_faster_imagefolder.lmdb/data.mdb"
-        good = data.read_bytes()
-        for content in damaged_lmdb(good, count, seed):
-            data.write_bytes(content)
-            code, last = run(script, here, capsys)
-            taken += code == 0
-            refused += code != 0
-            if script is VERIFY and code == 1:
-                continue  # the bad images are listed
-            assert code in (0, 2), last
-            if code == 2:
-                assert "error: " in last
-                assert f"{split}_faster_imagefolder.lmdb: " in last
-        data.write_bytes(good)
-    return refused, taken
-
-
-def test_lmdbs_with_wrong_numbers_through_the_scripts(here, capsys):
-    refused, _ = mutate_lmdbs(here, capsys, count=12, seed=5)
-    assert refused > 10
-
-
-@pytest.mark.slow
-def test_hundreds_of_lmdbs_with_wrong_numbers_through_the_scripts(here, capsys):
-    refused, taken = mutate_lmdbs(here, capsys, count=300, seed=6)
-    with capsys.disabled():
-        print(f"{refused} refused, {taken} harmless")
-    assert refused > 300
 
 
 def test_names_that_steer_the_terminal_or_are_no_text_are_shown_harmlessly(tmp_path, capsys):

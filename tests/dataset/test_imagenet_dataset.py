@@ -1,7 +1,6 @@
 """The data sets as training and evaluation see them."""
 
 import argparse
-import io
 import logging
 import shutil
 import zlib
@@ -14,9 +13,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dataset.imagefolder_index import class_and_file, scan_image_folder, write_index
-from dataset.imagenet import build_lmdb_dataset, build_lmdb_dataset_val10k
-from dataset.images import WithChecksum, decode
+from dataset.imagenet import InpaintingVal10kSubset, build_lmdb_dataset, build_lmdb_dataset_val10k, readlines
+from dataset.images import WithChecksum
+from dataset.index import read_index, write_index
+from dataset.names import class_and_file
 from i2sb.errors import UserError
 
 INTEROP = Path(__file__).parents[1] / "interop"
@@ -112,7 +112,7 @@ def test_the_data_set_may_move(folder, tmp_path):
 @pytest.mark.parametrize("prefix", ["/imagenet/val/", "E:\\data\\val\\"])
 def test_an_index_of_other_paths_than_the_keys(tmp_path, prefix):
     shutil.copytree(INTEROP / "dataset", tmp_path / "d")
-    index = scan_image_folder(INTEROP / "images" / "val")
+    index = read_index(INTEROP / "dataset" / "val_faster_imagefolder.lmdb.pt")
     name = str if "/" in prefix else (lambda path: path.replace("/", "\\"))
     index.samples = [(prefix + name(class_and_file(path)), label) for path, label in index.samples]
     write_index(index, tmp_path / "d" / "val_faster_imagefolder.lmdb.pt")
@@ -121,26 +121,58 @@ def test_an_index_of_other_paths_than_the_keys(tmp_path, prefix):
     assert all(torch.equal(ours[i][0], theirs[i][0]) for i in range(24))
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "LA"])
-def test_images_of_all_modes_are_rgb(mode):
-    image = Image.effect_noise((20, 30), 80).convert("RGB").convert(mode)
-    buffer = io.BytesIO()
-    image.save(buffer, "TIFF" if mode == "CMYK" else "PNG")
-    decoded = decode(buffer.getvalue())
-    assert decoded.mode == "RGB"
-    assert np.array_equal(np.asarray(decoded), np.asarray(image.convert("RGB")))
-
-
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_an_unreadable_image_is_named_in_one_line(folder, num_workers):
-    whole = (folder / "val" / "n01443537" / "ILSVRC_00000010.JPEG").read_bytes()
-    (folder / "val" / "n01443537" / "ILSVRC_00000010.JPEG").write_bytes(whole[: len(whole) // 2])
-    dataset = build_lmdb_dataset(options(folder), LOG, train=False)
-    with pytest.raises(UserError, match=r"ILSVRC_00000010\.JPEG: .*truncated") as caught:
+def test_an_unreadable_image_is_named_in_one_line(tmp_path, num_workers):
+    shutil.copytree(INTEROP / "dataset", tmp_path / "d")
+    target, key = tmp_path / "d" / "val_faster_imagefolder.lmdb", b"/dataset/val/n01443537/ILSVRC_00000010.JPEG"
+    with lmdb.open(str(target)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(key, transaction.get(key)[:-600])
+    dataset = build_lmdb_dataset(options(tmp_path / "d"), LOG, train=False)
+    with pytest.raises(UserError, match=r"ILSVRC_00000010\.JPEG: .*truncated.* rebuild the LMDB: rm -r ") as caught:
         list(DataLoader(dataset, 8, num_workers=num_workers))
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"{folder}/val_faster_imagefolder.lmdb: cannot decode the image")
+    assert str(caught.value).startswith(f"{target}: cannot decode the image")
+
+
+def test_a_damaged_image_is_noticed_when_the_data_set_is_built(folder):
+    bad = folder / "val" / "n01443537" / "ILSVRC_00000010.JPEG"
+    bad.write_bytes(bad.read_bytes()[:-600])
+    with pytest.raises(UserError, match=r"1 of 24 images cannot be used: .*ILSVRC_00000010\.JPEG .*unreadable 1"):
+        build_lmdb_dataset(options(folder), LOG, train=False)
+    dataset = build_lmdb_dataset(options(folder, skip_unreadable=1), LOG, train=False)
+    assert len([*dataset]) == 23
+
+
+def test_a_folder_that_differs_from_its_lmdb_is_noticed(folder, caplog):
+    build_lmdb_dataset(options(folder), LOG, train=False)
+    caplog.clear()
+    build_lmdb_dataset(options(folder), LOG, train=False)
+    assert "to rebuild it" not in caplog.text
+    (folder / "val" / "n01440764" / "img_003.png").rename(folder / "val" / "n01440764" / "new.png")
+    build_lmdb_dataset(options(folder), LOG, train=False)
+    (line,) = (line for line in caplog.messages if "to rebuild it" in line)
+    assert "1 only in the folder, such as n01440764/new.png; 1 only in the LMDB, such as n01440764/img_003.png" in line
+    assert f"python scripts/build_lmdb.py {folder}/val {folder}/val_faster_imagefolder.lmdb" in line
+
+
+def test_small_images_are_counted(caplog):
+    caplog.set_level(logging.INFO)
+    build_lmdb_dataset(options(image_size=64), LOG, train=False)
+    assert "smaller than" not in caplog.text
+    build_lmdb_dataset(options(image_size=73), LOG, train=False)
+    assert "24 of all 24 images are smaller than 73 px, and are enlarged" in caplog.text
+
+
+def test_exif_orientation_on_request(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = folder / "train" / "things" / "0.png"
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+    plain = build_lmdb_dataset(options(folder), LOG, train=True, transform=np.asarray)[0][0]
+    turned = build_lmdb_dataset(options(folder, exif_rotate=True), LOG, train=True, transform=np.asarray)[0][0]
+    assert np.array_equal(turned, plain[::-1, ::-1])
 
 
 @pytest.mark.parametrize(
@@ -247,6 +279,49 @@ def test_lists_that_do_not_fit_are_explained(tmp_path, lines, text):
         build_lmdb_dataset_val10k(options(val_list=path), LOG)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_where_the_originals_clone_has_the_list(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dataset").mkdir()
+    shutil.copy(INTEROP / "val10k_fn.txt", "dataset/val_faster_imagefolder_10k_fn.txt")
+    assert len(build_lmdb_dataset_val10k(options(), LOG)) == 24
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_with_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "list.txt").write_text("n01440764/img_003.png\r\nn01484850/img_005.png\r\n", encoding=encoding)
+    dataset = build_lmdb_dataset_val10k(options(val_list=tmp_path / "list.txt"), LOG)
+    assert dataset.targets == [0, 2]
+    assert readlines(tmp_path / "list.txt")[0] == "n01440764/img_003.png"
+
+
+def test_twins_are_told_apart_by_the_folders_before_them(tmp_path):
+    for number, name in enumerate(("a/x/1.png", "b/x/1.png")):
+        (tmp_path / "d" / "val" / name).parent.mkdir(parents=True)
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / "d" / "val" / name)
+    (tmp_path / "list.txt").write_text("/elsewhere/val/b/x/1.png\nval/a/x/1.png\n")
+    opt = options(tmp_path / "d", val_list=tmp_path / "list.txt")
+    assert build_lmdb_dataset_val10k(opt, LOG).targets == [1, 0]
+    (tmp_path / "list.txt").write_text("x/1.png\n")
+    with pytest.raises(UserError, match=r"list\.txt: x/1\.png may be .*: add the folders before it to the line"):
+        build_lmdb_dataset_val10k(opt, LOG)
+
+
+def test_inpainting_subset_of_the_originals_scripts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    rows = np.arange(256)[None, :, None] < 38 + np.arange(24)[:, None, None]  # 15 to 24 % of the image
+    masks = np.broadcast_to(rows, (24, 256, 256)).astype(np.uint8)
+    np.savez("data/imagenet_freeform1020_masks.npz", mask=masks[:12].repeat(2, axis=0))
+    opt = options(val_list=INTEROP / "val10k_fn.txt")
+    center = InpaintingVal10kSubset(opt, LOG, "center")
+    image, _, mask = center[5]
+    assert (len(center), mask.shape, mask.sum()) == (24, (1, 64, 64), 32 * 32)
+    assert torch.equal(image, center.dataset[5][0])
+    freeform = InpaintingVal10kSubset(opt, LOG, "freeform1020")
+    assert torch.equal(freeform[9][2][0], torch.from_numpy(masks[4][::4, ::4]))
+    assert freeform[9][1] == freeform.dataset[9][1] == center[9][1]
 
 
 # --- identity

@@ -1,0 +1,91 @@
+"""From the bytes of an image file to RGB."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset.decode import decode
+from dataset.images import build_test_transform, fit
+
+RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+RED = Image.fromarray(np.dstack([RAMP, 0 * RAMP, 0 * RAMP]))
+
+
+def saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "LA"])
+def test_images_of_all_modes_are_rgb(mode):
+    image = Image.effect_noise((20, 30), 80).convert("RGB").convert(mode)
+    decoded = decode(saved(image, "TIFF" if mode == "CMYK" else "PNG"))
+    assert decoded.mode == "RGB"
+    assert np.array_equal(np.asarray(decoded), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000", "PPM"])
+def test_16_bit_grey_is_scaled(kind):
+    deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    found = np.asarray(decode(saved(deep, kind)))
+    assert np.array_equal(found, np.dstack([RAMP] * 3))
+
+
+def test_16_bit_values_are_rounded():
+    values = np.array([[0, 128, 129, 65406, 65407, 65535]], np.uint16)
+    assert np.asarray(decode(saved(Image.fromarray(values), "PNG")))[0, :, 0].tolist() == [0, 0, 1, 254, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "text"), [(RAMP.astype(np.int32), "32-bit integer pixels"), (RAMP / np.float32(255), "floating-point")]
+)
+def test_pixels_without_a_white_are_refused(pixels, text):
+    with pytest.raises(ValueError, match=text):
+        decode(saved(Image.fromarray(pixels), "TIFF"))
+
+
+def test_a_program_is_no_image(tmp_path):
+    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+    with pytest.raises(ValueError, match="no image that Pillow knows"):
+        decode(saved(RED, "EPS"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_counts_on_request(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = saved(RED, "PNG", exif=exif)
+    turned = [RAMP, RAMP[:, ::-1], RAMP[::-1, ::-1], RAMP[::-1], RAMP.T, np.rot90(RAMP, -1), np.rot90(RAMP, 2).T]
+    turned.append(np.rot90(RAMP))
+    assert np.array_equal(np.asarray(decode(content))[:, :, 0], RAMP)
+    assert np.array_equal(np.asarray(decode(content, exif_rotate=True))[:, :, 0], turned[orientation - 1])
+
+
+@pytest.mark.parametrize("size", [(30000, 1), (1, 30000), (900, 100), (100, 900)])
+def test_strips_are_cropped_before_they_are_resized(size, monkeypatch):
+    resize, sizes = Image.Image.resize, []
+
+    def recorded(self, wanted, *args, **kwargs):
+        sizes.append(wanted)
+        return resize(self, wanted, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", recorded)
+    image = Image.new("RGB", size, "red")
+    middle = Image.new("RGB", tuple(max(1, min(side, 3 * min(size))) for side in size), "blue")
+    image.paste(middle, tuple((a - b) // 2 for a, b in zip(size, middle.size)))
+    found = fit(image, 64)
+    assert found.size == (64, 64)
+    assert found.getpixel((32, 32)) == (0, 0, 255)
+    assert max(sizes[0]) == 8 * 64
+
+
+@pytest.mark.parametrize("size", [(80, 10), (10, 80), (33, 70)])
+def test_up_to_8_to_1_the_calls_are_torchvisions(size):
+    from torchvision import transforms
+
+    image = Image.effect_noise(size, 80).convert("RGB")
+    theirs = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(32), transforms.ToTensor()])
+    assert (build_test_transform(32)(image) == theirs(image) * 2 - 1).all()

@@ -1,0 +1,105 @@
+"""The `.lmdb.pt` index as the original writes it and as torchvision reads it; the look-up of images by their path."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.datasets import ImageFolder
+
+from dataset.index import ImageIndex, read_index, write_index
+from dataset.names import Ambiguous, NameIndex, class_and_file
+from i2sb.errors import UserError
+
+INTEROP = Path(__file__).parents[1] / "interop"
+ORIGINAL = INTEROP / "dataset" / "val_faster_imagefolder.lmdb.pt"
+CLASSES = ["n01440764", "n01443537", "n01484850"]
+
+
+def small_index(**changes):
+    samples = [("/d/val/a/1.png", 0), ("/d/val/a/2.png", 0), ("/d/val/b/1.png", 1)]
+    return ImageIndex(**{**vars(ImageIndex("/d/val", ["a", "b"], {"a": 0, "b": 1}, samples)), **changes})
+
+
+def test_originals_file_is_read():
+    index = read_index(ORIGINAL)
+    assert index.root == "/dataset/val"
+    assert index.classes == CLASSES
+    assert len(index.samples) == 24
+    assert index.samples[0] == ("/dataset/val/n01440764/ILSVRC_00000000.JPEG", 0)
+    assert index.samples[-1] == ("/dataset/val/n01484850/img_023.png", 2)
+
+
+def test_ours_is_what_the_original_wrote(tmp_path):
+    path = tmp_path / "ours.lmdb.pt"
+    write_index(read_index(ORIGINAL), path)
+    original = vars(torch.load(ORIGINAL, weights_only=False))  # a file of our own, known to be harmless
+    with torch.serialization.safe_globals([ImageFolder]):
+        ours = vars(torch.load(path, weights_only=True))
+    assert list(ours) == list(original)
+    assert {**ours, "extensions": ()} == {**original, "extensions": ()}  # ours lists what this Pillow reads
+    assert set(ours["extensions"]) >= set(original["extensions"])
+    assert ours["samples"] is ours["imgs"]
+
+
+def test_names_that_are_not_utf8_survive(tmp_path):
+    odd = os.fsdecode(b"/d/val/a/\xff.png")
+    write_index(small_index(samples=[(odd, 0)]), tmp_path / "x.lmdb.pt")
+    assert read_index(tmp_path / "x.lmdb.pt").samples == [(odd, 0)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"samples": []},
+        {"samples": [("a/1.png", 2)]},
+        {"samples": [("a/1.png", -1)]},
+        {"classes": []},
+        {"classes": ["a", "a"]},
+        {"classes": ["a", 1]},
+        {"classes": None},
+        {"class_to_idx": {"a": 1, "b": 0}},
+        {"class_to_idx": [0, 1]},
+    ],
+    ids=ascii,
+)
+def test_indices_that_contradict_themselves_are_refused(tmp_path, changes):
+    write_index(small_index(**changes), tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"x\.pt: refused: ") as caught:
+        read_index(tmp_path / "x.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"x\.lmdb\.pt: there is no such file"):
+        read_index(tmp_path / "x.lmdb.pt")
+
+
+def test_an_index_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_index(small_index(), tmp_path / "file" / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/imagenet/val/n01440764/x.JPEG", "n01440764/x.JPEG"),
+        ("n01440764/x.JPEG", "n01440764/x.JPEG"),
+        ("D:\\data\\val\\n01440764\\x.JPEG", "n01440764/x.JPEG"),
+        ("x.JPEG", "/x.JPEG"),
+    ],
+)
+def test_class_and_file(path, expected):
+    assert class_and_file(path) == expected
+
+
+def test_the_longest_common_end_of_two_paths_decides():
+    paths = ["/d/val/a/x/1.png", "/d/val/b/x/1.png", "/d/val/b/y/2.png"]
+    index = NameIndex(paths)
+    assert [index.find(f"/other{path.removeprefix('/d')}") for path in paths] == paths
+    assert index.find("a\\x\\1.png") == paths[0]
+    assert index.find("y/2.png") == paths[2]
+    assert index.find("z/2.png") is None
+    with pytest.raises(Ambiguous, match=r"x/1\.png may be /d/val/a/x/1\.png or /d/val/b/x/1\.png"):
+        index.find("x/1.png")
