@@ -168,20 +168,12 @@ def parse_channel_mult(value: str | Iterable[float], image_size: int) -> tuple[f
 
 
 def parse_attention_resolutions(value: str | int | Iterable[int]) -> tuple[int, ...]:
-    """ "32,16,8" (or the numbers themselves) -> (32, 16, 8); "" -> ().
-
-    Raises:
-        ValueError: not positive whole numbers.
-    """
+    """ "32,16,8" (or the numbers themselves) -> (32, 16, 8); "" -> ().  Raises ValueError for other values."""
     return tuple(_numbers("attention_resolutions", [value] if isinstance(value, int) else value, int))
 
 
 def parse_levels(network: Mapping[str, Any]) -> tuple[tuple[float, ...], set[int]]:
-    """(widths of the levels, factors by which levels with attention are smaller than the image), however written.
-
-    Raises:
-        ValueError: numbers that describe no levels.
-    """
+    """(widths of the levels, factors by which levels with attention are smaller than the image), however written."""
     full = {**DEFAULTS, "image_size": 256, **network}
     size = full["image_size"]
     factors = {size // resolution for resolution in parse_attention_resolutions(full["attention_resolutions"])}
