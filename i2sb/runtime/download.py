@@ -193,7 +193,7 @@ def _fetch_from_drive(url: str, part: Path, retries: int, timeout: float, say: C
 def _gdown_reason(error: Exception) -> str:
     if isinstance(error, ImportError):
         package = (error.name or "gdown").partition(".")[0]
-        return f"the package {package} is missing or too old: pip install -r requirements.txt"
+        return f"the package {package} is missing or too old: pip install -U {package}"
     return f"{one_line(_reason(error), 200)}; {_DRIVE_HINT}"
 
 

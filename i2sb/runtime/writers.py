@@ -117,7 +117,7 @@ def build_writer(
                 key = wandb_api_key or os.environ.get("WANDB_API_KEY")
                 writers.append(WandB(log_dir, name, run_id, config, wandb_user, key))
         except ImportError as error:
-            raise UserError(f"--log-writer {kind}: {error}; install what requirements.txt lists") from error
+            raise UserError(f"--log-writer {kind}: {error}; pip install {kind}") from error
         opened.pop_all()
     return _Several(writers)
 

