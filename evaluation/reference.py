@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from corruption.registry import lookup
+from dataset.decode import decode
+from dataset.folder import scan
 from dataset.imagenet import build_lmdb_dataset
-from dataset.images import UnreadableImage, build_test_transform, decode
+from dataset.images import UnreadableImage, build_test_transform
 from evaluation.fid import Features, FeatureSums, Statistics, cached_statistics, load_statistics, statistics_path
 from evaluation.weights import find
 from i2sb import addresses
@@ -51,13 +52,15 @@ def build_reference(opt: Any, ckpt_opt: Any, imagenet: bool, network: Callable, 
         return features_of(dataset, network, opt.batch_size, opt.num_workers, num_kept)
 
     if opt.fid_ref is not None:
-        return Reference(_given(Path(opt.fid_ref), ckpt_opt.image_size, measure, log))
+        return Reference(_given(Path(opt.fid_ref), ckpt_opt, measure, log))
     if imagenet and lookup(ckpt_opt.corrupt).fid_split == "train":
         return Reference(Features(training_statistics()), "to ImageNet's training set")
     whole = build_lmdb_dataset(ckpt_opt, log, train=False)
     if "kid" in opt.metrics:  # its features are not kept on the disk
         return Reference(measure(whole), "to the validation set")
     source, path = f"{content(whole)}, {ckpt_opt.image_size} px", statistics_path(ckpt_opt.image_size, "val", opt.mode)
+    if getattr(ckpt_opt, "exif_rotate", False):
+        source += ", turned by EXIF"
     if not imagenet:  # many data sets may be judged in one folder
         digest = hashlib.sha256(source.encode()).hexdigest()[:8]
         path = path.with_name(path.name.replace("imagenet", f"data-{digest}"))
@@ -65,14 +68,14 @@ def build_reference(opt: Any, ckpt_opt: Any, imagenet: bool, network: Callable, 
     return Reference(Features(statistics), "to the validation set")
 
 
-def _given(path: Path, image_size: int, measure: Callable[[Dataset], Features], log: Any) -> Features:
+def _given(path: Path, ckpt_opt: Any, measure: Callable[[Dataset], Features], log: Any) -> Features:
     if path.is_file() and path.suffix == ".npz":
         return Features(load_statistics(path))
     if (path / "val_faster_imagefolder.lmdb").exists() or (path / "val").is_dir():
-        place = argparse.Namespace(dataset_dir=path, image_size=image_size)
+        place = argparse.Namespace(**{**vars(ckpt_opt), "dataset_dir": path})
         return measure(build_lmdb_dataset(place, log, train=False))
     if path.is_dir():
-        return measure(ImageFiles(path, image_size))
+        return measure(ImageFiles(path, ckpt_opt.image_size, getattr(ckpt_opt, "exif_rotate", False), log))
     raise UserError(f"--fid-ref {path}: is neither an npz file with mu and sigma, nor a data set or folder of images")
 
 
@@ -112,8 +115,9 @@ def content(dataset: Any) -> str:
 class ImageFiles(Dataset):
     """The image files below a folder, by path; items (image [3,S,S] in [-1,1],), cropped as the data sets do."""
 
-    def __init__(self, folder: Path, image_size: int) -> None:
-        self.paths = find_images(folder)
+    def __init__(self, folder: Path, image_size: int, exif_rotate: bool = False, log: Any = None) -> None:
+        self.paths = [Path(path) for path, _ in scan(folder, classes=False, log=log)[0]]
+        self.exif_rotate = exif_rotate
         self.transform = build_test_transform(image_size)
 
     def __len__(self) -> int:
@@ -121,17 +125,6 @@ class ImageFiles(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor]:
         try:
-            return (self.transform(decode(self.paths[index].read_bytes())),)
+            return (self.transform(decode(self.paths[index].read_bytes(), exif_rotate=self.exif_rotate)),)
         except Exception as error:  # Pillow's plug-ins raise errors of many types
             raise UnreadableImage(f"{self.paths[index]}: the image cannot be read: {error}") from error
-
-
-def find_images(folder: str | os.PathLike) -> list[Path]:
-    """TODO: the data set's scanner."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    found = [p for p in Path(folder).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file()]
-    found = [p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts)]
-    if not found:
-        raise UserError(f"{folder}: holds no images")
-    return sorted(found)

@@ -47,7 +47,7 @@ def folder(tmp_path):
     return root
 
 
-NAMES = ["a/10.png", "a/2.PNG", "a/deep/er/x.webp", "b.jpg", "z/alpha.png"]
+NAMES = ["b.jpg", "a/10.png", "a/2.PNG", "a/deep/er/x.webp", "z/alpha.png"]
 
 
 def test_images_of_a_folder_are_those_of_the_data_sets(folder):
