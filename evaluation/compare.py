@@ -33,7 +33,7 @@ def draw_comparison(opt: Any, out: Path, *, rows: int = 6, tile: int = 192) -> d
     """
     found = open_samples(opt, device="cpu")
     folders = [JudgedImages(samples, found, opt.seed) for samples in found.samples.values()]
-    columns, gains, titles = [], {}, []
+    columns, gains = [], {}
     for images in folders:
         if "psnr_restored" not in images.columns:
             raise UserError(f"{images.folder}: has no PSNR; run compute_metrices.py --metrics psnr first")
@@ -41,13 +41,12 @@ def draw_comparison(opt: Any, out: Path, *, rows: int = 6, tile: int = 192) -> d
         finite = np.isfinite(before) & np.isfinite(after)
         gains[images.folder.name] = float(np.mean((after - before)[finite])) if finite.any() else 0.0
         cases = [images.case(number) for number in folders[0].spread(rows)]
-        name = images.folder.name.removeprefix("samples_").removesuffix("_clip").replace("nfe", "NFE ")
-        titles.append(f"restored, {name}")
-        columns.append((titles[-1], [(case.restored, case.metrics["psnr"][0]) for case in cases]))
+        title = images.folder.name.removeprefix("samples_").removesuffix("_clip").replace("nfe", "restored, NFE ")
+        columns.append((title, [(case.restored, case.metrics["psnr"][0]) for case in cases]))
     columns.insert(0, ("degraded", [(case.degraded, case.metrics["psnr"][1]) for case in cases]))
     columns.append(("clean", [(case.clean, None) for case in cases]))
-    heading = ", ".join(f"{title} {gain:+.2f} dB" for title, gain in zip(titles, gains.values()))
-    heading = f"{found.options.corrupt}, {len(folders[0].names)} held-out images: {heading}"
+    means = ", ".join(f"{title} {gain:+.2f} dB" for (title, _), gain in zip(columns[1:], gains.values()))
+    heading = f"{found.options.corrupt}, {len(folders[0].names)} held-out images: {means}"
     with atomic_write(out) as file:
         _paint(columns, heading, tile).save(file, "PNG", optimize=True)
     return gains

@@ -25,15 +25,14 @@ from evaluation.judged import Case, JudgedImages
 from evaluation.metrics import metrics_of, shown_as
 from evaluation.sweep import Point, draw_curves, read_curve
 from evaluation.table import Scores, notes
+from i2sb.bridge import FIELDS
 from i2sb.recon import SECONDS, made_with
 from i2sb.runtime.files import atomic_write
 
 PAGE = Path(__file__).parent / "page"
 NUM_GALLERY, NUM_RANKED, NUM_TRAJECTORIES = 12, 6, 6
 LOSSLESS_UP_TO = 512 * 512  # pixels: larger images as JPEG, or a page of them would weigh hundreds of MB
-# The bridge's own settings, as far as the checkpoint's options have them.
-BRIDGE_SETTINGS = ("interval", "beta_max", "ot_ode", "cond_x1", "add_x1_noise", "net")
-NOT_SHOWN = ("checkpoint", "data", "network")  # of a run: fingerprints, and what --net names
+NOT_SHOWN = ("data", "network", "task")  # a fingerprint, and what --net and --corrupt name
 
 
 class Report(NamedTuple):
@@ -87,9 +86,11 @@ def write_reports(opt: Any, *, num_gallery: int = NUM_GALLERY) -> list[Path]:
 
 
 def _settings(found: Evaluation, images: JudgedImages) -> dict[str, Any]:
-    bridge = {key: getattr(found.options, key, None) for key in BRIDGE_SETTINGS}
-    run = {key: value for key, value in images.run.items() if key not in NOT_SHOWN}
-    return {**images.settings, **bridge, **run, "seconds per image": made_with(images.recon.paths[0]).get(SECONDS)}
+    """How the samples were judged, what the checkpoint is (the original's samples do not tell), how they were made."""
+    bridge = {key: getattr(found.options, key, None) for key in (*FIELDS, "net")}
+    seconds = {"seconds per image": made_with(images.recon.paths[0]).get(SECONDS)}
+    known = {**images.settings, **bridge, **images.run, **seconds, **images.settings}
+    return {key: value for key, value in known.items() if key not in NOT_SHOWN}
 
 
 def render(report: Report) -> str:

@@ -13,7 +13,7 @@ from i2sb.options.parser import Parser, positive_int
 from i2sb.runtime.script import run_script
 
 
-def build_parser() -> Parser:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("draw_comparison.py", "Draw degraded, restored and clean images of judged samples side by side.")
     run = shared.add_run(parser)
     shared.add_samples(run)
@@ -21,11 +21,7 @@ def build_parser() -> Parser:
     run.add_argument("--rows", type=positive_int, default=6, metavar="N", help="images shown, spread over the classes")
     run.add_argument("--tile", type=positive_int, default=192, metavar="PX", help="side of each image [pixels]")
     shared.add_data(parser)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    opt = build_parser().parse(argv)
+    opt = parser.parse(argv)
 
     def work() -> int:
         from evaluation.compare import draw_comparison

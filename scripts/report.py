@@ -13,7 +13,7 @@ from i2sb.options.parser import Parser, non_negative_int
 from i2sb.runtime.script import run_script
 
 
-def build_parser() -> Parser:
+def main(argv: Sequence[str] | None = None) -> int:
     epilog = "compute_metrices.py --report does the same at the end of its work."
     parser = Parser("report.py", "Write report.html, one self-contained page, beside judged samples.", epilog)
     run = shared.add_run(parser)
@@ -22,11 +22,7 @@ def build_parser() -> Parser:
         "--num-images", type=non_negative_int, default=12, metavar="N", help="images shown, spread over the classes"
     )
     shared.add_data(parser)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    opt = build_parser().parse(argv)
+    opt = parser.parse(argv)
 
     def work() -> int:
         from evaluation.report import write_reports

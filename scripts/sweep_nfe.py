@@ -25,7 +25,7 @@ EPILOG = (
 OF_BOTH = ("ckpt", "dataset_dir", "val_list", "num_workers", "seed", "device", "image_size", "gpu")
 
 
-def build_parser() -> Parser:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("sweep_nfe.py", DESCRIPTION, EPILOG)
     parser.allow_abbrev = False  # what is not ours must reach sample.py as it is
     parser.add_argument("--nfe", type=positive_int, nargs="+", required=True, metavar="NFE", help="such as 1 2 5 10 20")
@@ -35,16 +35,12 @@ def build_parser() -> Parser:
     parser.add_argument("--mode", choices=judging.MODES, default="legacy_pytorch", help=as_there)
     parser.add_argument("--fid-ref", metavar="FILE|DATASET", help=as_there)
     parser.add_argument("--judge-again", action="store_true", help="judge also what has been judged already")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    opt, passed_on = build_parser().parse_known_args(argv)
+    opt, passed_on = parser.parse_known_args(argv)
     argvs = {nfe: [*passed_on, "--nfe", str(nfe)] for nfe in dict.fromkeys(opt.nfe)}
     runs = {nfe: parse_sample_options(each) for nfe, each in argvs.items()}  # all are checked before the first works
     first = runs[opt.nfe[0]]
     if first.partition:
-        build_parser().error("--partition: a sweep judges whole sets; give the parts to sample.py, then sweep without")
+        parser.error("--partition: a sweep judges whole sets; give the parts to sample.py, then sweep without")
 
     def work() -> int:
         from evaluation.sweep import write_sweep

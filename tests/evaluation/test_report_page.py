@@ -101,6 +101,8 @@ def test_nothing_outside_is_named(document, page):
             if name in ("src", "href", "data", "poster"):
                 assert re.match(r"#[a-z0-9-]+$|data:(image/|,)", value), value[:80]
     assert not {tag for tag, _ in page.tags} & {"iframe", "object", "embed", "base", "form", "video", "audio"}
+    (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'; img-src data:" in policy
     assert not re.search(r"https?://|url\(|@import|fetch\(|XMLHttpRequest|innerHTML|eval\(", document)
 
 

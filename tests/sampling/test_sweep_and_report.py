@@ -1,7 +1,6 @@
 """Sweeps over NFE, reports and comparisons, made by their scripts from real runs."""
 
 import csv
-import importlib.util
 import json
 import re
 import shutil
@@ -10,20 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from places import NAME
-from processes import ROOT
 from small_runs import metrics_argv, sample_argv
 
 import compute_metrices
 import sample
 from evaluation.sweep import read_curve
 from i2sb.recon import SECONDS, made_with
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import draw_comparison, report, sweep_nfe
 
 
 def restore(here, nfe, *flags):
@@ -51,8 +43,7 @@ def rows(path):
 
 
 def test_a_sweep_restores_judges_and_resumes(here, capsys):
-    sweep = load_script("sweep_nfe")
-    assert sweep.main(sweep_argv(here, "--save-images", "png")) == 0
+    assert sweep_nfe.main(sweep_argv(here, "--save-images", "png")) == 0
     folder = here / "results" / NAME
     assert "NFE" in capsys.readouterr().out
     table = rows(folder / "sweep.csv")
@@ -70,22 +61,21 @@ def test_a_sweep_restores_judges_and_resumes(here, capsys):
     shutil.rmtree(folder / "samples_nfe2")
     kept = [folder / f"samples_nfe{n}" / f for n in (1, 5) for f in ("recon.pt", "metrics.json")]
     times = [path.stat().st_mtime_ns for path in kept]
-    assert sweep.main(sweep_argv(here)) == 0
+    assert sweep_nfe.main(sweep_argv(here)) == 0
     assert [path.stat().st_mtime_ns for path in kept] == times
     assert [row["psnr"] for row in rows(folder / "sweep.csv")] == [row["psnr"] for row in table]
-    assert sweep.main(sweep_argv(here, "--judge-again")) == 0
+    assert sweep_nfe.main(sweep_argv(here, "--judge-again")) == 0
     assert kept[1].stat().st_mtime_ns > times[1]
 
 
 def test_wrong_flags_of_a_sweep_are_refused_before_it_begins(here, capsys):
-    sweep = load_script("sweep_nfe")
     for flags, said in (
         (["--precision", "fp8"], "sample.py: error: argument --precision"),
         (["--partition", "0_2"], "sweep_nfe.py: error: --partition"),
         (["--metrics", "beauty"], "sweep_nfe.py: error: argument --metrics"),
     ):
         with pytest.raises(SystemExit) as stop:
-            sweep.main(sweep_argv(here, *flags))
+            sweep_nfe.main(sweep_argv(here, *flags))
         assert stop.value.code == 2
         assert said in capsys.readouterr().err
     assert not list((here / "results" / NAME).glob("samples*"))
@@ -116,12 +106,12 @@ def test_a_report_from_flag_and_from_script(here):
 
     for name in names:
         (folder / name / "report.html").unlink()
-    assert load_script("report").main(of(here, *names)) == 0
+    assert report.main(of(here, *names)) == 0
     assert {name: (folder / name / "report.html").read_text() for name in names} == pages
 
 
 def test_what_a_report_lacks_is_one_line(here, capsys):
-    report, argv = load_script("report"), of(here, "samples_nfe2")
+    argv = of(here, "samples_nfe2")
     restore(here, 2)
     assert report.main(argv) == 2
     assert "metrics.json: there is no such file; compute_metrices.py makes it" in capsys.readouterr().err
@@ -148,13 +138,13 @@ def test_scores_of_another_run_are_never_shown(here, capsys):
     assert not any(path.exists() for path in derived)
     for path in derived:  # as a program that knows nothing of them would leave them
         path.write_bytes(old[path])
-    for script in ("report", "draw_comparison"):
-        assert load_script(script).main(of(here, "samples_nfe2")) == 2
+    for script in (report, draw_comparison):
+        assert script.main(of(here, "samples_nfe2")) == 2
         assert "run compute_metrices.py again" in capsys.readouterr().err.strip().splitlines()[-1]
     assert read_curve(here / "results" / NAME / "samples_nfe1") == []
     judge(here, "samples_nfe2")
     derived[1].write_bytes(old[derived[1]])
-    assert load_script("report").main(of(here, "samples_nfe2")) == 2
+    assert report.main(of(here, "samples_nfe2")) == 2
     assert "metrics_per_image.csv" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
@@ -165,7 +155,7 @@ def test_trajectories_of_another_run_are_left_out(here, capsys):
     restore(here, 2, "--save-trajectory", "2", "--overwrite", "--seed", "1")
     judge(here, "samples_nfe2")
     shutil.copy(here / "old/00001.webp", folder / "trajectories/00001.webp")
-    assert load_script("report").main(of(here, "samples_nfe2")) == 0
+    assert report.main(of(here, "samples_nfe2")) == 0
     assert "trajectories/00001.webp: is left out" in capsys.readouterr().err
     assert (folder / "report.html").read_text().count('class="card trajectory') == 1
 
@@ -185,13 +175,13 @@ def test_curves_hold_only_what_was_made_and_judged_alike(here):
 def test_a_comparison_shows_the_images_that_were_judged(here, capsys):
     for nfe in (1, 5):
         restore(here, nfe)
-    draw, argv = load_script("draw_comparison"), of(here, "samples_nfe1", "samples_nfe5")
+    argv = of(here, "samples_nfe1", "samples_nfe5")
     argv += ["--rows", "3", "--tile", "64"]
     judge(here, "samples_nfe1", "samples_nfe5", metrics=["ssim"])
-    assert draw.main(argv) == 2
+    assert draw_comparison.main(argv) == 2
     assert "run compute_metrices.py --metrics psnr" in capsys.readouterr().err
     judge(here, "samples_nfe1", "samples_nfe5")
-    assert draw.main(argv) == 0
+    assert draw_comparison.main(argv) == 0
     table = rows(here / "results" / NAME / "samples_nfe5/metrics_per_image.csv")
     gain = np.mean([float(row["psnr_restored"]) - float(row["psnr_degraded"]) for row in table])
     assert f"samples_nfe5: {gain:+.2f} dB" in capsys.readouterr().out
