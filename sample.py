@@ -31,13 +31,13 @@ def sample(opt: argparse.Namespace) -> None:
     from dataset.images import WithChecksum
     from i2sb.ckpt_util import RESULTS, build_ckpt_option
     from i2sb.errors import UserError
-    from i2sb.mishaps import explained
     from i2sb.pictures import Pictures
     from i2sb.precision import LOW
     from i2sb.recon import sample_folder
     from i2sb.restore import open_log, open_store, restore
     from i2sb.runner import Runner
     from i2sb.runtime.distributed import barrier, main_first
+    from i2sb.runtime.script import explained
     from i2sb.schedule import num_evaluations
 
     ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)

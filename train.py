@@ -31,11 +31,11 @@ def train(opt: argparse.Namespace) -> None:
     from dataset.imagenet import build_lmdb_dataset, is_imagenet
     from evaluation.metrics import training_judges
     from i2sb.ckpt_util import only_training
-    from i2sb.mishaps import explained
     from i2sb.resume import training_options
     from i2sb.runner import Runner
     from i2sb.runtime.distributed import main_first
     from i2sb.runtime.logger import build_logger, log_options
+    from i2sb.runtime.script import explained
     from i2sb.training import open_writer
 
     with only_training(opt):

@@ -17,3 +17,7 @@ def one_line(text: object, length: int = 100) -> str:
     """Text from an untrusted file, for one line of limited length."""
     line = printable(" ".join(str(text).split()))
     return line if len(line) <= length else line[: length - 3] + "..."
+
+
+class EndedElsewhere(RuntimeError):
+    """Another process of the run has failed, which says why."""

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from i2sb.batch import make_batch
-from i2sb.errors import UserError
+from i2sb.errors import EndedElsewhere, UserError
 from i2sb.loader import ordered_loader
 from i2sb.noise import ImageNoise
 from i2sb.recon import ReconStore
-from i2sb.runtime.children import EndedElsewhere
 from i2sb.runtime.distributed import barrier, broadcast_object, gather_objects, is_main, rank, world_size
 from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress

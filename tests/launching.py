@@ -18,29 +18,20 @@ BIN = Path(sys.executable).parent
 PATIENCE = 60  # seconds; a run takes 3 to 6 on an idle machine
 
 # What a launcher around the tests may have set must not reach the runs.
-_FOREIGN = ("OMPI_", "PMIX_", "PMI_", "MV2_", "MPI_", "SLURM_", "PRTE_", "TORCHELASTIC_")
+_FOREIGN = ("OMPI_", "PMIX_", "PMI_", "MPI_", "SLURM_", "PRTE_", "TORCHELASTIC_")
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Run:
     """One command that leads to `launch_worker.py`, in a session of its own; its ranks write into `folder`."""
 
-    def __init__(self, folder: Path, command: list[str], **variables: str):
+    def __init__(self, folder: Path, command: list[str]):
         self.folder = folder
-        environ = {
-            name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN) and name not in _TORCHRUN
-        }
-        environ |= {"OMP_NUM_THREADS": "1", "I2SB_RENDEZVOUS_SECONDS": "50", **variables}
-        environ["PATH"] = f"{BIN}{os.pathsep}{environ['PATH']}"
-        self.process = subprocess.Popen(
-            command,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN) and k not in _TORCHRUN}
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        environ = {**kept, "OMP_NUM_THREADS": "1", "I2SB_RENDEZVOUS_SECONDS": "50", "PATH": path}
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, env=environ, text=True, start_new_session=True, **pipes)
 
     def wait(self) -> tuple[int, str]:
         """(exit code, stderr)."""
@@ -49,34 +40,34 @@ class Run:
 
     def notes(self) -> list[dict]:
         """What the ranks wrote, in the order of the ranks."""
-        paths = sorted(self.folder.glob("rank-*.jsonl"))
-        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+        lines = [line for path in sorted(self.folder.glob("rank-*.jsonl")) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in lines]
 
     def await_notes(self, number: int) -> list[dict]:
         until(lambda: len(self.notes()) >= number or self.process.poll() is not None)
-        notes = self.notes()
-        assert len(notes) >= number, self.process.communicate()
-        return notes
+        assert len(self.notes()) >= number, self.process.communicate()
+        return self.notes()
 
-    def pids(self) -> set[int]:
-        return {note[name] for note in self.notes() for name in ("pid", "helper") if name in note}
+    def anyone_alive(self) -> bool:
+        return any(is_alive(pid) for note in self.notes() for pid in (note["pid"], note.get("helper")) if pid)
 
     def sweep(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        for pid in filter(is_alive, self.pids()):  # before the pipes are read to their end: these hold them open
-            os.kill(pid, signal.SIGKILL)
+        for note in self.notes():  # before the pipes are read to their end: these hold them open
+            for pid in (note["pid"], note.get("helper")):
+                if pid and is_alive(pid):
+                    os.kill(pid, signal.SIGKILL)
         self.process.communicate()
 
 
 @pytest.fixture(name="start_run")
 def start_run_fixture(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """start_run("--flag", "value", ..., VARIABLE="value"); `via` is the command to put before the worker."""
+    """start_run("--flag", "value", ...); `via` is the command to put before the worker."""
     runs = []
 
-    def start(*flags: object, via: tuple = (sys.executable,), **variables: str) -> Run:
-        command = [*via, str(WORKER), "--folder", str(tmp_path), *map(str, flags)]
-        runs.append(Run(tmp_path, command, **variables))
+    def start(*flags: object, via: tuple = (sys.executable,)) -> Run:
+        runs.append(Run(tmp_path, [*via, str(WORKER), "--folder", str(tmp_path), *map(str, flags)]))
         return runs[-1]
 
     yield start
@@ -101,22 +92,13 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
 
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that is dead and only not yet collected does not."""
-    try:
-        os.kill(pid, 0)
+    with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except ProcessLookupError:
-        return False
-    except FileNotFoundError:
-        return not Path("/proc/self/stat").exists()
+    return False
 
 
-def children_of(pid: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(path.parent.name))
-    return found
+def num_children(pid: int) -> int:
+    return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
 def free_port() -> int:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
+import os
 import signal
-import threading
+import socket
+import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _get_default_store
 
-from i2sb.runtime.children import EndedElsewhere
+from i2sb.errors import EndedElsewhere, UserError, one_line
+from i2sb.runtime.script import on_signals
 
-_POLL = 0.1
+if TYPE_CHECKING:
+    from i2sb.runtime.launch import Placement
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate or save while the others wait
+_SILENCE = 10  # seconds before a rank says what it is waiting for
+_POLL = 0.05
+# How gloo and NCCL say that a peer, or the way to it, is gone.
+_LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+_store: dist.Store | None = None  # that all ranks share
 _turns = itertools.count()
 
 
@@ -84,35 +96,25 @@ def main_first() -> Iterator[None]:
     However long rank 0 takes, the others wait: this is no collective, which would run into its timeout.
 
     Raises:
-        EndedElsewhere: on the others, when rank 0 fails in the block or is gone.
+        EndedElsewhere: on the others, when rank 0 fails in the block.
     """
-    if world_size() == 1:
+    if _store is None:
         yield
         return
     key = f"main_first/{next(_turns)}"
-    store = _get_default_store()
     if not is_main():
-        _await_main(store, key)
+        while not _store.check([key]):
+            time.sleep(_POLL)
+        if _store.get(key) != b"done":
+            raise EndedElsewhere("rank 0 has failed while this rank waited for it")
         yield
         return
+    outcome = "failed"
     try:
         yield
-    except BaseException:
-        store.set(key, "failed")
-        time.sleep(2 * _POLL)  # the others still read it here
-        raise
-    store.set(key, "done")
-
-
-def _await_main(store: dist.Store, key: str) -> None:
-    try:
-        while not store.check([key]):
-            time.sleep(_POLL)
-        outcome = store.get(key)
-    except RuntimeError as error:
-        raise EndedElsewhere("rank 0 has ended while this rank waited for it") from error
-    if outcome != b"done":
-        raise EndedElsewhere("rank 0 has failed while this rank waited for it")
+        outcome = "done"
+    finally:
+        _store.set(key, outcome)
 
 
 class StopSignal:
@@ -122,10 +124,10 @@ class StopSignal:
             while not stop.poll():
                 train_one_iteration()
 
-    A rank that got a signal tells the others in an all-reduce of one CPU number that is started in one `poll`
-    and looked at in the next: no rank waits for a device, and agreement comes one iteration later. Every rank
-    must poll equally often. The second SIGINT raises KeyboardInterrupt. Must be made in the main thread; in
-    any other no handler is installed, and only other ranks' signals are seen.
+    A rank that got a signal shares it with the others in an all-reduce of one CPU number that is started in one
+    `poll` and looked at in the next: no rank waits for a device, and agreement comes one iteration later. Every rank
+    must poll equally often. The second SIGINT raises KeyboardInterrupt. Must be made in the main thread; in any other
+    no handler is installed, and only other ranks' signals are seen.
     """
 
     def __init__(self) -> None:
@@ -134,11 +136,8 @@ class StopSignal:
         self._agreed = 0
         self._ballot = torch.zeros(1, dtype=torch.int64)
         self._work: dist.Work | None = None
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-                if number := getattr(signal, name, 0):
-                    self._before[number] = signal.signal(number, self._receive)
+        self._handlers = contextlib.ExitStack()
+        self._handlers.enter_context(on_signals(self._receive))
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._num_interrupts += number == signal.SIGINT
@@ -148,11 +147,9 @@ class StopSignal:
 
     def poll(self) -> str | None:
         """The name of the signal to stop for, or None; the same on every rank at the same call."""
-        if self._agreed:
-            return signal.Signals(self._agreed).name
-        if world_size() == 1:
+        if not self._agreed and world_size() == 1:
             self._agreed = self._received
-        else:
+        elif not self._agreed:
             self._collect()
             if not self._agreed:
                 self._ballot.fill_(self._received)
@@ -167,12 +164,8 @@ class StopSignal:
 
     def close(self) -> None:
         """Put the former handlers back and take in the last answer; more calls do nothing."""
-        self._restore()
+        self._handlers.close()
         self._collect()
-
-    def _restore(self) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
 
     def __enter__(self) -> StopSignal:
         return self
@@ -181,4 +174,93 @@ class StopSignal:
         if kind is None:
             self.close()
         else:  # the other ranks may be gone: their answer would be waited for in vain
-            self._restore()
+            self._handlers.close()
+
+
+# How the ranks come together
+
+
+def serve_store(listener: socket.socket | None) -> dist.Store | None:
+    """Serve the ranks' store at a listening socket, for as long as the result lives."""
+    if listener is None:
+        return None
+    port = listener.getsockname()[1]
+    return dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+
+
+@contextlib.contextmanager
+def process_group(placement: Placement, device: str) -> Iterator[None]:
+    """torch.distributed with all ranks of the run inside a `with` block: gloo for CPU tensors, NCCL for CUDA's.
+
+    Raises:
+        UserError: the ranks do not come together in I2SB_RENDEZVOUS_SECONDS (600), or do not fit together.
+        EndedElsewhere: another rank is gone.
+    """
+    global _store
+    rank, size, on_cuda, ended_well = placement.rank, placement.size, device.startswith("cuda"), False
+    try:
+        _store = _meet(placement)
+        backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
+        dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+        yield
+        _store.add("left", 1)
+        while rank == 0 and _store.add("left", 0) < size:  # this process may serve the store
+            time.sleep(_POLL)
+        ended_well = True
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST):
+            raise EndedElsewhere(
+                "another rank has ended, or the network to it (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME choose it); "
+                f"its own node says why ({one_line(error, 200)})"
+            ) from error
+        raise
+    finally:
+        _store = None
+        gc.collect()  # what still holds the group (a network's wrapper) would keep its threads until Python ends
+        if dist.is_initialized() and (ended_well or not on_cuda):  # NCCL would wait for what the others never join
+            dist.destroy_process_group()
+
+
+def _meet(placement: Placement) -> dist.Store:
+    """The store, once all ranks have come to it.  Waits in short steps: torch's own waits are deaf to signals."""
+    address, seconds = (placement.address, placement.port), float(os.environ.get("I2SB_RENDEZVOUS_SECONDS", "600"))
+    start, silent = time.monotonic(), placement.local_rank != 0  # one rank speaks for a node
+    store, state, where = None, "nobody answers there", f"{placement.address}:{placement.port}"
+    while True:
+        if store is None:
+            with contextlib.suppress(OSError):
+                socket.create_connection(address, timeout=5).close()
+                store = _check_in(placement)
+        elif store.check(["refusal"]):
+            time.sleep(1)  # the others still read it, where this process serves the store
+            raise UserError(store.get("refusal").decode())
+        elif (arrived := store.add("arrived", 0)) >= placement.size:
+            return store
+        else:
+            state = f"{arrived} of {placement.size} ranks have come"
+        waited = time.monotonic() - start
+        if waited > seconds:
+            raise UserError(
+                f"rank {placement.rank} waited {seconds:g} s (I2SB_RENDEZVOUS_SECONDS) at {where}: {state}; check "
+                "that every node runs the same command with its own --node-rank, that --master-address is an "
+                "address of node 0 which the others can reach, and that no firewall closes the port (--master-port)"
+            )
+        if waited > _SILENCE and not silent:
+            silent = True
+            print(f"rank {placement.rank} waits at {where}: {state}", file=sys.stderr, flush=True)
+        time.sleep(_POLL)
+
+
+def _check_in(placement: Placement) -> dist.Store:
+    """A client of the store, where this rank is counted, or the run refused if the ranks do not fit together."""
+    store = dist.TCPStore(placement.address, placement.port, is_master=False, timeout=timedelta(seconds=60))
+    store.set_timeout(COLLECTIVE_TIMEOUT)
+    # torchrun restarts ranks against the same store.
+    store = dist.PrefixStore(f"i2sb/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    rank, size = placement.rank, placement.size
+    if (expected := int(store.compare_set("size", "", str(size)))) != size:  # the first to come sets it
+        store.set("refusal", f"one rank counts {expected} ranks and another {size}: give every node the same flags")
+    elif store.add(f"rank/{rank}", 1) > 1:
+        store.set("refusal", f"rank {rank} came twice; give every node its own --node-rank")
+    store.add("arrived", 1)
+    return store

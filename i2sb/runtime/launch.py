@@ -1,4 +1,8 @@
-"""Start a run in as many processes as asked for: alone, as own children, or as a part of torchrun or mpirun."""
+"""Start a run in as many processes as asked for: in place, as own children, or as a part of torchrun or mpirun.
+
+Ctrl-C, SIGTERM and SIGUSR1 reach the parent, which passes each on once to every rank (`_run_children`); a training
+then saves (`distributed.StopSignal`).  Which device a rank computes on: `pick_device`.
+"""
 
 from __future__ import annotations
 
@@ -6,108 +10,352 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import multiprocessing
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing import connection, resource_tracker
+from pathlib import Path
 from typing import Any
 
-from i2sb.runtime.children import run_children
-from i2sb.runtime.devices import pick_device, share_cores
-from i2sb.runtime.placement import Placement, find_placement
-from i2sb.runtime.rendezvous import listen, process_group
+from i2sb.errors import EndedElsewhere, UserError
+from i2sb.runtime.console import print_anything
+from i2sb.runtime.script import SIGNALS, on_signals, short_report
 
+_GRACE = 5.0  # seconds in which the others may end by themselves once a rank has failed
+_POLL = 0.1
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# Each launcher's name and its variables: rank, size, local rank, local size; empty where it has none.
+_MPI = (
+    ("mpirun (Open MPI)", *(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
+    ("the PMIx launcher", "PMIX_RANK", "", "SLURM_LOCALID", ""),
+    ("mpirun (MPICH, Intel MPI)", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
+_SRUN = ("srun (SLURM)", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "")
+
+Main = Callable[[argparse.Namespace], None]
 Around = Callable[[int], contextlib.AbstractContextManager]
 
 
-def launch(
-    opt: argparse.Namespace,
-    main: Callable[[argparse.Namespace], None],
-    log: Any = None,
-    around: Around | None = None,
-) -> int:
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a rank stands among all `size` ranks; this process starts it and the next, `num_here` in all."""
+
+    rank: int
+    local_rank: int
+    size: int
+    node_rank: int
+    num_here: int
+    num_on_machine: int  # ranks that share the cores, those of other launcher processes too
+    address: str
+    port: int  # 0: any free one
+    is_served: bool = False  # torchrun's agent holds the store
+
+    @property
+    def distributed(self) -> bool:
+        return self.size > 1
+
+
+def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.nullcontext) -> int:
     """Call `main(opt)` in every process of the run that belongs to this node; returns the exit code.
 
-    One process works in place. With torchrun's environment this process is one rank of torchrun's. Otherwise
-    there are `num_proc_node` nodes with `n_gpu_per_node` processes each, and the rank is node_rank *
-    n_gpu_per_node + local rank: one process per node works in place, several are spawned as children.
+    With torchrun's environment this process is one of torchrun's ranks. Otherwise there are `num_proc_node` nodes
+    with `n_gpu_per_node` ranks each: one per node works in place, several are children of this process.
 
     Args:
-        opt: has n_gpu_per_node, num_proc_node, node_rank (None: taken from the variables of Open MPI, PMIx,
-            MPICH, Intel MPI, MVAPICH2 or SLURM, else 0), master_address, master_port (None: a free one on one
-            node, 6020 across nodes), device ("auto", "cuda", "mps", "cpu") and gpu (None, or the GPU of the one
-            process here).
+        opt: the options of `options.shared.add_launch`, device and gpu.
         main: gets a copy of `opt` with distributed, global_rank, local_rank, global_size, node_rank and device
             ("cpu", "mps", "cuda:INDEX") set, inside an initialised torch.distributed if there are several ranks.
             A function at the top level of a module, as children find it by its name.
-        log: anything with `info`; without it stderr is spoken to.
         around: gets the rank; what it returns is entered first thing in each process.
 
     Returns:
-        0, or the code of the child that failed first (2: a UserError); its error has been printed.
+        0, or the code of the child that failed first (2: a UserError, 128 + n: killed by signal n), which has
+        printed its error.
 
     Raises:
         UserError: the run cannot be started as asked.
         Exception: whatever `main` raises, where it runs in this process.
     """
-    say = log.info if log is not None else _to_stderr
-    placement = find_placement(opt, os.environ, say)
-    if opt.gpu is not None and (placement.num_here > 1 or placement.by_torchrun or opt.device in ("cpu", "mps")):
-        say(f"--gpu {opt.gpu} is not used: it names the GPU of a single process on CUDA")
+    placement = find_placement(opt, os.environ)
+    if opt.gpu is not None and placement.num_on_machine > 1 and placement.local_rank == 0:
+        print(f"--gpu {opt.gpu} is not used: it names the GPU of a single process", file=sys.stderr)
     # When one rank ends early, torch would add a page of C++ frames per rank to the one error that matters.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if placement.num_here == 1:
-        _run_rank(main, opt, placement, 0, around=around)
-        return 0
     with contextlib.ExitStack() as stack:
         listener = None
-        if placement.first_rank == 0:  # bound here, so that nobody can take the port before rank 0 serves it
-            listener = stack.enter_context(listen(placement))
-            placement = dataclasses.replace(placement, port=listener.getsockname()[1])
-        arguments = [
-            (opt, placement, index, listener if index == 0 else None, around) for index in range(placement.num_here)
-        ]
-        return run_children(_run_rank, main, arguments, placement.first_rank)
+        if placement.distributed and placement.rank == 0 and not placement.is_served:
+            listener = stack.enter_context(_listen(placement))
+            placement = dataclasses.replace(placement, address="127.0.0.1", port=listener.getsockname()[1])
+        if placement.num_here > 1:
+            return _run_children(main, opt, placement, around, listener)
+        with around(placement.rank):
+            _work(main, opt, placement, listener)
+    return 0
 
 
-def _run_rank(
-    main: Callable[[argparse.Namespace], None],
-    opt: argparse.Namespace,
-    placement: Placement,
-    index: int,
-    listener: socket.socket | None = None,
-    around: Around | None = None,
-) -> None:
-    """Be process number `index` of this placement."""
-    with contextlib.nullcontext() if around is None else around(placement.first_rank + index):
-        _work(main, opt, placement, index, listener)
-
-
-def _work(
-    main: Callable[[argparse.Namespace], None],
-    opt: argparse.Namespace,
-    placement: Placement,
-    index: int,
-    listener: socket.socket | None,
-) -> None:
+def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: socket.socket | None = None) -> None:
+    """Be the rank of this placement."""
     opt = copy.copy(opt)
-    opt.distributed = placement.distributed
-    opt.global_rank = placement.first_rank + index
-    opt.local_rank = placement.first_local_rank + index if placement.distributed else 0
-    opt.global_size = placement.global_size
-    opt.node_rank = placement.node_rank
-    opt.device = pick_device(opt.device, placement, opt.local_rank, opt.gpu)
-    if not placement.distributed:
-        if opt.device.startswith("cuda"):
-            import torch
+    opt.distributed, opt.global_size = placement.distributed, placement.size
+    opt.global_rank, opt.local_rank, opt.node_rank = placement.rank, placement.local_rank, placement.node_rank
+    opt.device = pick_device(opt.device, placement, opt.gpu)
+    if opt.device.startswith("cuda"):
+        import torch
 
-            torch.cuda.set_device(opt.device)
+        torch.cuda.set_device(opt.device)
+    if not placement.distributed:
         main(opt)
         return
+    from i2sb.runtime.distributed import process_group, serve_store
+
+    store = serve_store(listener)  # noqa: F841  served as long as this variable lives
     share_cores(placement.num_on_machine)
-    with process_group(placement, opt.global_rank, opt.device, listener):
+    with process_group(placement, opt.device):
         main(opt)
 
 
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _listen(placement: Placement) -> socket.socket:
+    """The socket of the store, bound before anyone learns its port; on the loopback where all ranks are ours."""
+    everywhere = placement.num_here < placement.size
+    dual = everywhere and socket.has_dualstack_ipv6()
+    address = ("" if everywhere else "127.0.0.1", placement.port)
+    try:
+        return socket.create_server(address, family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual)
+    except OSError as error:
+        raise UserError(
+            f"port {placement.port} cannot be opened, perhaps another run or another process with --node-rank 0 uses "
+            f"it; choose another with --master-port ({error.strerror})"
+        ) from error
+
+
+# Children
+
+
+class _Failure:
+    """The first failure among the ranks of this node: the process that claims it prints it, the others are silent."""
+
+    def __init__(self, context: Any):
+        self._unclaimed, self._code = context.Lock(), context.RawValue("i", 0)
+
+    @property
+    def code(self) -> int:
+        """The exit code of the run; 0 while nothing has failed."""
+        return self._code.value
+
+    def claim(self, code: int, text: str) -> None:
+        if self._unclaimed.acquire(block=False):
+            print(text, file=sys.stderr, flush=True)
+            self._code.value = code
+
+
+def _run_children(
+    main: Main, opt: argparse.Namespace, first: Placement, around: Around, listener: socket.socket | None
+) -> int:
+    """Run the ranks of this node as children; returns the exit code of all.
+
+    The first that fails ends the run: it prints its error, the others have 5 s to end by themselves, then they are
+    killed.  SIGTERM, SIGINT and SIGUSR1 are passed on once each; the second SIGINT kills all ranks (130).
+    """
+    # Not torch.multiprocessing.start_processes: torch would be imported here before the children start to (1 s).
+    context = multiprocessing.get_context("spawn")
+    children: list[Any] = []
+    num_interrupts = 0
+
+    def pass_on(number: int, frame: object) -> None:
+        nonlocal num_interrupts
+        num_interrupts += number == signal.SIGINT
+        if num_interrupts == 2:
+            failure.claim(128 + signal.SIGINT, "interrupted twice: all processes are killed")
+        for child in children:
+            # Once a rank has failed the others are ending: a training must not begin to agree on a stop.
+            if child.exitcode is None and (num_interrupts > 1 or not failure.code):
+                os.kill(child.pid, signal.SIGKILL if num_interrupts > 1 else number)
+
+    with on_signals(pass_on):
+        try:
+            # Children start with the signals blocked, until they have left our process group and can handle them. So
+            # does the resource tracker, as SLURM sends USR1 to all processes; its start unblocks what we had blocked.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            failure = _Failure(context)
+            for index in range(first.num_here):
+                own = dataclasses.replace(first, rank=first.rank + index, local_rank=first.local_rank + index)
+                args = (main, opt, own, around, failure)
+                child = context.Process(target=_child, args=args, name=f"rank {own.rank}")
+                child.start()
+                children.append(child)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            from i2sb.runtime.distributed import serve_store
+
+            store = serve_store(listener)  # noqa: F841  served as long as this variable lives
+            _watch(children, failure)
+        finally:
+            for child in children:
+                if child.exitcode != 0:
+                    _kill(child)
+    return failure.code
+
+
+def _watch(children: list[Any], failure: _Failure) -> None:
+    """Until all children have ended, or one has failed and the others had their time."""
+    deadline = float("inf")
+    while True:
+        alive = [child for child in children if child.exitcode is None]
+        for child in children:
+            if code := child.exitcode:
+                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+                hint = ": out of memory?" if -code == signal.SIGKILL else ""
+                failure.claim(code if code > 0 else 128 - code, f"{child.name} (process {child.pid}) {how}{hint}")
+                _kill(child)
+        if failure.code:
+            deadline = min(deadline, time.monotonic() + _GRACE)
+        if not alive or time.monotonic() > deadline:
+            return
+        # With a limit: what a dead rank has forked keeps its sentinel open.
+        connection.wait([child.sentinel for child in alive], timeout=_POLL)
+
+
+def _kill(child: Any) -> None:
+    """End a child, and what it has forked (a loader's workers, which keep its connections open)."""
+    child.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _child(main: Main, opt: argparse.Namespace, placement: Placement, around: Around, failure: _Failure) -> None:
+    """What runs in a spawned process: one rank."""
+    os.setpgrp()  # a terminal's Ctrl-C comes once, through the parent
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    print_anything()
+    code = 0
+    try:
+        with around(placement.rank):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            _work(main, opt, placement)
+    except BaseException as error:
+        if not isinstance(error, SystemExit) or error.code:
+            report = short_report(Path(sys.argv[0]).name, error)
+            text, code = report or (f"rank {placement.rank} failed:\n{traceback.format_exc().rstrip()}", 1)
+            deadline = time.monotonic() + _GRACE
+            while isinstance(error, EndedElsewhere) and not failure.code and time.monotonic() < deadline:
+                time.sleep(_POLL)  # the other rank, if it is on this node, is about to say why
+            failure.claim(code, text)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    # Without tearing Python down, which would abort in threads of torch.distributed that still want it.
+    os._exit(code)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os.killpg(0, signal.SIGKILL)  # the loader's workers as well
+
+
+# Placement
+
+
+def find_placement(opt: argparse.Namespace, environ: Mapping[str, str]) -> Placement:
+    """The placement according to the launchers' variables in `environ`, and the flags in `opt`.
+
+    Raises:
+        UserError: flags and variables disagree.
+    """
+
+    def number(name: str, default: int) -> int:
+        return int(environ.get(name) or default)
+
+    if all(environ.get(name) for name in _TORCHRUN):
+        return Placement(
+            rank=number("RANK", 0),
+            local_rank=number("LOCAL_RANK", 0),
+            size=number("WORLD_SIZE", 1),
+            node_rank=number("GROUP_RANK", 0),
+            num_here=1,
+            num_on_machine=number("LOCAL_WORLD_SIZE", 1),
+            address=environ["MASTER_ADDR"],
+            port=number("MASTER_PORT", 0),
+            is_served=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        )
+    num_nodes, per_node = opt.num_proc_node, opt.n_gpu_per_node
+    # SLURM sets its variables in every shell of a job, also where nothing was started with srun.
+    launchers = (*_MPI, _SRUN) if num_nodes > 1 else _MPI
+    name, rank, size, local_rank, local_size = next((x for x in launchers if environ.get(x[1])), ("",) * 5)
+    node_rank, source = opt.node_rank, f"--node-rank {opt.node_rank}"
+    if node_rank is None:
+        node_rank, started = number(rank, 0), number(size, num_nodes)
+        source = f"{rank}={node_rank} (used as --node-rank)"
+        if started != num_nodes:
+            raise UserError(
+                f"--num-proc-node {num_nodes}: {name} started {started} processes ({size}={started}), there must be "
+                "one for each node; make the two agree, or give every process its own --node-rank"
+            )
+    if not 0 <= node_rank < num_nodes:
+        raise UserError(f"{source}: must lie in 0..{num_nodes - 1} for --num-proc-node {num_nodes}")
+    # Several launcher processes may share a machine (mpirun -np 2 on one host): the GPUs of one follow another's.
+    before = number(local_rank, 0) if num_nodes > 1 else 0
+    return Placement(
+        rank=node_rank * per_node,
+        local_rank=before * per_node,
+        size=num_nodes * per_node,
+        node_rank=node_rank,
+        num_here=per_node,
+        num_on_machine=per_node * max(before + 1, number(local_size, 1) if num_nodes > 1 else 1),
+        address=opt.master_address,
+        port=opt.master_port or (6020 if num_nodes > 1 else 0),
+    )
+
+
+# Device
+
+
+def pick_device(wanted: str, placement: Placement, gpu: int | None = None) -> str:
+    """The device of one rank: "cpu", "mps" or "cuda:INDEX", its local rank or the `gpu` of the only process here.
+
+    Args:
+        wanted: "auto" (CUDA, else MPS, else the CPU), "cuda", "mps" or "cpu".
+
+    Raises:
+        UserError: there are too few GPUs, or MPS cannot do what the run needs.
+    """
+    import torch
+
+    num_gpus, mps = torch.cuda.device_count(), torch.backends.mps.is_available() and not placement.distributed
+    if wanted == "auto":
+        wanted = "cuda" if num_gpus or gpu is not None else "mps" if mps else "cpu"
+    if wanted == "mps" and not mps:
+        raise UserError("--device mps: needs an Apple GPU and a single process; use --device cpu or auto")
+    if wanted != "cuda":
+        return wanted
+    index, flag = placement.local_rank, "--device cuda"
+    if gpu is not None and placement.num_on_machine == 1:
+        index, flag = gpu, f"--gpu {gpu}"
+    elif placement.num_here == num_gpus == 1 and "CUDA_VISIBLE_DEVICES" in os.environ:
+        index = 0  # srun and mpirun can show each of their processes its own GPU and nothing else
+    if not 0 <= index < num_gpus:
+        raise UserError(
+            f"{flag}: rank {placement.rank} needs GPU {index}, torch finds {num_gpus} here; start fewer processes per "
+            "node (--n-gpu-per-node), or use --device cpu"
+        )
+    return f"cuda:{index}"
+
+
+def share_cores(num_processes: int) -> None:
+    """Give this process its part of the machine's cores, unless OMP_NUM_THREADS says how many threads to use.
+
+    Several processes of torch with all cores each are several times slower than with their part of them.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // num_processes))

@@ -1,4 +1,4 @@
-"""How the entry scripts end: an error is one line and an exit code, or a debugger where it happened."""
+"""How the entry scripts end: one line and an exit code, or a debugger where the error happened."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from i2sb.errors import UserError, printable
-from i2sb.runtime.children import EndedElsewhere
+from i2sb.errors import EndedElsewhere, UserError, one_line, printable
 from i2sb.runtime.console import print_anything
 
-INTERRUPTED = 130  # what shells give for Ctrl-C
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
 
 def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
-    """The exit code of `work()`; an error that a user can put right is one line on stderr and code 2.
+    """The exit code of `work()`; an error of `short_report` is its one line on stderr.
 
     Args:
         name: of the script, for the message.
@@ -25,48 +25,81 @@ def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
     print_anything()
     try:
         return work()
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BaseException as error:
-        if debug and not isinstance(error, SystemExit):
-            return _inspect(error)
-        if isinstance(error, UserError | EndedElsewhere):
-            print(f"{name}: error: {printable(error)}", file=sys.stderr)
-            return 2 if isinstance(error, UserError) else 1
-        raise
+        if debug and not isinstance(error, KeyboardInterrupt | SystemExit):
+            import ipdb
+
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            ipdb.post_mortem(error.__traceback__)
+            return 1
+        report = short_report(name, error)
+        if report is None:
+            raise
+        print(report[0], file=sys.stderr)
+        return report[1]
+
+
+def short_report(name: str, error: BaseException) -> tuple[str, int] | None:
+    """(line, exit code) for an error that needs no traceback; None for any other."""
+    if isinstance(error, KeyboardInterrupt):
+        return f"{name}: interrupted", 130  # what shells give for Ctrl-C
+    if isinstance(error, UserError | EndedElsewhere):
+        return f"{name}: error: {printable(error)}", 2 if isinstance(error, UserError) else 1
+    return None
+
+
+@contextlib.contextmanager
+def on_signals(handler: Callable[[int, Any], None], numbers: list[int] = SIGNALS) -> Iterator[None]:
+    """`handler` gets the signals while the block runs; nothing changes outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 @contextlib.contextmanager
 def ending_quietly(name: str, rank: int = 0) -> Iterator[None]:
     """SIGTERM and SIGUSR1 end the block, and the program, with code 0: a training has nothing to save yet.
 
-    Args:
-        name: of the script, for the one line that tells it.
-        rank: of this process; rank 0 tells it.
+    Rank 0 prints one line that begins with the script's name.
     """
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
     def end(number: int, frame: object) -> None:
         if rank == 0:
-            told = f"{name}: {signal.Signals(number).name}: ended outside of the iterations, nothing new to save"
-            print(told, file=sys.stderr)
+            text = f"{name}: {signal.Signals(number).name}: ended outside of the iterations, nothing new to save"
+            print(text, file=sys.stderr)
         raise SystemExit(0)
 
-    if threading.current_thread() is not threading.main_thread():  # handlers belong to the main thread
+    with on_signals(end, [number for number in SIGNALS if number != signal.SIGINT]):
         yield
-        return
-    before = {number: signal.signal(number, end) for number in numbers}
+
+
+@contextlib.contextmanager
+def explained(opt: Any, *, smaller: str) -> Iterator[None]:
+    """Errors of the libraries below us that a user can do something about, as a UserError.
+
+    Args:
+        opt: `num_workers`, `device` and `compile` are read.
+        smaller: what to lower when a GPU's memory is full.
+    """
+    import torch
+
     try:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _inspect(error: BaseException) -> int:
-    import ipdb
-
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    ipdb.post_mortem(error.__traceback__)
-    return 1
+    except Exception as error:
+        text = one_line(error, 200)
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UserError(f"the memory of {opt.device} is full: lower {smaller} ({text})") from error
+        if "DataLoader worker (pid" in str(error):  # not an error that a worker has met and handed on
+            raise UserError(
+                f"--num-workers {opt.num_workers}: a process that loads images has died, perhaps for want of memory: "
+                f"lower it ({text})"
+            ) from error
+        if opt.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise UserError(f"--compile: torch cannot compile the network here, leave it out ({text})") from error
+        raise

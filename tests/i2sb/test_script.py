@@ -1,4 +1,4 @@
-"""Errors of libraries that become one line; dead loaders and lost ranks are met for real in tests/training."""
+"""How scripts end: errors of libraries that become one line; dead loaders are met for real in tests/training."""
 
 import os
 from argparse import Namespace
@@ -7,13 +7,12 @@ import pytest
 import torch
 from small_runs import photos, script, train_argv
 
-from i2sb.errors import UserError
-from i2sb.mishaps import explained
-from i2sb.runtime.children import EndedElsewhere
+from i2sb.errors import EndedElsewhere, UserError
+from i2sb.runtime.script import explained, run_script
 
 
 def meet(error, **options):
-    opt = Namespace(**{"device": "cuda:0", "num_workers": 4, "global_size": 1, "compile": False, **options})
+    opt = Namespace(**{"device": "cuda:0", "num_workers": 4, "compile": False, **options})
     with explained(opt, smaller="--microbatch"):
         raise error
 
@@ -23,24 +22,30 @@ def test_a_full_gpu():
         meet(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"))
 
 
-def test_a_rank_that_is_gone():
-    lost = RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:23761: Connection reset by peer")
-    with pytest.raises(EndedElsewhere, match=r"^another rank has ended, or the way to it"):
-        meet(lost, global_size=2)
-    with pytest.raises(RuntimeError, match=r"^\[gloo"):  # alone it means something else
-        meet(lost)
-
-
 HANDED_ON = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent ...")
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("a fault of ours"), UserError("one line"), KeyboardInterrupt(), HANDED_ON], ids=repr
-)
+@pytest.mark.parametrize("error", [ValueError("a bug"), UserError("a line"), KeyboardInterrupt(), HANDED_ON], ids=repr)
 def test_all_else_stays_what_it_is(error):
     with pytest.raises(type(error)) as caught:
-        meet(error, global_size=2, compile=True)
+        meet(error, compile=True)
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("--lr -1: \x1b[31m"), 2, "x.py: error: --lr -1: ?[31m\n"),
+        (EndedElsewhere("rank 0 has ended"), 1, "x.py: error: rank 0 has ended\n"),
+        (KeyboardInterrupt(), 130, "x.py: interrupted\n"),
+    ],
+)
+def test_one_line_and_a_code(capsys, error, code, line):
+    def work():
+        raise error
+
+    assert run_script("x.py", work) == code
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.slow
