@@ -9,6 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from i2sb.runtime.script import run_script
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -26,11 +28,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    from dataset.bundled import build_bundled_photos
-    from i2sb.errors import UserError
-
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+
+    def work() -> int:
+        from dataset.bundled import build_bundled_photos
+
         build_bundled_photos(
             args.out,
             logging.getLogger(),
@@ -39,10 +41,9 @@ def main(argv: list[str] | None = None) -> int:
             num_train=args.num_train,
             num_val=args.num_val,
         )
-    except UserError as error:
-        print(f"make_photo_dataset.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return run_script("make_photo_dataset.py", work)
 
 
 if __name__ == "__main__":

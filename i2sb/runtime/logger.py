@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -54,7 +55,8 @@ def build_logger(
     log.propagate = False  # a library that sets up the root logger must not print all lines a second time
     for handler in list(log.handlers):
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # its disk is full
+            handler.close()
     for handler in handlers:
         log.addHandler(handler)
     if rank == 0:

@@ -215,8 +215,9 @@ class TensorBoard(_FileWriter):
         self._add(file_version="brain.Event:2")
         # What an earlier run logged at the iteration of its last checkpoint is not logged again.
         self._add(session_log=SessionLog(status=SessionLog.START), step=start + 1 if start else 0)
-        lines = [f"    {key}: {value}" for key, value in config.items()]  # Markdown: four spaces keep the lines
-        self._add(summary=summary.text("options", "\n".join(lines)), step=start)
+        lines = "\n".join(f"    {key}: {value}" for key, value in config.items())  # Markdown: four spaces keep them
+        text = lines.encode("utf-8", "backslashreplace").decode()  # a path may be no UTF-8
+        self._add(summary=summary.text("options", text), step=start)
 
     def _add(self, **content: Any) -> None:
         if self.full:

@@ -23,7 +23,7 @@ from i2sb.options import parse_train_options
 from i2sb.runtime.writers import build_writer
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
-CONFIG = {"lr": 5e-5, "corrupt": "sr4x-pool", "ckpt_path": Path("results/a"), "wandb_api_key": KEY, "sizes": (1, 2)}
+CONFIG = {"lr": 5e-5, "corrupt": "sr4x-pool", "ckpt_path": Path("results/\udcff"), "wandb_api_key": KEY, "sizes": (1, 2)}
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -163,6 +163,7 @@ def test_tensorboard_reads_back_scalars_images_and_options(tmp_path):
     (text,) = events.Tensors("options/text_summary")
     options = text.tensor_proto.string_val[0].decode()
     assert "corrupt: sr4x-pool" in options
+    assert "ckpt_path: results/\\udcff" in options
     assert "wandb_api_key" not in options
     assert [entry["step"] for entry in metrics(tmp_path / "a")] == [0, 3]
     assert holders_of(KEY, tmp_path) == []
