@@ -13,8 +13,8 @@ import rich.progress  # noqa: F401
 from processes import as_child, names, python, readonly_folder
 from webserver import Site, closed_address, serving
 
+from i2sb import download
 from i2sb.errors import UserError
-from i2sb.runtime.download import download
 
 DATA = random.Random(0).randbytes(1_000_000)
 OTHER = random.Random(1).randbytes(1_000_000)
@@ -32,6 +32,11 @@ def site():
         yield site
 
 
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "weights.pt"
+
+
 class Log(list):
     """A log that keeps its lines."""
 
@@ -39,13 +44,8 @@ class Log(list):
         self.append(line)
 
 
-def get(site: Site, path: Path, **options) -> Path:
-    return download(f"{site.url}/weights.pt", path, **options)
-
-
-def failure(site_or_url, path: Path, **options) -> str:
+def failure(url: str, path: Path, **options) -> str:
     """The one line that the download ends in; the file is not there."""
-    url = site_or_url if isinstance(site_or_url, str) else f"{site_or_url.url}/weights.pt"
     with pytest.raises(UserError) as caught:
         download(url, path, **options)
     message = str(caught.value)
@@ -56,36 +56,28 @@ def failure(site_or_url, path: Path, **options) -> str:
     return message
 
 
-# --- what goes well
-
-
-def test_a_file_is_fetched_once_by_the_public_call(site, tmp_path):
-    from i2sb import download
-
-    url, path, log = f"{site.url}/weights.pt", tmp_path / "data" / "weights.pt", Log()
+def test_a_file_is_fetched_once(site, tmp_path):
+    path, log = tmp_path / "data" / "weights.pt", Log()
     path.parent.mkdir()
     path.touch()  # an empty file is none
-    assert download(url, str(path), log=log) == path
+    assert download(site.url, str(path), log=log) == path
     assert path.read_bytes() == DATA
     assert names(path.parent) == ["weights.pt"]
-    assert download(url, path) == path
+    assert download(site.url, path) == path
     assert len(site.requests) == 1
-    assert log == [f"fetching weights.pt: {url} -> {path}"]
-
+    assert log == [f"fetching weights.pt: {site.url} -> {path}"]
 
 
 @pytest.mark.parametrize("sha256", [SHA256.upper(), SHA256[:8]])
-def test_size_and_hash_are_checked(site, tmp_path, sha256):
-    assert get(site, tmp_path / "a", size=len(DATA), sha256=sha256).read_bytes() == DATA
-    wrong = failure(site, tmp_path / "b", sha256="0" * 8)
-    assert f"its sha256 is {SHA256}, 00000000 is expected" in wrong
-    assert "it has 1000000 bytes, 5 are expected" in failure(site, tmp_path / "b", size=5)
-    assert names(tmp_path) == ["a"]
+def test_size_and_hash_are_checked(site, path, sha256):
+    assert f"its sha256 is {SHA256}, 00000000 is expected" in failure(site.url, path, sha256="0" * 8)
+    assert "it has 1000000 bytes, 5 are expected" in failure(site.url, path, size=5)
+    assert names(path.parent) == []
+    assert download(site.url, path, size=len(DATA), sha256=sha256).read_bytes() == DATA
     assert len(site.requests) == 3
 
 
-def test_a_file_that_is_there_is_checked_too(tmp_path):
-    path = tmp_path / "weights.pt"
+def test_a_file_that_is_there_is_checked_too(path):
     path.write_bytes(DATA)
     assert download(closed_address(), path, size=len(DATA), sha256=SHA256) == path
     with pytest.raises(UserError, match=r"weights.pt: not AlexNet: it has 1000000 bytes, 5 are expected; remove it"):
@@ -99,33 +91,33 @@ def test_a_file_that_is_there_is_checked_too(tmp_path):
 
 
 @pytest.mark.parametrize("validator", ["etag", "last_modified"])
-def test_cut_connections_are_resumed(site, tmp_path, validator):
+def test_cut_connections_are_resumed(site, path, validator):
     site.etag = '"one"' if validator == "etag" else 'W/"weak"'
     site.last_modified = None if validator == "etag" else "Mon, 01 Jan 2024 00:00:00 GMT"
     site.cuts = [300_000, 300_000, 300_000]
     log = Log()
-    assert get(site, tmp_path / "weights.pt", retries=1, log=log).read_bytes() == DATA
+    assert download(site.url, path, retries=1, log=log).read_bytes() == DATA
     starts = [int(range_[6:-1]) if range_ else 0 for _, range_ in site.requests]
     assert len(starts) == 4
     assert all(200_000 * i < start <= 300_000 * i for i, start in enumerate(starts) if i)  # what a packet held may go
     assert "the connection was cut; trying again" in log[1]
-    assert names(tmp_path) == ["weights.pt"]
+    assert names(path.parent) == ["weights.pt"]
 
 
-def test_a_later_call_resumes(site, tmp_path):
+def test_a_later_call_resumes(site, path):
     site.cuts = [500_000]
-    assert "the connection was cut" in failure(site, tmp_path / "weights.pt", retries=0)
-    reached = (tmp_path / "weights.pt.part").stat().st_size
+    assert "the connection was cut" in failure(site.url, path, retries=0)
+    reached = path.with_name("weights.pt.part").stat().st_size
     assert 400_000 < reached <= 500_000
-    assert get(site, tmp_path / "weights.pt").read_bytes() == DATA
+    assert download(site.url, path).read_bytes() == DATA
     assert [range_ for _, range_ in site.requests] == [None, f"bytes={reached}-"]
 
 
 @pytest.mark.parametrize("case", ["changed", "unsigned", "shorter", "no ranges", "another part"])
-def test_parts_of_two_files_are_not_joined(site, tmp_path, case):
+def test_parts_of_two_files_are_not_joined(site, path, case):
     site.etag = None if case == "unsigned" else site.etag
     site.cuts = [500_000]
-    failure(site, tmp_path / "weights.pt", retries=0)
+    failure(site.url, path, retries=0)
     site.data = OTHER[:1000] if case == "shorter" else OTHER
     site.etag = '"two"' if case == "changed" else site.etag
     site.ranges = case != "no ranges"
@@ -137,7 +129,7 @@ def test_parts_of_two_files_are_not_joined(site, tmp_path, case):
             handler.send_part(site)
 
     site.answer = answer if case == "another part" else None
-    assert get(site, tmp_path / "weights.pt").read_bytes() == site.data
+    assert download(site.url, path).read_bytes() == site.data
     assert (site.requests[1][1] is None) == (case == "unsigned")
 
 
@@ -148,87 +140,59 @@ def cut_at_once(handler):
     handler.send_page(b"", 200, {"ETag": '"one"'}, len(DATA))
 
 
-def page_not_found(handler):
-    handler.send_page(b"<html><title>Not here</title>", 404)
-
-
-def empty(handler):
-    handler.send_page(b"", 200)
-
-
-def silence(handler):
-    time.sleep(1)
-
-
 @pytest.mark.parametrize(
     ("answer", "reason", "count"),
     [
         (cut_at_once, "the connection was cut", 3),
-        (page_not_found, "the server answered 404 Not Found", 1),
-        (empty, "the server sent an empty file", 1),
-        (silence, "the server does not answer", 3),
+        (lambda handler: handler.send_page(b"<html>gone</html>", 404), "the server answered 404 Not Found", 1),
+        (lambda handler: handler.send_page(b"busy", 503), "the server answered 503 Service Unavailable", 3),
+        (lambda handler: handler.send_page(b""), "the server sent an empty file", 1),
+        (lambda handler: handler.send_page(b"\n <!DocType HTML><title>Sign in"), "the server sent a web page", 1),
+        (lambda handler: handler.send_page(b"\xef\xbb\xbf<html lang='en'>"), "the server sent a web page", 1),
+        (lambda handler: time.sleep(1), "the server does not answer", 3),
     ],
 )
-def test_a_server_that_does_not_serve(site, tmp_path, answer, reason, count):
+def test_a_server_that_does_not_serve(site, path, answer, reason, count):
     site.answer = answer
-    assert reason in failure(site, tmp_path / "weights.pt", retries=2, timeout=0.2)
+    assert reason in failure(site.url, path, retries=2, timeout=0.2)
     assert len(site.requests) == count
 
 
-def test_offline_and_nowhere_to_write(tmp_path):
-    path = tmp_path / "weights.pt"
+def test_a_busy_server_is_asked_again(site, path):
+    site.answer = lambda handler: handler.send_page(b"", 429) if len(site.requests) < 2 else handler.send_part(site)
+    assert download(site.url, path).read_bytes() == DATA
+
+
+def test_offline(path):
     message = failure(closed_address() + "/weights.pt", path, retries=1, what="the weights")
     assert message.startswith("the weights: could not fetch http://127.0.0.1:")
     assert "is this machine offline?" in message
-    path.write_text("x")
-    assert f"cannot write to {path}/below: " in failure(closed_address(), path / "below" / "weights.pt")
-
-
-
-@pytest.mark.parametrize("status", [503, 429])
-def test_a_busy_server_is_asked_again(site, tmp_path, status):
-    site.answer = lambda handler: (
-        handler.send_page(b"busy", status) if len(site.requests) < 2 else handler.send_part(site)
-    )
-    assert get(site, tmp_path / "weights.pt").read_bytes() == DATA
-
-
-@pytest.mark.parametrize("before", [b"", b"\n ", b"\xef\xbb\xbf\r\n"])
-@pytest.mark.parametrize("tag", [b"<!DocType HTML>", b"<html lang='en'>"])
-def test_a_page_in_place_of_the_file(site, tmp_path, before, tag):
-    site.data = before + tag + b"<title>Sign in</title>"
-    assert "the server sent a web page instead of the file" in failure(site, tmp_path / "weights.pt", sha256=SHA256)
-    assert names(tmp_path) == []
-    assert get(site, tmp_path / "page.html").read_bytes() == site.data
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/a", "file:///etc/passwd", "weights.pt", "http://[broken/a"])
-def test_strange_addresses(tmp_path, url):
-    failure(url, tmp_path / "weights.pt")
+def test_strange_addresses(path, url):
+    failure(url, path)
 
 
-# --- the disk
-
-
-def test_a_readonly_folder(site):
+def test_where_nothing_can_be_written(site, path):
+    path.write_text("x")
+    assert f"cannot write to {path}/below: " in failure(site.url, path / "below" / "weights.pt")
     with readonly_folder() as folder:
-        answer = as_child(lambda: get(site, folder / "weights.pt"), no_root=True)
-        assert answer.startswith("UserError: weights.pt: could not fetch")
+        answer = as_child(lambda: download(site.url, folder / "weights.pt"), no_root=True)
         assert f"(cannot write to {folder}: Permission denied); fetch it by hand" in answer
-        assert as_child(lambda: get(site, folder / "file"), no_root=True) == f"{folder}/file"
+        assert as_child(lambda: download(site.url, folder / "file"), no_root=True) == f"{folder}/file"
 
 
-def test_a_full_disk_keeps_what_came(site, tmp_path):
+def test_a_full_disk_keeps_what_came(site, path):
     """A limit on the size of files stands for the full disk."""
     import resource
 
     def run():
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-        return get(site, tmp_path / "weights.pt")
+        return download(site.url, path)
 
-    assert f"(cannot write to {tmp_path}: File too large); fetch it by hand" in as_child(run)
-    assert (tmp_path / "weights.pt.part").stat().st_size == 300_000
-    assert get(site, tmp_path / "weights.pt").read_bytes() == DATA
+    assert f"(cannot write to {path.parent}: File too large); fetch it by hand" in as_child(run)
+    assert download(site.url, path).read_bytes() == DATA
     assert site.requests[1][1] == "bytes=300000-"
 
 
@@ -236,7 +200,7 @@ def test_a_full_disk_keeps_what_came(site, tmp_path):
 
 FETCH = """
 import sys
-from i2sb.runtime.download import download
+from i2sb import download
 class Log:
     def info(self, line): print(line, flush=True)
 download(sys.argv[1], sys.argv[2], log=Log())
@@ -244,9 +208,8 @@ download(sys.argv[1], sys.argv[2], log=Log())
 
 
 @pytest.mark.parametrize("end", ["well", "killed"])
-def test_of_several_processes_one_fetches(site, tmp_path, end):
+def test_of_several_processes_one_fetches(site, path, end):
     asked, waiting = threading.Event(), threading.Event()
-    path = tmp_path / "weights.pt"
 
     def answer(handler):
         asked.set()
@@ -254,10 +217,9 @@ def test_of_several_processes_one_fetches(site, tmp_path, end):
         handler.send_part(site)
 
     site.answer = answer
-    first = python(FETCH, site.url + "/a", path)
-    assert first.stdout.readline().startswith("fetching")
+    first = python(FETCH, site.url, path)
     assert asked.wait(60)
-    others = [python(FETCH, site.url + "/a", path) for _ in range(2)]
+    others = [python(FETCH, site.url, path) for _ in range(2)]
     for process in others:
         assert process.stdout.readline().startswith("waiting for another process that fetches weights.pt")
     if end == "killed":
@@ -266,7 +228,7 @@ def test_of_several_processes_one_fetches(site, tmp_path, end):
     waiting.set()
     outputs = [process.communicate() for process in (first, *others)]
     assert path.read_bytes() == DATA
-    assert names(tmp_path) == ["weights.pt"]
+    assert names(path.parent) == ["weights.pt"]
     assert len(site.requests) == (1 if end == "well" else 2)
     assert first.returncode == (0 if end == "well" else -signal.SIGKILL), outputs
     assert not any(process.returncode for process in others), outputs

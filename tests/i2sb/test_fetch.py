@@ -170,24 +170,19 @@ def test_the_10k_list_is_checked(tmp_path):
         fetch.fetch(remote, tmp_path)
 
 
-def test_the_adm_weights_go_to_data(tmp_path, monkeypatch):
-    """`download_ckpt` uses what is there and asks for nothing then."""
-    monkeypatch.chdir(tmp_path)
-    Path("data").mkdir()
-    Path("data/256x256_diffusion_uncond.pt").write_bytes(b"x")
-    assert fetch.download_ckpt() == Path("data/256x256_diffusion_uncond.pt")
-    assert fetch.download_ckpt(ckpt_dir="data/") == Path("data/256x256_diffusion_uncond.pt")
-
-
 @pytest.mark.parametrize("kind", ["uncond", "cond"])
-def test_nothing_is_fetched_beside_the_originals_pair(tmp_path, monkeypatch, kind):
+def test_the_adm_weights_are_fetched_unless_they_or_the_originals_pair_are_there(tmp_path, monkeypatch, kind):
     monkeypatch.setattr("i2sb.runtime.download.time.sleep", lambda seconds: None)
     for suffix in ("pkl", "pt"):
         if suffix == "pt":  # one of the two is not enough
             with pytest.raises(UserError, match="the pretrained ADM weights: could not fetch"):
                 fetch.download_ckpt(tmp_path)
         (tmp_path / f"256x256_diffusion_{kind}_fixedsigma.{suffix}").write_bytes(b"x")
-    assert fetch.download_ckpt(tmp_path) == tmp_path / f"256x256_diffusion_{kind}_fixedsigma.pt"
+    assert fetch.download_ckpt(ckpt_dir=tmp_path) == tmp_path / f"256x256_diffusion_{kind}_fixedsigma.pt"
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/256x256_diffusion_uncond.pt").write_bytes(b"x")
+    assert fetch.download_ckpt() == Path("data/256x256_diffusion_uncond.pt")
 
 
 def test_the_table_of_addresses():

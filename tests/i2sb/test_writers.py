@@ -16,14 +16,14 @@ import torch
 import wandb_files
 from PIL import Image
 from processes import ROOT, as_child, names, readonly_folder
-from webserver import Site, closed_address, serving
+from webserver import closed_address
 
 from i2sb.errors import UserError
 from i2sb.options import parse_train_options
 from i2sb.runtime.writers import build_writer
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
-CONFIG = {"lr": 5e-5, "corrupt": "sr4x-pool", "ckpt_path": Path("results/\udcff"), "wandb_api_key": KEY, "sizes": (1, 2)}
+CONFIG = {"lr": 5e-5, "corrupt": "sr4x-pool", "path": Path("results/\udcff"), "wandb_api_key": KEY}
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -41,10 +41,17 @@ def picture() -> torch.Tensor:
     return image
 
 
-def expected_pixels() -> np.ndarray:
-    pixels = np.arange(72, dtype=np.uint8).reshape(3, 4, 6).transpose(1, 2, 0).copy()
-    pixels[0, 0, 0] = 255
-    return pixels
+def run(code: str, *args: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
+
+
+def holders_of(secret: str, folder: Path) -> list[str]:
+    """The files below `folder` in which the secret stands, plainly or in the base64 of an HTTP header."""
+    forms = [secret.encode(), base64.b64encode(b"api:" + secret.encode()).rstrip(b"=")[:-2]]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [str(path) for path in files if any(form in path.read_bytes() for form in forms)]
 
 
 # --- metrics.jsonl
@@ -71,50 +78,40 @@ def test_a_torn_last_line_is_cut_off_at_the_next_start(tmp_path, torn):
             file.write(torn)
     build_writer(None, log_dir=tmp_path, name="a", config={}).close()
     assert [entry["step"] for entry in metrics(tmp_path / "a")] == [0, 1]
-    (tmp_path / "a" / "metrics.jsonl").write_bytes(torn)
-    build_writer(None, log_dir=tmp_path, name="a", config={}).close()
-    assert metrics(tmp_path / "a") == []
 
 
 FULL = """
 import resource, sys
 from i2sb.runtime.writers import build_writer
-with build_writer(sys.argv[2], log_dir=sys.argv[1], name="a", config={}) as writer:
+with build_writer("tensorboard", log_dir=sys.argv[1], name="a", config={}) as writer:
     for step in range(90):
         if step == 1: resource.setrlimit(resource.RLIMIT_FSIZE, (2500, resource.RLIM_INFINITY))
-        writer.add_scalars(step, {"loss": 1})
+        writer.add_scalar(step, "loss", 1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     writer.add_scalar(90, "loss", 1)
 print("done")
 """
 
 
-@pytest.mark.parametrize("kind", [None, "tensorboard"])
-def test_a_full_disk_is_logged_once_and_the_run_continues(tmp_path, kind):
+def test_a_full_disk_is_logged_once_and_the_run_continues(tmp_path):
     """A limit on the size of files stands for the full disk, on which there is room again later."""
-    command = [sys.executable, "-c", FULL.replace("sys.argv[2]", repr(kind)), str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    done = run(FULL, tmp_path)
     assert done.stdout == "done\n", done.stderr
-    assert done.stderr.count("; the run continues without") == (1 if kind is None else 2)
-    assert done.stderr.count("cannot be written: ") == len(done.stderr.splitlines())
-    assert "Traceback" not in done.stderr
+    told = done.stderr.splitlines()
+    assert len(told) == 2
+    assert all(": cannot be written: " in line and line.endswith("; the run continues without") for line in told)
     steps = [entry["step"] for entry in metrics(tmp_path / "a")]
     assert steps == [*range(len(steps) - 1), 90]
-    if kind == "tensorboard":
-        found = [event.step for event in read_events(tmp_path / "a").Scalars("loss")]
-        assert found == list(range(len(found)))
-        assert len(found) > 10
+    found = [event.step for event in read_events(tmp_path / "a").Scalars("loss")]
+    assert found == list(range(len(found)))
+    assert len(found) > 10
 
 
-def test_other_ranks_write_nothing(tmp_path):
-    for kind in (None, "tensorboard", "wandb"):
-        with build_writer(kind, log_dir=tmp_path, name="a", config=CONFIG, rank=1) as writer:
-            writer.add_scalar(0, "loss", 1)
-            writer.add_image(0, "recon", picture())
+def test_wrong_use_is_refused_and_other_ranks_write_nothing(tmp_path):
+    with build_writer("wandb", log_dir=tmp_path, name="a", config=CONFIG, rank=1) as writer:
+        writer.add_scalar(0, "loss", 1)
+        writer.add_image(0, "recon", picture())
     assert names(tmp_path) == []
-
-
-def test_wrong_use_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^--log-writer csv: unknown, choose one of tensorboard, wandb$"):
         build_writer("csv", log_dir=tmp_path, name="a", config={})
     with build_writer(None, log_dir=tmp_path, name="a", config={}) as writer:
@@ -124,10 +121,9 @@ def test_wrong_use_is_refused(tmp_path):
             writer.add_image(0, "recon", picture().permute(1, 2, 0))
 
 
-@pytest.mark.parametrize("kind", [None, "tensorboard", "wandb"])
-def test_an_unwritable_folder_is_one_line(kind):
+def test_an_unwritable_folder_is_one_line():
     with readonly_folder() as folder:
-        answer = as_child(lambda: build_writer(kind, log_dir=folder, name="a", config={}), no_root=True)
+        answer = as_child(lambda: build_writer("tensorboard", log_dir=folder, name="a", config={}), no_root=True)
     assert answer.startswith(f"UserError: --log-dir: {folder}/a cannot be written: Permission denied")
     assert "\n" not in answer
 
@@ -148,7 +144,6 @@ def test_tensorboard_reads_back_scalars_images_and_options(tmp_path):
         writer.add_scalars(0, {"loss": 0.5, "lr": 0.25})
         writer.add_scalar(3, "loss", float("nan"))
         writer.add_image(3, "eval/recon", picture())
-        writer.add_image(3, "eval/mask", np.full((1, 2, 2), 0.2))
         assert writer.where == f"tensorboard --logdir {tmp_path}/a"
     events = read_events(tmp_path / "a")
     assert [(event.step, event.value) for event in events.Scalars("lr")] == [(0, 0.25)]
@@ -157,20 +152,14 @@ def test_tensorboard_reads_back_scalars_images_and_options(tmp_path):
     assert math.isnan(second.value)
     (image,) = events.Images("eval/recon")
     assert image.step == 3
-    np.testing.assert_array_equal(_decode(image.encoded_image_string), expected_pixels())
-    (mask,) = events.Images("eval/mask")
-    np.testing.assert_array_equal(_decode(mask.encoded_image_string), np.full((2, 2, 3), 51))
+    expected = np.arange(72, dtype=np.uint8).reshape(3, 4, 6).transpose(1, 2, 0).copy()
+    expected[0, 0, 0] = 255
+    pixels = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB"))
+    np.testing.assert_array_equal(pixels, expected)
     (text,) = events.Tensors("options/text_summary")
-    options = text.tensor_proto.string_val[0].decode()
-    assert "corrupt: sr4x-pool" in options
-    assert "ckpt_path: results/\\udcff" in options
-    assert "wandb_api_key" not in options
-    assert [entry["step"] for entry in metrics(tmp_path / "a")] == [0, 3]
+    options = text.tensor_proto.string_val[0].decode().split()
+    assert options == ["lr:", "5e-05", "corrupt:", "sr4x-pool", "path:", "results/\\udcff"]
     assert holders_of(KEY, tmp_path) == []
-
-
-def _decode(encoded: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
 def test_tensorboard_hides_what_a_resumed_run_draws_again(tmp_path):
@@ -183,7 +172,7 @@ def test_tensorboard_hides_what_a_resumed_run_draws_again(tmp_path):
     assert found == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
 
 
-# --- the key of W&B
+# --- W&B
 
 
 @pytest.mark.parametrize("form", [["--wandb-api-key", KEY], [f"--wandb-api-key={KEY}"], ["--wandb-api", KEY]])
@@ -196,17 +185,6 @@ def test_parsing_moves_the_key_to_the_environment(monkeypatch, form):
     assert sys.argv[:3] == ["train.py", "--corrupt", "jpeg-5"]
 
 
-# --- W&B
-
-
-def holders_of(secret: str, folder: Path) -> list[str]:
-    """The files below `folder` in which the secret stands, plainly or in the base64 of an HTTP header."""
-    forms = [secret.encode(), base64.b64encode(b"api:" + secret.encode()).rstrip(b"=")[:-2]]
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert files
-    return [str(path) for path in files if any(form in path.read_bytes() for form in forms)]
-
-
 @pytest.fixture
 def closed(monkeypatch, tmp_path_factory):
     """Children of this test have a home without W&B's files and can reach nothing: an address where nobody is."""
@@ -215,21 +193,18 @@ def closed(monkeypatch, tmp_path_factory):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"):
         monkeypatch.setenv(name, str(home))
-    monkeypatch.setenv("WANDB_BASE_URL", closed_address())
+    for name in ("WANDB_BASE_URL", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, closed_address())
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
-    with serving(Site()) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        monkeypatch.setenv("https_proxy", proxy.url)
-        yield home
-        assert proxy.requests == []
+    return home
 
 
 OFFLINE = """
-import argparse, sys, torch
+import sys, torch
 from pathlib import Path
 from i2sb.runtime.writers import build_writer
 key = sys.argv.pop()
-config = {"lr": 5e-5, "corrupt": "sr4x-pool", "path": Path("results/a"), "deep": {"n": 2}, "wandb_api_key": key}
+config = {"lr": 5e-5, "path": Path("results/a"), "deep": {"n": 2}, "wandb_api_key": key}
 for resume, start in ((False, 0), (True, 2), (False, 0)):
     with build_writer("wandb", log_dir=sys.argv[1], name="a", config=config, wandb_user="me", wandb_api_key=key,
                       resume=resume, start=start) as writer:
@@ -243,8 +218,7 @@ for resume, start in ((False, 0), (True, 2), (False, 0)):
 
 def test_wandb_offline_keeps_all_but_the_key(tmp_path, closed, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    command = [sys.executable, "-c", OFFLINE, str(tmp_path), KEY]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    done = run(OFFLINE, tmp_path, KEY)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     wheres = [line for line in lines if line.startswith("offline, send it by: wandb sync ")]
@@ -254,10 +228,10 @@ def test_wandb_offline_keeps_all_but_the_key(tmp_path, closed, monkeypatch):
     for where, run_id in zip(wheres, ids):
         folder = Path(where.rpartition(" ")[2])
         records = wandb_files.read(folder / f"run-{run_id}.wandb")
-        (run,) = [record.run for record in records if record.HasField("run")]
-        assert (run.run_id, run.entity, run.project, run.display_name) == (run_id, "me", "i2sb", "a")
-        config = {item.key: json.loads(item.value_json) for item in run.config.update if item.key != "_wandb"}
-        assert config == {"lr": 5e-5, "corrupt": "sr4x-pool", "path": "results/a", "deep": {"n": 2}}
+        (found,) = [record.run for record in records if record.HasField("run")]
+        assert (found.run_id, found.entity, found.project, found.display_name) == (run_id, "me", "i2sb", "a")
+        config = {item.key: json.loads(item.value_json) for item in found.config.update if item.key != "_wandb"}
+        assert config == {"lr": 5e-5, "path": "results/a", "deep": {"n": 2}}
         (image,) = (folder / "files").rglob("*.png")
         assert np.asarray(Image.open(image).convert("RGB"))[0, 1].tolist() == [1, 25, 49]
     assert [entry["step"] for entry in metrics(tmp_path / "a")] == [0, 2, 0]
@@ -266,7 +240,7 @@ def test_wandb_offline_keeps_all_but_the_key(tmp_path, closed, monkeypatch):
 
 
 ONLINE = """
-import os, sys
+import sys
 from i2sb.errors import UserError
 from i2sb.runtime.writers import build_writer
 for key in sys.argv[2:]:
@@ -278,9 +252,7 @@ for key in sys.argv[2:]:
 
 
 def test_no_key_a_wrong_key_and_no_connection_are_one_line_each(tmp_path, closed):
-    command = [sys.executable, "-c", ONLINE, str(tmp_path), "", "no!key", KEY]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0, done.stderr
+    done = run(ONLINE, tmp_path, "", "no!key", KEY)
     none, wrong, unreachable = done.stdout.splitlines()
     assert none == (
         "--log-writer wandb: there is no key for W&B; check the connection and the key (--wandb-api-key, the variable "
@@ -289,11 +261,10 @@ def test_no_key_a_wrong_key_and_no_connection_are_one_line_each(tmp_path, closed
     assert "API key may only contain" in wrong
     assert "no!key" not in wrong
     assert "connection refused" in unreachable
-    assert KEY not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not (closed / ".netrc").exists()
     (closed / ".netrc").write_text(f"machine {os.environ['WANDB_BASE_URL'][7:]}\n  login user\n  password {KEY}\n")
     (closed / ".netrc").chmod(0o600)
-    done = subprocess.run(command[:5], cwd=ROOT, capture_output=True, text=True, timeout=90)
-    assert "connection refused" in done.stdout, done.stderr  # the key was found
-    assert KEY not in done.stdout + done.stderr
+    found = run(ONLINE, tmp_path, "")
+    assert "connection refused" in found.stdout  # it came as far as the server
+    assert KEY not in done.stdout + done.stderr + found.stdout + found.stderr
