@@ -187,7 +187,11 @@ def _fetch_from_drive(url: str, part: Path, retries: int, timeout: float, say: C
     except Exception as error:
         if type(error).__module__ == "builtins" and isinstance(error, OSError):  # the disk's
             raise
-        raise _Failed(_gdown_reason(error)) from error
+        if "byte range" not in str(error):
+            raise _Failed(_gdown_reason(error)) from error
+        for other in part.parent.glob(f"{part.name}*.part"):
+            other.unlink()
+        raise _Failed("what an earlier run fetched is no part of the file there: it is removed, try again") from error
 
 
 def _gdown_reason(error: Exception) -> str:

@@ -63,14 +63,21 @@ def test_a_drive_file_is_resumed_by_a_later_call(tmp_path):
         start = int((handler.headers.get("Range") or "bytes=0-")[6:-1])
         range_ = {"Content-Range": f"bytes {start}-{len(DATA) - 1}/{len(DATA)}"} if start else {}
         body = DATA[start:] if len(site.requests) > 1 else DATA[:600_000]
-        handler.send_page(body, 206 if start else 200, ATTACHED | range_, len(DATA) - start)
+        if start == len(DATA):
+            handler.send_page(b"", 416)
+        else:
+            handler.send_page(body, 206 if start else 200, ATTACHED | range_, len(DATA) - start)
 
     with serving_as_google(Site(answer=answer)) as site:
         with pytest.raises(UserError, match="could not fetch"):
             download(URL, tmp_path / "masks.npz", retries=0)
         assert download(URL, tmp_path / "masks.npz").read_bytes() == DATA
-    assert re.fullmatch(r"bytes=[1-9]\d+-", site.requests[-1][1])
-    assert names(tmp_path) == ["masks.npz"]
+        assert re.fullmatch(r"bytes=[1-9]\d+-", site.requests[-1][1])
+        assert names(tmp_path) == ["masks.npz"]
+        (tmp_path / "masks.npz").rename(tmp_path / "masks.npz.part12345678.part")  # whole, but for its name
+        with pytest.raises(UserError, match="it is removed, try again"):
+            download(URL, tmp_path / "masks.npz")
+        assert download(URL, tmp_path / "masks.npz").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("status", [200, 403])
