@@ -59,7 +59,7 @@ def sample(opt: argparse.Namespace) -> None:
     with explained(opt, smaller="--batch-size"):
         runner = Runner(ckpt_opt, log, save_opt=False)
         runner.keep_average_only()
-        with open_store(runner, opt, folder, dataset, log) as (store, finished):
+        with open_store(runner, opt, folder, dataset, corrupt, log) as (store, finished):
             if not finished:
                 if opt.global_rank == 0:
                     store.forget(pictures.lacking_trajectories(store))

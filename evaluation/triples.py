@@ -61,32 +61,22 @@ def triples(
     batches = recon.batch_numbers(batch_size)
     loader = ordered_loader(WithChecksum(dataset), batches, num_workers=num_workers, device=device)
     # recon.pt first: when the others have ended, zip would not ask it for its end, where damage is found
-    for restored, numbers, (clean, labels, checksums) in zip(recon.batches(batch_size), batches, loader):
-        yield _triple(recon, dataset, numbers, clean, labels, checksums, restored, corrupt, seed, device)
+    for restored, numbers, given in zip(recon.batches(batch_size), batches, loader):
+        yield _triple(recon, dataset, numbers, given, restored, corrupt, seed, device)
 
 
 def chosen_triple(
     recon: Recon, dataset: Any, corrupt: Callable, numbers: Sequence[int], *, seed: int = 0, device: str = "cpu"
 ) -> Triple:
     """The images of these numbers only (one at least), as in `triples`."""
-    dataset = WithChecksum(dataset)
-    clean, labels, checksums = default_collate([dataset[number] for number in numbers])
-    restored = recon.take(numbers)
-    return _triple(recon, dataset, list(numbers), clean, labels, checksums, restored, corrupt, seed, device)
+    given = default_collate([WithChecksum(dataset)[number] for number in numbers])
+    return _triple(recon, dataset, list(numbers), given, recon.take(numbers), corrupt, seed, device)
 
 
 def _triple(
-    recon: Recon,
-    dataset: Any,
-    numbers: list[int],
-    clean: Tensor,
-    labels: Tensor,
-    checksums: Tensor,
-    restored: Tensor,
-    corrupt: Callable,
-    seed: int,
-    device: str,
+    recon: Recon, dataset: Any, numbers: list[int], given: Any, restored: Tensor, corrupt: Any, seed: int, device: str
 ) -> Triple:
+    clean, labels, checksums = given
     for number, crc in zip(numbers, checksums.tolist()):
         if recon.checksums is not None and crc != recon.checksums[number]:
             name = dataset.short_name(dataset.samples[number][0])

@@ -40,7 +40,9 @@ def open_log(folder: Path, rank: int = 0) -> Any:
 
 
 @contextlib.contextmanager
-def open_store(runner: Any, opt: Any, folder: Path, dataset: Any, log: Any) -> Iterator[tuple[ReconStore, bool]]:
+def open_store(
+    runner: Any, opt: Any, folder: Path, dataset: Any, corrupt: Callable, log: Any
+) -> Iterator[tuple[ReconStore, bool]]:
     """(place for the restored images, held against other processes; whether all of them are there already).
 
     Args:
@@ -58,15 +60,16 @@ def open_store(runner: Any, opt: Any, folder: Path, dataset: Any, log: Any) -> I
         if not is_main():
             raise EndedElsewhere("rank 0 says why")
         raise UserError(f"--ckpt {opt.ckpt}: its weights were replaced while the ranks loaded them; start again")
+    shape = (bridge.channels, bridge.image_size, bridge.image_size)
     settings = {
         "checkpoint": runner.identity,
         "data": broadcast_object(dataset.fingerprint() if is_main() else None),
         **bridge.to_dict(),
         **{name: getattr(opt, name) for name in ("seed", "clip_denoise", "precision", "partition")},
         "nfe": num_evaluations(opt.nfe, bridge.interval),
+        "holes": holes(corrupt, len(dataset), shape),
         "device": runner.device.type,  # each kind draws other noise from the same seed
     }
-    shape = (bridge.channels, bridge.image_size, bridge.image_size)
     store = ReconStore(folder, opt.partition, len(dataset), settings, shape, opt.recon_dtype)
     with contextlib.ExitStack() as stack:
         finished = None
@@ -78,6 +81,21 @@ def open_store(runner: Any, opt: Any, folder: Path, dataset: Any, log: Any) -> I
         if finished:
             log.info(f"[Sample] {store.path}: is finished already; --overwrite restores again")
         yield store, finished
+
+
+def holes(corrupt: Callable, count: int, shape: tuple[int, ...]) -> str | None:
+    """Tells the masks of `count` images [C,S,S] from others: they may be a file's or the brush's; None without masks.
+
+    Raises:
+        UserError: there are fewer masks than images.
+    """
+    if not getattr(corrupt, "has_mask", False):
+        return None
+    try:
+        _, mask = corrupt(torch.zeros(3, *shape), torch.tensor([0, count // 2, count - 1]))
+    except ValueError as error:
+        raise UserError(f"--val-list: {count} images: {error}") from error
+    return f"{zlib.crc32(mask.byte().contiguous().numpy()):08x}"
 
 
 def check_images(store: ReconStore, dataset: Any) -> None:

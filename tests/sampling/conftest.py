@@ -1,11 +1,14 @@
 """One small trained bridge for all tests of sampling; each test works in a copy of its folder."""
 
+import logging
 import shutil
+from argparse import Namespace
 
 import pytest
 from small_runs import photos, train_argv
 
 import train
+from dataset.imagenet import build_lmdb_dataset
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +19,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train.main(train_argv(dataset)) == 0
+    build_lmdb_dataset(Namespace(dataset_dir=dataset, image_size=32), logging.getLogger("test"), train=False)
     return folder
 
 

@@ -66,7 +66,9 @@ def test_what_has_no_identity_is_set_aside(here):
     (folder / "recon.json").unlink()
     restore(here, "--partition", "0_2")  # is not hidden by the whole
     assert sorted(path.name for path in folder.glob("*.pt")) == [
-        "recon.previous.pt", "recon.previous2.pt", "recon_0_2.pt"
+        "recon.previous.pt",
+        "recon.previous2.pt",
+        "recon_0_2.pt",
     ]
 
 
@@ -119,43 +121,41 @@ def test_samples_of_a_retrained_checkpoint_are_refused(here, capsys):
     assert run_identity(here / FOLDER)["task"] == "jpeg-10"
 
 
-# Rank 1 reads another file, as if latest.pt were replaced between the two.
 TWO_RANKS = """
-import sys
+import os, sys
 sys.path.insert(0, sys.argv.pop(1))
-import os, sample, i2sb.runner as runner
+import sample, i2sb.runner as runner
 load = runner.load_checkpoint
-if os.environ["RANK"] == "1":
+if os.environ["RANK"] == "1":  # as if latest.pt were replaced between the two
     runner.load_checkpoint = lambda path, *more: load(str(path).replace("latest", "newer"), *more)
 sys.exit(sample.main(sys.argv[1:]))
 """
 
 
-def test_ranks_with_different_weights_stop(here, free_port):
+def test_ranks_with_different_weights_stop(here):
     path = here / "results" / NAME / "latest.pt"
     state = torch.load(path, weights_only=False)
     state["ema"]["shadow_params"][0][0] += 1
     torch.save(state, path.with_name("newer.pt"))
-    base = {"PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    base |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
-    command = [sys.executable, "-c", TWO_RANKS, str(ROOT), *argv(here)]
-    ranks = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**base, "RANK": n, "LOCAL_RANK": n})
-        for n in "01"
-    ]
-    said = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode != 0 for rank in ranks] == [True, True], said
-    assert "its weights were replaced while the ranks loaded them" in said[0].strip().splitlines()[-1]
+    (here / "ranks.py").write_text(TWO_RANKS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "ranks.py"]
+    done = subprocess.run([*torchrun, str(ROOT), *argv(here)], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "error: --ckpt sr4x-pool: its weights were replaced while the ranks loaded them" in done.stderr
     assert not (here / FOLDER / "recon.json").exists()
 
 
-@pytest.fixture
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def test_other_masks_are_other_settings(here, capsys):
+    assert train.main(train_argv(here / "photos", "--num-itr", "1", corrupt="inpaint-freeform2030")) == 0
+    flags = sample_argv(here / "photos", "inpaint-freeform2030")
+    assert sample.main(flags) == 0  # with masks of the brush
+    masks = np.zeros((24, 32, 32), np.uint8)
+    masks[:, :8] = 1
+    (here / "data").mkdir(exist_ok=True)
+    np.savez(here / "data/imagenet_freeform2030_masks.npz", mask=masks)
+    assert "of other settings (holes was " in refusal(capsys, sample, flags)
+    np.savez(here / "data/imagenet_freeform2030_masks.npz", mask=masks[:20])
+    assert "24 images" in refusal(capsys, sample, flags)
 
 
 # --- data

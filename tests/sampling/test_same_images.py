@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -60,27 +59,6 @@ def test_two_processes_give_the_same_bits_at_equal_batch_shape(here):
     shutil.rmtree(here / FOLDER)
     argv = sample_argv(here / "photos", NAME, "--batch-size", "4", "--n-gpu-per-node", "2")
     assert torch.equal(run([sys.executable, str(ROOT / "sample.py"), *argv], here), alone)
-
-
-def launchers():
-    binaries = Path(sys.executable).parent
-    script = str(ROOT / "sample.py")
-    yield "torchrun", [str(binaries / "torchrun"), "--standalone", "--nproc-per-node", "2", script]
-    mpirun = shutil.which("mpirun", path=f"{binaries}{os.pathsep}{os.environ['PATH']}") or "mpirun"
-    yield "mpirun", [mpirun, "--allow-run-as-root", "--oversubscribe", "-np", "2", sys.executable, script]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "command"), list(launchers()), ids=["torchrun", "mpirun"])
-def test_launchers_give_the_same_bits(here, name, command):
-    if not shutil.which(command[0]):
-        pytest.skip(f"no {name} here: the extra `test` brings it")
-    alone = restored(here, "--batch-size", "4")
-    shutil.rmtree(here / FOLDER)
-    argv = sample_argv(here / "photos", NAME, "--batch-size", "4")
-    if name == "mpirun":
-        argv += ["--num-proc-node", "2", "--master-address", "127.0.0.1"]
-    assert torch.equal(run([*command, *argv], here), alone)
 
 
 def test_parts_together_are_the_whole(here):

@@ -50,13 +50,6 @@ def test_gaps_are_found_and_batches_joined(tmp_path):
     assert not store.parts.exists()
 
 
-def test_an_unfinished_store_says_how_many_are_missing(tmp_path):
-    store = make_store(tmp_path)
-    put(store, 0, 7)
-    with pytest.raises(UserError, match="3 images are missing; run the same command again"):
-        store.finish()
-
-
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
 def test_a_damaged_batch_is_named(tmp_path, damage):
     store = make_store(tmp_path)
@@ -79,12 +72,6 @@ def test_a_damaged_batch_is_named(tmp_path, damage):
     assert store.missing(8) == [[5, 6, 7, 8, 9]]
     put(store, 5, 10)
     assert first_pixels(store.finish()) == list(range(10))
-
-
-def test_what_is_left_of_a_killed_writer_is_no_batch(tmp_path):
-    store = make_store(tmp_path)
-    (store.parts / ".00000000_00000005.npz.12ab34cd.tmp").write_bytes(b"half")
-    assert store.missing(10) == [list(range(10))]
 
 
 def test_seconds_per_image_are_the_median_batch_and_not_a_setting(tmp_path):
