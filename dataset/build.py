@@ -1,7 +1,7 @@
 """Building an LMDB from a folder of images: one builder at a time, resumable, never taken for whole early.
 
-The LMDB grows as `NAME.lmdb.partial` and is renamed to `NAME.lmdb` when it holds every image; `NAME.lmdb.pt` follows,
-atomically.  A build that was interrupted resumes where it stopped.
+The LMDB grows as `NAME.lmdb.partial`.  When it holds every image, `NAME.lmdb.pt` is written, then it is renamed to
+`NAME.lmdb`.  A build that was interrupted resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import logging
 import mmap
 import os
 import shutil
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +29,12 @@ from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import lock, sync_folder
 from i2sb.runtime.progress import Progress
 
-_BATCH_FILES, _BATCH_BYTES = 256, 16 << 20  # one transaction: what an interruption costs at most
+_BATCH_FILES, _BATCH_BYTES = 256, 16 << 20  # about one transaction: what an interruption costs
 _SLACK = 32 << 20
 _LISTED = 100  # damaged images that are named
 _NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS}
 
-Faults = list[tuple[str, str]]  # path, reason
+Faults = list[tuple[str, str]]  # (path, reason)
 
 
 class _File(NamedTuple):
@@ -46,7 +45,7 @@ class _File(NamedTuple):
 
 
 def is_complete(lmdb_path: str | os.PathLike) -> bool:
-    """Whether the LMDB and its index are both there (the index is written last)."""
+    """Whether the LMDB and its index are both there."""
     return Path(lmdb_path).exists() and index_path(lmdb_path).is_file()
 
 
@@ -93,14 +92,15 @@ def build_lmdb(
             partial = Path(f"{lmdb_path}.partial")
             bad = _fill(partial, samples, threads, show_progress)
             _report(bad, index, skip_unreadable, log)
-            len(LmdbImages(partial))  # what reads it must take it
-            index.samples = [sample for sample in samples if sample[0] not in dict(bad)]
+            left_out = {path for path, _ in bad}
+            index.samples = [sample for sample in samples if sample[0] not in left_out]
             write_index(index, index_path(lmdb_path))
             partial.rename(lmdb_path)  # now it is complete
             sync_folder(lmdb_path.parent)
             return index
     except (OSError, lmdb.Error) as error:
-        why = f"{lmdb_path}: cannot be built: {getattr(error, 'strerror', None) or one_line(error)}"
+        why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else error
+        why = f"{lmdb_path}: cannot be built: {one_line(why, 700)}"
         if getattr(error, "errno", None) in _NO_WRITING:
             why += f"; to build it elsewhere: python scripts/build_lmdb.py {images} OTHER_FOLDER/{lmdb_path.name}"
         raise UserError(why) from error
@@ -119,7 +119,7 @@ def differences(images: str | os.PathLike, index: ImageIndex) -> str:
 
 
 def _fill(partial: Path, samples: Samples, threads: int, show_progress: bool) -> Faults:
-    """Write all images but the damaged ones, which are returned."""
+    """Write all images but the damaged ones, which are returned.  Threads read and decode ahead."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         files = [file for part in pool.map(_describe, chunks(samples, 1000)) for file in part]
         present, written = _present(partial)
@@ -127,15 +127,27 @@ def _fill(partial: Path, samples: Samples, threads: int, show_progress: bool) ->
         _check_space(partial.parent, todo)
         environment = lmdb.open(os.fsencode(partial), map_size=_map_size(files), lock=False)
         try:
-            _delete(environment, present.keys() - {file.key for file in files})
+            bad: Faults = []
+            _write(environment, {}, present.keys() - {file.key for file in files})
             done = len(files) - len(todo)
             with Progress(f"Building {partial.stem}", len(files), done, shown=show_progress) as progress:
-                bad = _write_all(environment, todo, pool, threads, progress)
-            _delete(environment, {as_key(path) for path, _ in bad})
-            environment.sync(True)
+                for batch, contents in ahead(pool, _read, _batches(todo), threads + 1):
+                    read = dict(zip([file.key for file in batch], contents))
+                    good = {key: content for key, content in read.items() if isinstance(content, bytes)}
+                    bad += [(file.path, why) for file in batch if isinstance(why := read[file.key], str)]
+                    _write(environment, good, read.keys() - good.keys())
+                    progress.advance(len(batch))
+            return bad
         finally:
             environment.close()
-    return bad
+
+
+def _write(environment: lmdb.Environment, images: dict[bytes, bytes], gone: Iterable[bytes]) -> None:
+    with environment.begin(write=True) as transaction:
+        for key in gone:
+            transaction.delete(key)
+        for key, content in images.items():
+            transaction.put(key, content)
 
 
 def _report(bad: Faults, index: ImageIndex, skip_unreadable: int, log: Any) -> None:
@@ -161,7 +173,7 @@ def _describe(samples: list[tuple[str, int]]) -> list[_File]:
                 f"{one_line(path, 700)}: the path is {len(key)} bytes long, an LMDB takes {MAX_KEY}; use a shorter "
                 "folder, or a link to it with a short name"
             )
-        status = Path(path).stat()
+        status = os.stat(path)  # noqa: PTH116  (pathlib is slow by the million)
         files.append(_File(key, path, status.st_size, status.st_ctime))
     return files
 
@@ -195,39 +207,13 @@ def _check_space(folder: Path, todo: list[_File]) -> None:
         raise UserError(f"{folder}: the LMDB needs about {needed:.1f} GiB more, but only {free:.1f} GiB are free there")
 
 
-def _delete(environment: lmdb.Environment, keys: Iterable[bytes]) -> None:
-    with environment.begin(write=True) as transaction:
-        for key in keys:
-            transaction.delete(key)
-
-
-def _write_all(
-    environment: lmdb.Environment, todo: list[_File], pool: ThreadPoolExecutor, threads: int, progress: Progress
-) -> Faults:
-    """Threads read and decode ahead, this one writes; one transaction per batch."""
-    bad: Faults = []
-    for batch, contents in ahead(pool, _read_batch, _batches(todo), threads + 1):
-        good = {file.key: content for file, content in zip(batch, contents) if isinstance(content, bytes)}
-        bad += [(file.path, why) for file, why in zip(batch, contents) if isinstance(why, str)]
-        _write_batch(environment, good)
-        progress.advance(len(batch))
-    return bad
-
-
 def _batches(files: list[_File]) -> Iterator[list[_File]]:
-    batch: list[_File] = []
-    total = 0
-    for file in files:
-        if batch and (len(batch) == _BATCH_FILES or total + file.size > _BATCH_BYTES):
-            yield batch
-            batch, total = [], 0
-        batch.append(file)
-        total += file.size
-    if batch:
-        yield batch
+    ends = accumulate(max(file.size, _BATCH_BYTES // _BATCH_FILES) for file in files)
+    for _, group in groupby(zip(files, ends), key=lambda pair: pair[1] // _BATCH_BYTES):
+        yield [file for file, _ in group]
 
 
-def _read_batch(batch: list[_File]) -> list[bytes | str]:
+def _read(batch: list[_File]) -> list[bytes | str]:
     """The bytes of each image, or the reason why there are none."""
     contents: list[bytes | str] = []
     for file in batch:
@@ -242,44 +228,23 @@ def _read_batch(batch: list[_File]) -> list[bytes | str]:
 def why_not_an_image(content: bytes) -> str:
     """Why the bytes of an image file cannot be decoded, or nothing."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is none of our business
-            decode(content)
+        decode(content)
     except Exception as error:  # Pillow's plug-ins raise errors of many types
         return f"cannot be decoded: {reason(error)}"
     return ""
 
 
-def _write_batch(environment: lmdb.Environment, images: dict[bytes, bytes]) -> None:
-    while True:
-        try:
-            with environment.begin(write=True) as transaction:
-                for key, content in images.items():
-                    transaction.put(key, content)
-            return
-        except lmdb.MapFullError:  # files have grown since their sizes were read
-            environment.set_mapsize(environment.info()["map_size"] * 3 // 2)
-
-
-def chunks(items: Iterable, size: int) -> Iterator[list]:
+def chunks(items: list, size: int) -> Iterator[list]:
     """Consecutive pieces of `size` items; the last one may be shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def ahead(pool: ThreadPoolExecutor, work: Callable, parts: Iterable, count: int) -> Iterator[tuple[Any, Any]]:
-    """(part, work(part)) in order, at most `count` parts ahead of the one that is taken."""
-    waiting: deque = deque()
-    try:
-        for part in parts:
-            waiting.append((part, pool.submit(work, part)))
-            if len(waiting) > count:
-                part, future = waiting.popleft()
-                yield part, future.result()
-        while waiting:
-            part, future = waiting.popleft()
-            yield part, future.result()
-    finally:
-        for _, future in waiting:
-            future.cancel()
+    """(part, work(part)) in order, while up to `count` parts are in the making."""
+    parts, waiting = iter(parts), deque()
+    while True:
+        waiting += [(part, pool.submit(work, part)) for part in islice(parts, count - len(waiting))]
+        if not waiting:
+            return
+        part, future = waiting.popleft()
+        yield part, future.result()

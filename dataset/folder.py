@@ -32,67 +32,53 @@ def scan(folder: str | os.PathLike, *, classes: bool, log: Any = None) -> tuple[
     Raises:
         UserError: no such folder, no images in it, a folder that cannot be read, or a broken link.
     """
-    root = Path(folder)
+    root, skipped = Path(folder), Counter()
     if not root.is_dir():
         raise UserError(f"{one_line(root, 400)}: there is no such folder of images")
-    skipped: Counter[str] = Counter()
-    found = _Folder(root, skipped)
-    names = sorted(found.folders) if classes else []
-    if classes and not names:
-        held = f"holds {len(found.images)} images directly" if found.images else "holds no folders"
-        raise UserError(f"{root}: {held}; images belong into {root.name}/CLASS/, one folder per class")
+    names, loose = [], []
     if classes:
-        skipped["outside class folders"] += len(found.images)
+        loose, names = _listing(root, skipped)
+        skipped["outside class folders"] = len(loose)
     tops = [root / name for name in names] if classes else [root]
     samples = [(path, number) for number, top in enumerate(tops) for path in _images_below(top, root, skipped)]
-    skipped = +skipped
-    if log is not None and skipped:
-        counts = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
-        log.info(f"[Dataset] {one_line(root, 400)}: {sum(skipped.values())} files left out: {one_line(counts, 300)}")
     if not samples:
-        where = f"its {len(names)} class folders hold" if classes else "it holds"
-        raise UserError(f"{root}: {where} no images ({' '.join(image_suffixes())})")
+        why = f"no images in its {len(names)} class folders ({root.name}/CLASS/), and {len(loose)} outside of them"
+        raise UserError(f"{one_line(root, 400)}: {why if classes else 'no images'} ({' '.join(image_suffixes())})")
+    if log is not None and +skipped:
+        counts = ", ".join(f"{count} {what}" for what, count in sorted((+skipped).items()))
+        log.info(f"[Dataset] {one_line(root, 400)}: {skipped.total()} files left out: {one_line(counts, 300)}")
     return samples, names
 
 
-class _Folder:
-    """What one folder holds: names of images and of folders; all other files are counted in `skipped`."""
-
-    def __init__(self, path: str | os.PathLike, skipped: Counter[str]) -> None:
-        self.images: list[str] = []
-        self.folders: list[str] = []
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    self._sort(entry, skipped)
-        except OSError as error:
-            raise UserError(f"{one_line(path, 400)}: the folder cannot be read: {error.strerror}") from error
-
-    def _sort(self, entry: os.DirEntry, skipped: Counter[str]) -> None:
-        suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (pathlib is slow by the million)
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            skipped["hidden"] += 1
-        elif entry.is_dir():
-            self.folders.append(entry.name)
-        elif entry.is_file():
-            if suffix in image_suffixes():
-                self.images.append(entry.name)
-            else:
-                skipped[suffix or "without suffix"] += 1
-        elif entry.is_symlink() and not os.path.exists(entry.path) and suffix in ("", *image_suffixes()):  # noqa: PTH110
-            target = os.readlink(entry.path)  # noqa: PTH115
-            raise UserError(f"{one_line(entry.path, 400)}: broken link to {one_line(target, 400)}: remove or repair it")
-        else:
-            skipped["neither file nor folder"] += 1
+def _listing(folder: str | os.PathLike, skipped: Counter[str]) -> tuple[list[str], list[str]]:
+    """Names of the images and of the folders in a folder, sorted; all other entries are counted in `skipped`."""
+    images, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (pathlib is slow by the million)
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    skipped["hidden"] += 1
+                elif entry.is_dir():
+                    folders.append(entry.name)
+                elif entry.is_file() and suffix in image_suffixes():
+                    images.append(entry.name)
+                elif entry.is_file():
+                    skipped[suffix or "without suffix"] += 1
+                elif not Path(entry.path).exists() and suffix in ("", *image_suffixes()):
+                    raise UserError(f"{one_line(entry.path, 400)}: a broken link: remove or repair it")
+                else:
+                    skipped["neither file nor folder"] += 1
+    except OSError as error:
+        raise UserError(f"{one_line(folder, 400)}: the folder cannot be read: {error.strerror}") from error
+    return sorted(images), sorted(folders)
 
 
 def _images_below(top: Path, root: Path, skipped: Counter[str]) -> Iterator[str]:
     """Paths of the images in `top` and below."""
     home = Path(os.path.realpath(root))
-    seen = {home, *home.parents}  # a link to one of these would lead round and round
+    seen = {*home.parents} if top == root else {home, *home.parents}  # a link to one of these leads round and round
     waiting, images = [os.fspath(top)], {}
-    if top == root:
-        seen.discard(home)
     while waiting:
         here = waiting.pop()
         real = Path(os.path.realpath(here))
@@ -100,8 +86,7 @@ def _images_below(top: Path, root: Path, skipped: Counter[str]) -> Iterator[str]
             skipped["folders that were visited already"] += 1
             continue
         seen.add(real)
-        found = _Folder(here, skipped)
-        images[here] = found.images
-        waiting += [f"{here}{os.sep}{name}" for name in sorted(found.folders, reverse=True)]
+        images[here], folders = _listing(here, skipped)
+        waiting += [f"{here}{os.sep}{name}" for name in reversed(folders)]
     for here in sorted(images):
-        yield from (f"{here}{os.sep}{name}" for name in sorted(images[here]))
+        yield from (f"{here}{os.sep}{name}" for name in images[here])

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from corruption.build import create_corruption, mask_bank_of
 from corruption.registry import lookup
 from dataset.build import build_lmdb, differences, is_complete
 from dataset.images import LmdbDataset, build_test_transform, build_train_transform
@@ -39,21 +40,23 @@ def is_imagenet(classes: Iterable[str]) -> bool:
 def build_lmdb_dataset(opt: Any, log: Any, train: bool, transform: Callable | None = None) -> LmdbDataset:
     """The training or validation set in `opt.dataset_dir`, built from its image folder at first call.
 
-    Items are (image [3,S,S] in [-1,1], class index) with S = `opt.image_size`, unless `transform` says
-    otherwise.
-
-    Reads opt.dataset_dir and opt.image_size, and where present exif_rotate, skip_unreadable (see `build_lmdb`) and
-    global_rank (rank 0 logs).
+    Items are (image [3,S,S] in [-1,1], class index) with S = `opt.image_size`, unless `transform` says otherwise.
+    Of opt, dataset_dir and image_size are read, and where present exif_rotate, skip_unreadable and global_rank.
 
     Raises:
         UserError: no data set there, or a damaged one; the text says which file or folder.
     """
     split = "train" if train else "val"
     lmdb_path = Path(opt.dataset_dir) / f"{split}_faster_imagefolder.lmdb"
-    index, store = _open_split(Path(opt.dataset_dir), split, lmdb_path, opt, log)
+    index = _index(Path(opt.dataset_dir) / split, lmdb_path, opt, log)
     if transform is None:
         transform = (build_train_transform if train else build_test_transform)(opt.image_size)
-    dataset = LmdbDataset(store, index, transform, exif_rotate=getattr(opt, "exif_rotate", False))
+    dataset = LmdbDataset(LmdbImages(lmdb_path), index, transform, exif_rotate=getattr(opt, "exif_rotate", False))
+    if len(dataset.store) < len(dataset):
+        raise UserError(
+            f"{lmdb_path}: holds {len(dataset.store)} of the {len(dataset)} images of its index (half-built?): copy it "
+            f"again, or rebuild it: {how_to_rebuild(Path(opt.dataset_dir) / split, lmdb_path)}"
+        )
     log.info(f"[Dataset] {one_line(lmdb_path, 400)}: {len(dataset)} images, {len(dataset.classes)} classes")
     if getattr(opt, "global_rank", 0) == 0:
         _log_small_images(dataset, opt.image_size, log)
@@ -63,14 +66,12 @@ def build_lmdb_dataset(opt: Any, log: Any, train: bool, transform: Callable | No
 def build_lmdb_dataset_val10k(opt: Any, log: Any, transform: Callable | None = None) -> LmdbDataset:
     """The validation images that most tasks are judged on, in the order of their list (image i gets mask i).
 
-    The list is `opt.val_list` (a text file with a path ending in CLASS/FILE per line) where given, else the
-    published one of 10,000 images: `val_faster_imagefolder_10k_fn.txt` in data/ or dataset/ of the current folder, else
-    fetched to data/.  A line names the image whose path has most of its last parts, at least CLASS/FILE.
+    The list is `opt.val_list` (a text file with a path ending in CLASS/FILE per line) where given, else the published
+    one of 10,000 images: `val_faster_imagefolder_10k_fn.txt` in data/ or dataset/ of the current folder, else fetched
+    to data/.  A line names the image whose path has most of its last parts, at least CLASS/FILE.
 
-    When no class has a name like ImageNet's (n01440764), the published list cannot mean this data set: then
-    the whole validation set is taken, and nothing is fetched, since people with images of their own want all
-    of them judged.  One class of that kind is enough to insist on the list, so that an incomplete ImageNet is
-    noticed and results on it are never mistaken for comparable ones.
+    Where no class is named like ImageNet's (n01440764), the whole validation set is taken and nothing is fetched.  One
+    such class is enough to insist on the list: results on an incomplete ImageNet must not pass for comparable ones.
 
     Raises:
         UserError: as `build_lmdb_dataset`, and when listed images are missing (the text names some).
@@ -82,7 +83,7 @@ def build_lmdb_dataset_val10k(opt: Any, log: Any, transform: Callable | None = N
             log.info("[Dataset] not ImageNet: evaluating on the whole validation set, not on the 10k subset")
             return dataset
         list_path = _published_list(log)
-    dataset.samples = dataset.imgs = select(dataset.samples, Path(list_path), os.fspath(dataset.store.path))
+    dataset.samples = dataset.imgs = select(dataset.samples, Path(list_path), dataset.name)
     log.info(f"[Dataset] {len(dataset)} validation images, as listed in {list_path}")
     return dataset
 
@@ -103,31 +104,18 @@ def build_evaluation_dataset(opt: Any, log: Any, transform: Callable | None = No
 class InpaintingVal10kSubset(Dataset):
     """Items (image [3,S,S] in [-1,1], class index, mask uint8 [1,S,S] with 1 = hole); mask i belongs to image i.
 
-    Args:
-        opt: as for `build_lmdb_dataset_val10k`.
-        mask: "center", "freeform1020" or "freeform2030"; free-form masks are those in data/, resized (nearest
-            neighbour) where S is not 256.
+    opt: as for `build_lmdb_dataset_val10k` and `build_corruption`.  mask: "center", "freeform1020" or "freeform2030".
     """
 
     def __init__(self, opt: Any, log: Any, mask: str) -> None:
-        from corruption.inpaint import get_center_mask, load_freeform_masks
-
         self.dataset = build_lmdb_dataset_val10k(opt, log)
-        size = opt.image_size
-        if mask == "center":
-            self._masks = np.asarray(get_center_mask([size, size]))[None]
-        else:
-            self._masks = load_freeform_masks(mask)
-            if len(self.dataset) > len(self._masks):
-                raise UserError(f"{mask}: there are {len(self._masks)} masks for {len(self.dataset)} images")
-        self._nearest = np.arange(size) * self._masks.shape[-1] // size
+        self._holes = create_corruption(f"inpaint-{mask}", opt.image_size, mask_bank=mask_bank_of(opt), log=log)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
-        mask = self._masks[index % len(self._masks)][:, self._nearest[:, None], self._nearest]
-        return *self.dataset[index], torch.from_numpy(mask)
+        return *self.dataset[index], self._holes.masks(1, torch.tensor([index]), None)[0]
 
 
 def select(samples: Iterable[tuple[str, int]], list_path: Path, name: str) -> list[tuple[str, int]]:
@@ -188,38 +176,24 @@ def _published_list(log: Any) -> Path:
     return fetch(VAL_10K_LIST, "data", log)
 
 
-def _open_split(
-    dataset_dir: Path, split: str, lmdb_path: Path, opt: Any, log: Any
-) -> tuple[ImageIndex, LmdbImages]:
-    images = dataset_dir / split
-    if is_complete(lmdb_path):
-        index = read_index(index_path(lmdb_path))
-        if images.is_dir() and getattr(opt, "global_rank", 0) == 0:
-            _compare_with_folder(images, lmdb_path, index, log)
-    elif images.is_dir():
-        index = build_lmdb(images, lmdb_path, log=log, skip_unreadable=getattr(opt, "skip_unreadable", 0))
-    else:
-        raise UserError(_what_is_missing(dataset_dir, split, lmdb_path))
-    store = LmdbImages(lmdb_path)
-    if len(store) < len(index.samples):
-        raise UserError(
-            f"{lmdb_path}: holds {len(store)} of the {len(index.samples)} images of its index (half-built?): copy it "
-            f"again, or rebuild it: {how_to_rebuild(images if images.is_dir() else 'IMAGES', lmdb_path)}"
-        )
-    return index, store
-
-
-def _compare_with_folder(images: Path, lmdb_path: Path, index: ImageIndex, log: Any) -> None:
-    try:
-        differing = differences(images, index)
-    except UserError as error:  # the LMDB serves without the folder
-        log.warning(f"[Dataset] {images} cannot be compared with its LMDB: {error}")
-        return
-    if differing:
-        log.warning(
-            f"[Dataset] {images} is not what {lmdb_path.name} holds ({differing}); the LMDB is used; to rebuild it: "
-            f"{how_to_rebuild(images, lmdb_path)}"
-        )
+def _index(images: Path, lmdb_path: Path, opt: Any, log: Any) -> ImageIndex:
+    """The index of a split, which is built where it is missing; rank 0 compares the LMDB with its folder."""
+    if not is_complete(lmdb_path):
+        if not images.is_dir():
+            raise UserError(_what_is_missing(images, lmdb_path))
+        return build_lmdb(images, lmdb_path, log=log, skip_unreadable=getattr(opt, "skip_unreadable", 0))
+    index = read_index(index_path(lmdb_path))
+    if images.is_dir() and getattr(opt, "global_rank", 0) == 0:
+        try:
+            differing = differences(images, index)
+        except UserError as error:  # the LMDB serves without the folder
+            differing = str(error)
+        if differing:
+            log.warning(
+                f"[Dataset] {images} is not what {lmdb_path.name} holds ({differing}); that is used; to rebuild it: "
+                f"{how_to_rebuild(images, lmdb_path)}"
+            )
+    return index
 
 
 def _log_small_images(dataset: LmdbDataset, image_size: int, log: Any) -> None:
@@ -237,12 +211,12 @@ def _log_small_images(dataset: LmdbDataset, image_size: int, log: Any) -> None:
         log.info(f"[Dataset] {small} of {of} images are smaller than {image_size} px, and are enlarged")
 
 
-def _what_is_missing(dataset_dir: Path, split: str, lmdb_path: Path) -> str:
-    if not dataset_dir.is_dir():
-        return f"--dataset-dir {dataset_dir}: there is no such folder"
+def _what_is_missing(images: Path, lmdb_path: Path) -> str:
+    if not images.parent.is_dir():
+        return f"--dataset-dir {images.parent}: there is no such folder"
     if lmdb_path.exists():
-        return f"{index_path(lmdb_path)}: there is no such file, nor a folder {split}/ to make it from"
+        return f"{index_path(lmdb_path)}: there is no such file, nor a folder {images.name}/ to make it from"
     return (
-        f"--dataset-dir {dataset_dir}: has neither {lmdb_path.name} (with its .pt) nor image folders "
-        f"{split}/CLASS/ to build it from"
+        f"--dataset-dir {images.parent}: has neither {lmdb_path.name} (with its .pt) nor image folders "
+        f"{images.name}/CLASS/ to build it from"
     )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dataset.build import Faults, ahead, chunks, why_not_an_image
 from dataset.index import index_path, read_index
+from dataset.names import NameIndex
 from dataset.store import LmdbImages
 from i2sb.errors import UserError
 from i2sb.runtime.progress import Progress
-
-_CHUNK = 64
 
 
 def verify_lmdb(lmdb_path: str | os.PathLike, *, threads: int = 8, show_progress: bool = True) -> tuple[int, Faults]:
@@ -25,14 +23,16 @@ def verify_lmdb(lmdb_path: str | os.PathLike, *, threads: int = 8, show_progress
     Raises:
         UserError: the LMDB or its index cannot be opened.
     """
-    store = LmdbImages(lmdb_path)
-    count = len(store)
-    bad: Faults = []
+    store, bad = LmdbImages(lmdb_path), Faults()
+    count, keys = len(store), []
+    try:
+        keys.extend(store)
+    except UserError as error:  # a damaged page
+        bad.append((str(store.path), f"{error}; the images after it were not read"))
     if index_path(lmdb_path).is_file():
-        keys = set(_keys(store, []))
+        names = NameIndex(keys)
         samples = read_index(index_path(lmdb_path)).samples
-        missing = [path for path, _ in samples if path not in keys and store.key_of(path) is None]
-        bad += [(path, "is in the index but not in the LMDB") for path in missing]
+        bad += [(path, "is in the index but not in the LMDB") for path, _ in samples if path not in names]
     else:
         bad.append((str(index_path(lmdb_path)), "there is no such file: the LMDB cannot be used without it"))
 
@@ -40,19 +40,11 @@ def verify_lmdb(lmdb_path: str | os.PathLike, *, threads: int = 8, show_progress
         return [(key, why) for key in part if (why := _fault(store, key))]
 
     title = f"Verifying {Path(lmdb_path).name}"
-    with ThreadPoolExecutor(max(1, threads)) as pool, Progress(title, count, shown=show_progress) as progress:
-        for part, faults in ahead(pool, check, chunks(_keys(store, bad), _CHUNK), 2 * threads):
+    with ThreadPoolExecutor(max(1, threads)) as pool, Progress(title, len(keys), shown=show_progress) as progress:
+        for part, faults in ahead(pool, check, chunks(keys, 64), 2 * threads):
             bad += faults
             progress.advance(len(part))
     return count, bad
-
-
-def _keys(store: LmdbImages, bad: Faults) -> Iterator[str]:
-    """The keys up to the first damaged page, which goes to the bad ones."""
-    try:
-        yield from store
-    except UserError as error:
-        bad.append((str(store.path), f"{error}; the images after it were not read"))
 
 
 def _fault(store: LmdbImages, key: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -87,7 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        return verify(args) if args.verify else build(args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata of images is none of our business
+            return verify(args) if args.verify else build(args)
     except UserError as error:
         print(f"build_lmdb.py: error: {printable(error)}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from dataset.store import LmdbImages, as_path
+from dataset.store import LmdbImages, entries
 from i2sb.errors import UserError
 
 INTEROP = Path(__file__).parents[1] / "interop"
@@ -55,14 +55,14 @@ def test_two_images_of_one_name_are_never_mixed_up(tmp_path):
     content = {"/a/c/1.png": b"first", "/b/c/1.png": b"second"}
     store = LmdbImages(make_lmdb(tmp_path / "x.lmdb", content))
     assert store.get("/a/c/1.png") == b"first"
-    assert store.find("/other/c/1.png") is None
+    assert store.key_of("/other/c/1.png") is None
 
 
 def test_two_stores_of_one_lmdb_in_one_process():
     first, second = LmdbImages(VAL), LmdbImages(VAL)
     assert len(first) == len(second) == 24
     del first
-    assert second.find("/dataset/val/n01440764/img_003.png")
+    assert second.get("/dataset/val/n01440764/img_003.png")
 
 
 def test_nothing_is_opened_before_the_first_access_nor_pickled(tmp_path):
@@ -131,13 +131,13 @@ def test_a_file_that_ends_before_pages_that_were_never_written_is_whole(tmp_path
             content = {key: bytes(value) for key, value in transaction.cursor()}
     assert size < counted
     store = LmdbImages(tmp_path)
-    assert {key: store.get(as_path(key)) for key, _ in store.sizes()} == content
+    assert {key.encode('utf-8', 'surrogateescape'): store.get(key) for key in store} == content
 
 
 def test_sizes_are_known_without_reading_the_images(tmp_path):
     content = {f"/d/class{number % 7}/{number:04d}.png": bytes(number * 37 % 9000) for number in range(1, 500)}
     store = LmdbImages(make_lmdb(tmp_path / "x.lmdb", content))
-    assert dict(store.sizes()) == {key.encode(): len(value) for key, value in content.items()}
+    assert {key.decode(): size for key, size, _ in entries(store.path)} == {key: len(content[key]) for key in content}
     assert list(store) == sorted(content)
 
 
