@@ -1,0 +1,260 @@
+"""Untrusted and damaged files met by the scripts: one line that names the file, nothing executed, nothing wrong used."""
+
+import argparse
+import logging
+import math
+import pickle
+import random
+import shutil
+from argparse import Namespace
+
+import hostile
+import lmdb
+import pytest
+import torch
+from small_runs import metrics_argv, photos, sample_argv, train_argv
+from small_runs import script as own_process
+
+import compute_metrices
+import sample
+import train
+from guided_diffusion import presets
+from i2sb.ckpt_util import build_ckpt_option
+from i2sb.export import export
+from i2sb.runner import Runner
+from scripts import build_lmdb
+
+LOG = logging.getLogger("test")
+NETWORK = "data/256x256_diffusion_uncond_fixedsigma.pkl"
+FIRST_WEIGHTS = "data/256x256_diffusion_uncond_fixedsigma.pt"
+LATEST, RECON = "results/a/latest.pt", "results/a/samples_nfe2/recon.pt"
+ODD = [None, True, -1, 0, 3, 2**62, 0.5, math.nan, 1e300, "", "../x", [1], {"a": 1}, torch.zeros(3)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    photos(folder / "photos", train=11, val=1, size=16)
+    sizes = ["--image-size", "16", "--interval", "4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train.main(train_argv(folder / "photos", "--name", "a", "--num-itr", "1", *sizes)) == 0
+        assert sample.main(sample_argv(folder / "photos", "a")) == 0
+        runner = Runner(build_ckpt_option(Namespace(device="cpu"), None, folder / "results/a"), LOG, save_opt=False)
+        export(runner, folder / "results/e")
+    # a network and its first weights, as the original finds them
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / NETWORK).write_bytes(pickle.dumps(presets.resolve("tiny", channel_mult="1,1")))
+    state = torch.load(folder / LATEST, weights_only=True)["net"]
+    bare = {key.removeprefix("diffusion_model."): value for key, value in state.items()}
+    torch.save(bare, folder / FIRST_WEIGHTS)
+    return folder
+
+
+@pytest.fixture
+def here(place, tmp_path, monkeypatch):
+    shutil.copytree(place, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    return tmp_path / "run"
+
+
+SAMPLE = (sample, lambda h: sample_argv(h / "photos", "a", "--overwrite"))
+JUDGE = (compute_metrices, lambda h: metrics_argv(h / "photos", "a", "samples_nfe2"))
+RESUME = (train, lambda h: [*train_argv(h / "photos", "--ckpt", "a", "--num-itr", "2", "--image-size", "16", "--interval", "4")])
+SAMPLE_ON = (sample, lambda h: sample_argv(h / "photos", "a"))
+SAMPLE_EXPORTED = (sample, lambda h: sample_argv(h / "photos", "e", "--overwrite"))
+NAMED = ("--net", "tiny", "--channel-mult", "1,1")
+NEW = ("--name", "b", "--num-itr", "1", "--overwrite", "--image-size", "16")
+RETRAIN = (train, lambda h: [word for word in train_argv(h / "photos", *NEW) if word not in NAMED])
+FILES = {  # file -> the scripts that open it
+    LATEST: [SAMPLE, RESUME],
+    "results/a/options.pkl": [SAMPLE, RESUME, JUDGE],
+    RECON: [JUDGE],
+    "photos/val_faster_imagefolder.lmdb.pt": [SAMPLE],
+    "photos/train_faster_imagefolder.lmdb.pt": [RESUME],
+    NETWORK: [RETRAIN],
+    FIRST_WEIGHTS: [RETRAIN],
+    "results/a/samples_nfe2/recon.json": [JUDGE, SAMPLE_ON],
+    "results/e/ema.safetensors": [SAMPLE_EXPORTED],
+}
+CASES = [(path, script) for path, scripts in FILES.items() for script in scripts]
+IDS = [f"{path.rpartition('/')[2]}-{script[0].__name__}" for path, script in CASES]
+
+
+def run(script, here, capsys) -> tuple[int, str]:
+    """Exit code and last line of a script; a refusal is one line."""
+    module, argv = script
+    capsys.readouterr()
+    code = module.main(argv(here))
+    lines = capsys.readouterr().err.strip().splitlines()
+    last = lines[-1] if lines else ""
+    if code:
+        assert code == 2, last
+        assert last.startswith(f"{module.__name__}.py: error: "), last
+        assert len(last) < 900
+    return code, last
+
+
+@pytest.mark.parametrize(("path", "script"), CASES, ids=IDS)
+def test_no_untrusted_file_is_executed(here, capsys, path, script):
+    trap = here / "trap"
+    trap.mkdir()
+    good = (here / path).read_bytes()
+    some = list(hostile.attacks(trap).values())[::20]  # all of them meet the readers in tests/i2sb
+    for data in (*some, b"", good[: len(good) // 2], b"<!DOCTYPE html><html>", bytes(100)):
+        (here / path).write_bytes(data)
+        code, last = run(script, here, capsys)
+        assert code == 2
+        assert path.rpartition("/")[2] in last
+        assert not list(trap.iterdir())
+
+
+@pytest.mark.parametrize(("path", "script"), [(LATEST, SAMPLE), (LATEST, RESUME), (RECON, JUDGE)])
+def test_one_flipped_bit_in_a_tensor_is_found(here, capsys, path, script):
+    tensors = torch.load(here / path, weights_only=True)
+    wanted = tensors["arr"] if path == RECON else tensors["ema"]["shadow_params"][3]
+    numbers = wanted.numpy().tobytes()
+    data = bytearray((here / path).read_bytes())
+    data[data.index(numbers) + len(numbers) // 2] ^= 4
+    (here / path).write_bytes(data)
+    code, last = run(script, here, capsys)
+    assert code == 2
+    assert f"{path}: damaged (its bytes do not match their checksum): copy it again" in last
+    assert not (here / "results/a/samples_nfe2/metrics.json").exists()
+
+
+def test_weights_without_checksums_are_used_with_a_warning(here, capsys):
+    content = torch.load(here / LATEST, weights_only=True)
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(content, here / LATEST)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert sample.main(SAMPLE[1](here)) == 0
+    shown = capsys.readouterr()
+    assert "latest.pt: was written without checksums" in shown.out + shown.err
+
+
+def mutate(here, capsys, count: int, seed: int) -> int:
+    """`count` damaged copies of each file through each script that opens it; how many were refused."""
+    originals = {path: (here / path).read_bytes() for path in FILES}
+    refused = 0
+    for path, script in CASES:
+        for data in hostile.damaged([originals[path]], count, seed):
+            (here / path).write_bytes(data)
+            refused += run(script, here, capsys)[0] == 2  # 0: a byte that means nothing, or an option of no weight
+            for other, content in originals.items():
+                (here / other).write_bytes(content)
+    return refused
+
+
+def test_damaged_files_through_the_scripts(here, capsys):
+    assert mutate(here, capsys, count=4, seed=3) > 10
+
+
+@pytest.mark.slow
+def test_thousands_of_damaged_files_through_the_scripts(here, capsys):
+    assert mutate(here, capsys, count=200, seed=4) > 500
+
+
+# --- other people's checkpoints
+
+
+def options_cases(options: dict):
+    """Options of the original's kind (no bridge inside latest.pt) with one value replaced."""
+    for key in options:
+        yield from ({**options, key: odd} for odd in ODD)
+    for key in options["network"]:
+        yield from ({**options, "network": {**options["network"], key: odd}} for odd in ODD)
+
+
+def try_odd_options(here, capsys, count: int | None) -> int:
+    state = torch.load(here / LATEST, weights_only=True)
+    shutil.copytree(here / "results", here / "good")
+    cases = list(options_cases(state.pop("options") | {"network": state["bridge"]["network"]}))
+    torch.save({key: value for key, value in state.items() if key != "bridge"}, here / "good/a/latest.pt")
+    refused = 0
+    for options in random.Random(0).sample(cases, count or len(cases)):
+        plain = {key: value for key, value in options.items() if not isinstance(value, torch.Tensor)}
+        for script in (SAMPLE, RESUME):
+            shutil.rmtree(here / "results")
+            shutil.copytree(here / "good", here / "results")
+            (here / "results/a/options.pkl").write_bytes(pickle.dumps(argparse.Namespace(**plain), protocol=4))
+            refused += run(script, here, capsys)[0] == 2
+    return refused
+
+
+def test_odd_options(here, capsys):
+    assert try_odd_options(here, capsys, 20) > 5
+
+
+@pytest.mark.slow
+def test_every_odd_option(here, capsys):
+    assert try_odd_options(here, capsys, None) > 300
+
+
+@pytest.mark.parametrize(
+    ("at", "odd"),
+    [
+        (("ema", "decay"), "x"),
+        (("ema", "shadow_params", 0), torch.zeros(3)),
+        (("ema", "shadow_params"), [1]),
+        (("net",), {}),
+        (("net",), {"a": torch.zeros(1)}),
+        (("optimizer",), {}),
+        (("optimizer", "param_groups"), []),
+        (("sched", "step_size"), 0),
+        (("resume", "random_states"), [{"cpu": torch.zeros(9, dtype=torch.uint8)}]),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_odd_parts_of_a_checkpoint(here, capsys, at, odd):
+    content = torch.load(here / LATEST, weights_only=True)
+    inner = content
+    for key in at[:-1]:
+        inner = inner[key]
+    inner[at[-1]] = odd
+    torch.save(content, here / LATEST)
+    code, last = run(RESUME, here, capsys)
+    assert code == 2
+    assert "latest.pt: " in last
+
+
+# --- images
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_unreadable_image_names_its_key(here, capsys, workers):
+    for file in (here / "photos").glob("*_faster*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    for image in (here / "photos").glob("*/*/*_0000.png"):
+        image.write_bytes(image.read_bytes()[:200])
+    for script in (SAMPLE, RESUME):
+        module, argv = script
+        assert module.main([*argv(here), "--num-workers", workers, *(["--num-itr", "30"] if module is train else [])]) == 2
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "cannot decode the image" in last
+        assert "_0000.png" in last
+
+
+def test_the_process_ends_after_an_unreadable_image(here):
+    """In a process of its own: a worker that is left over must not keep it from ending."""
+    for file in (here / "photos").glob("*_faster*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    for image in (here / "photos").glob("*/*/*_0000.png"):
+        image.write_bytes(image.read_bytes()[:200])
+    argv = [*RESUME[1](here), "--num-itr", "30", "--num-workers", "2", "--n-gpu-per-node", "2", "--microbatch", "1"]
+    done = own_process("train", argv, here)  # raises if it takes minutes
+    assert done.returncode == 2, done.stderr
+    assert "cannot decode the image" in done.stderr.strip().splitlines()[-1]
+
+
+def test_names_that_steer_the_terminal_are_shown_harmlessly(tmp_path, capsys):
+    with lmdb.open(str(tmp_path / "x.lmdb")) as environment, environment.begin(write=True) as writing:
+        for name in (b"/a/c/\x1b[2J.png", b"/a/c/\xff\xfe.png", b"/a/c/two\nlines.png"):
+            writing.put(name, b"no image")
+    assert build_lmdb.main(["--verify", str(tmp_path / "x.lmdb")]) == 1
+    shown = capsys.readouterr().out
+    for text in ("/a/c/?[2J.png: ", "/a/c/??.png: ", "/a/c/two?lines.png: "):
+        assert text in shown
