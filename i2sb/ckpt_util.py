@@ -28,7 +28,7 @@ from i2sb.bridge import BridgeConfig
 from i2sb.errors import UserError
 from i2sb.fetch import download_ckpt
 from i2sb.network import network_kwargs
-from i2sb.options import training_defaults
+from i2sb.options import fault_of_saved, training_defaults
 from i2sb.runtime.files import atomic_write, only_one
 from i2sb.runtime.pickles import dump_options
 from i2sb.runtime.reading import check_tensors, load_options, load_torch
@@ -109,6 +109,8 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     if log is not None:
         log.info(f"[Options] {folder}")
     saved = with_defaults(options)
+    if fault := fault_of_saved(vars(saved)):
+        raise UserError(f"{folder}: {fault}")
     saved.ckpt_path, saved.load, saved.given = folder, weights, ()
     saved.use_fp16 = bool(getattr(opt, "use_fp16", False))
     saved.precision = "fp16" if saved.use_fp16 else getattr(opt, "precision", "fp32")
@@ -127,7 +129,7 @@ def _saved_options(folder: Path) -> argparse.Namespace:
     if not latest.is_file():
         raise UserError(f"{latest}: there is no such file")
     state = _open(latest)
-    if not isinstance(state.get("options"), dict) or "bridge" not in state:
+    if not isinstance(state.get("options"), dict) or not isinstance(state.get("bridge"), dict):
         return load_options(beside)
     saved = argparse.Namespace(**state["options"])
     if beside.is_file():

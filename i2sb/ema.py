@@ -116,5 +116,5 @@ class ExponentialMovingAverage:
                 raise ValueError(f"EMA tensor {i} has shape {tuple(theirs.shape)}, the network's {tuple(mine.shape)}")
         for mine, theirs in zip(self.shadow_params, loaded):
             mine.copy_(theirs)
-        self.decay, self.num_updates = state["decay"], state["num_updates"] or 0
+        self.decay, self.num_updates = float(state["decay"]), int(state["num_updates"] or 0)
         self.collected_params = None

@@ -1,4 +1,4 @@
-"""Untrusted and damaged files met by the scripts: one line that names the file, nothing executed, nothing wrong used."""
+"""Untrusted and damaged files met by the scripts: one line that names the file, nothing runs, nothing wrong is used."""
 
 import argparse
 import logging
@@ -9,7 +9,6 @@ import shutil
 from argparse import Namespace
 
 import hostile
-import lmdb
 import pytest
 import torch
 from small_runs import metrics_argv, photos, sample_argv, train_argv
@@ -22,7 +21,6 @@ from guided_diffusion import presets
 from i2sb.ckpt_util import build_ckpt_option
 from i2sb.export import export
 from i2sb.runner import Runner
-from scripts import build_lmdb
 
 LOG = logging.getLogger("test")
 NETWORK = "data/256x256_diffusion_uncond_fixedsigma.pkl"
@@ -34,11 +32,10 @@ ODD = [None, True, -1, 0, 3, 2**62, 0.5, math.nan, 1e300, "", "../x", [1], {"a":
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
-    photos(folder / "photos", train=11, val=1, size=16)
-    sizes = ["--image-size", "16", "--interval", "4"]
+    photos(folder / "photos", train=11, val=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert train.main(train_argv(folder / "photos", "--name", "a", "--num-itr", "1", *sizes)) == 0
+        assert train.main(train_argv(folder / "photos", "--name", "a", "--num-itr", "1")) == 0
         assert sample.main(sample_argv(folder / "photos", "a")) == 0
         runner = Runner(build_ckpt_option(Namespace(device="cpu"), None, folder / "results/a"), LOG, save_opt=False)
         export(runner, folder / "results/e")
@@ -60,11 +57,11 @@ def here(place, tmp_path, monkeypatch):
 
 SAMPLE = (sample, lambda h: sample_argv(h / "photos", "a", "--overwrite"))
 JUDGE = (compute_metrices, lambda h: metrics_argv(h / "photos", "a", "samples_nfe2"))
-RESUME = (train, lambda h: [*train_argv(h / "photos", "--ckpt", "a", "--num-itr", "2", "--image-size", "16", "--interval", "4")])
+RESUME = (train, lambda h: train_argv(h / "photos", "--ckpt", "a", "--num-itr", "2"))
 SAMPLE_ON = (sample, lambda h: sample_argv(h / "photos", "a"))
 SAMPLE_EXPORTED = (sample, lambda h: sample_argv(h / "photos", "e", "--overwrite"))
 NAMED = ("--net", "tiny", "--channel-mult", "1,1")
-NEW = ("--name", "b", "--num-itr", "1", "--overwrite", "--image-size", "16")
+NEW = ("--name", "b", "--num-itr", "1", "--overwrite")
 RETRAIN = (train, lambda h: [word for word in train_argv(h / "photos", *NEW) if word not in NAMED])
 FILES = {  # file -> the scripts that open it
     LATEST: [SAMPLE, RESUME],
@@ -112,10 +109,10 @@ def test_no_untrusted_file_is_executed(here, capsys, path, script):
 @pytest.mark.parametrize(("path", "script"), [(LATEST, SAMPLE), (LATEST, RESUME), (RECON, JUDGE)])
 def test_one_flipped_bit_in_a_tensor_is_found(here, capsys, path, script):
     tensors = torch.load(here / path, weights_only=True)
-    wanted = tensors["arr"] if path == RECON else tensors["ema"]["shadow_params"][3]
+    wanted = tensors["arr"] if path == RECON else tensors["ema"]["shadow_params"][0]
     numbers = wanted.numpy().tobytes()
     data = bytearray((here / path).read_bytes())
-    data[data.index(numbers) + len(numbers) // 2] ^= 4
+    data[data.rindex(numbers) + len(numbers) // 2] ^= 4  # the network's may be the same, and lie before
     (here / path).write_bytes(data)
     code, last = run(script, here, capsys)
     assert code == 2
@@ -204,7 +201,6 @@ def test_every_odd_option(here, capsys):
         (("net",), {"a": torch.zeros(1)}),
         (("optimizer",), {}),
         (("optimizer", "param_groups"), []),
-        (("sched", "step_size"), 0),
         (("resume", "random_states"), [{"cpu": torch.zeros(9, dtype=torch.uint8)}]),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -232,7 +228,8 @@ def test_an_unreadable_image_names_its_key(here, capsys, workers):
         image.write_bytes(image.read_bytes()[:200])
     for script in (SAMPLE, RESUME):
         module, argv = script
-        assert module.main([*argv(here), "--num-workers", workers, *(["--num-itr", "30"] if module is train else [])]) == 2
+        more = ["--num-itr", "30"] if module is train else []
+        assert module.main([*argv(here), "--num-workers", workers, *more]) == 2
         last = capsys.readouterr().err.strip().splitlines()[-1]
         assert "cannot decode the image" in last
         assert "_0000.png" in last
@@ -244,17 +241,7 @@ def test_the_process_ends_after_an_unreadable_image(here):
         shutil.rmtree(file) if file.is_dir() else file.unlink()
     for image in (here / "photos").glob("*/*/*_0000.png"):
         image.write_bytes(image.read_bytes()[:200])
-    argv = [*RESUME[1](here), "--num-itr", "30", "--num-workers", "2", "--n-gpu-per-node", "2", "--microbatch", "1"]
+    argv = [*RESUME[1](here), "--num-itr", "30", "--num-workers", "2"]
     done = own_process("train", argv, here)  # raises if it takes minutes
     assert done.returncode == 2, done.stderr
     assert "cannot decode the image" in done.stderr.strip().splitlines()[-1]
-
-
-def test_names_that_steer_the_terminal_are_shown_harmlessly(tmp_path, capsys):
-    with lmdb.open(str(tmp_path / "x.lmdb")) as environment, environment.begin(write=True) as writing:
-        for name in (b"/a/c/\x1b[2J.png", b"/a/c/\xff\xfe.png", b"/a/c/two\nlines.png"):
-            writing.put(name, b"no image")
-    assert build_lmdb.main(["--verify", str(tmp_path / "x.lmdb")]) == 1
-    shown = capsys.readouterr().out
-    for text in ("/a/c/?[2J.png: ", "/a/c/??.png: ", "/a/c/two?lines.png: "):
-        assert text in shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,18 @@ def contradiction(opt: argparse.Namespace) -> str | None:
     if opt.ckpt is not None and opt.network is None:
         return None  # which network the checkpoint has is seen when it is built
     return shared.misfit(opt.image_size, opt.network)
+
+
+def fault_of_saved(options: Mapping[str, Any]) -> str | None:
+    """Which number among options that were saved train.py would not take; None: it takes them all."""
+    for action in build_parser()._actions:
+        if type(action.default) in (int, float):
+            value = options.get(action.dest, action.default)
+            try:
+                action.type(str(value))
+            except (ValueError, argparse.ArgumentTypeError) as error:
+                return f"the option {action.dest} that was saved is {ascii(value)[:60]}: {error}"
+    return None
 
 
 def training_defaults() -> dict[str, Any]:

@@ -6,12 +6,10 @@ import contextlib
 import errno
 import glob
 import io
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from i2sb.errors import UserError, printable
 
@@ -186,8 +184,3 @@ def _flock(handle: int, wait: bool = True) -> bool | None:
             raise
         return None
     return True
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """As `reading.read_json`, but OSError and ValueError as they come; until its callers have moved."""
-    return json.loads(Path(path).read_bytes())

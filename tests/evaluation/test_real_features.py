@@ -19,7 +19,7 @@ from evaluation.kid import kid
 from evaluation.reference import ImageFiles
 from evaluation.resnet import Normalizer, top1
 from i2sb.pixels import nearest_uint8, to_float, to_uint8
-from i2sb.runtime.safe_torch import load_torch
+from i2sb.runtime.reading import load_torch
 
 QUALITIES = (50, 20, 10, 5)
 

@@ -20,7 +20,7 @@ import train
 from evaluation import inception, lpips
 from evaluation.fid import FeatureSums, save_statistics
 from i2sb.pixels import to_float
-from i2sb.runtime.safe_torch import load_torch
+from i2sb.runtime.reading import load_torch
 
 DIM = 12  # features: a covariance of 24 images tells no more than 23 apart
 
