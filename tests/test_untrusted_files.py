@@ -9,6 +9,7 @@ import shutil
 from argparse import Namespace
 
 import hostile
+import lmdb
 import pytest
 import torch
 from small_runs import metrics_argv, photos, sample_argv, train_argv
@@ -147,7 +148,7 @@ def mutate(here, capsys, count: int, seed: int) -> int:
 
 
 def test_damaged_files_through_the_scripts(here, capsys):
-    assert mutate(here, capsys, count=4, seed=3) > 10
+    assert mutate(here, capsys, count=2, seed=3) > 8
 
 
 @pytest.mark.slow
@@ -183,7 +184,7 @@ def try_odd_options(here, capsys, count: int | None) -> int:
 
 
 def test_odd_options(here, capsys):
-    assert try_odd_options(here, capsys, 20) > 5
+    assert try_odd_options(here, capsys, 10) > 2
 
 
 @pytest.mark.slow
@@ -220,12 +221,18 @@ def test_odd_parts_of_a_checkpoint(here, capsys, at, odd):
 # --- images
 
 
+def damage_images(dataset):
+    """Cut one image of each class in the LMDBs, which are built already."""
+    for path in dataset.glob("*_faster_imagefolder.lmdb"):
+        with lmdb.open(str(path), lock=False) as environment, environment.begin(write=True) as transaction:
+            for key, content in list(transaction.cursor()):
+                if key.endswith(b"_0000.png"):
+                    transaction.put(key, content[:200])
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_an_unreadable_image_names_its_key(here, capsys, workers):
-    for file in (here / "photos").glob("*_faster*"):
-        shutil.rmtree(file) if file.is_dir() else file.unlink()
-    for image in (here / "photos").glob("*/*/*_0000.png"):
-        image.write_bytes(image.read_bytes()[:200])
+    damage_images(here / "photos")
     for script in (SAMPLE, RESUME):
         module, argv = script
         more = ["--num-itr", "30"] if module is train else []
@@ -237,11 +244,7 @@ def test_an_unreadable_image_names_its_key(here, capsys, workers):
 
 def test_the_process_ends_after_an_unreadable_image(here):
     """In a process of its own: a worker that is left over must not keep it from ending."""
-    for file in (here / "photos").glob("*_faster*"):
-        shutil.rmtree(file) if file.is_dir() else file.unlink()
-    for image in (here / "photos").glob("*/*/*_0000.png"):
-        image.write_bytes(image.read_bytes()[:200])
-    argv = [*RESUME[1](here), "--num-itr", "30", "--num-workers", "2"]
-    done = own_process("train", argv, here)  # raises if it takes minutes
+    damage_images(here / "photos")
+    done = own_process("train", [*RESUME[1](here), "--num-itr", "30", "--num-workers", "2"], here)  # minutes: raises
     assert done.returncode == 2, done.stderr
     assert "cannot decode the image" in done.stderr.strip().splitlines()[-1]
