@@ -87,7 +87,7 @@ def write_reports(opt: Any, *, num_gallery: int = NUM_GALLERY) -> list[Path]:
 
 def _settings(found: Evaluation, images: JudgedImages) -> dict[str, Any]:
     """How the samples were judged, what the checkpoint is (the original's samples do not tell), how they were made."""
-    bridge = {key: getattr(found.options, key, None) for key in (*FIELDS, "net")}
+    bridge = {key: value for key, value in vars(found.options).items() if key in (*FIELDS, "net")}
     seconds = {"seconds per image": made_with(images.recon.paths[0]).get(SECONDS)}
     known = {**images.settings, **bridge, **images.run, **seconds, **images.settings}
     return {key: value for key, value in known.items() if key not in NOT_SHOWN}

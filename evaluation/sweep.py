@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -17,7 +18,7 @@ from i2sb.recon import SECONDS, find_recon, made_with
 from i2sb.runtime.files import atomic_write
 
 NAME = r"samples_nfe(\d+)(_clip)?"  # of a folder of samples
-FREE = {"nfe", "samples"}  # what may differ between points of one curve
+FREE = {"nfe", "samples"}  # what differs between points of one curve
 LOG_FROM = 8  # the NFE axis is logarithmic where its largest value is this many times its smallest
 CHARACTER = 0.027  # the width of one in a tick label, as a share of the axis
 STYLE = {"font.size": 11, "axes.grid": True, "axes.grid.axis": "y", "axes.spines.right": False, "grid.alpha": 0.35}
@@ -25,11 +26,15 @@ SVG = {"svg.fonttype": "path", "svg.hashsalt": "i2sb"}  # no font is needed to s
 
 
 class Point(NamedTuple):
-    """One setting of a sweep: network evaluations, seconds per image, metric -> score of the restored images."""
+    """One setting of a sweep: network evaluations, seconds per image, metric -> score of the restored images.
+
+    made: how it was made and judged; points of one curve are equal in it.
+    """
 
     nfe: int
     seconds: float | None
     scores: Mapping[str, Score]
+    made: Sequence[Mapping[str, Any]] = ()
 
 
 def is_judged(folder: Path, opt: Any) -> bool:
@@ -52,10 +57,12 @@ def is_judged(folder: Path, opt: Any) -> bool:
 
 def read_point(folder: Path) -> Point:
     """Raises UserError as `read_judged`."""
-    run, _, scores = read_judged(folder)
+    run, settings, scores = read_judged(folder)
+    nfe = run.get("nfe") or int(re.match(NAME, folder.name)[1])
     known = {metric: score for metric, score in scores.get("restored", {}).items() if score.value is not None}
-    seconds = made_with(find_recon(folder)[0]).get(SECONDS)
-    return Point(run.get("nfe") or int(re.match(NAME, folder.name)[1]), seconds, known)
+    run = {"clip_denoise": folder.name.endswith("_clip"), **run}
+    made = [{key: value for key, value in found.items() if key not in FREE} for found in (run, settings)]
+    return Point(nfe, made_with(find_recon(folder)[0]).get(SECONDS), known, made)
 
 
 def read_curve(folder: Path) -> list[Point]:
@@ -63,19 +70,14 @@ def read_curve(folder: Path) -> list[Point]:
 
     Folders of another checkpoint, data set, seed, precision, or way of judging belong to another curve.
     """
-
-    def alike(place: Path) -> list[dict] | None:
-        try:
-            run, settings, _ = read_judged(place)
-        except UserError:
-            return None
-        run = {"clip_denoise": place.name.endswith("_clip"), **run}
-        return [{key: value for key, value in found.items() if key not in FREE} for found in (run, settings)]
-
-    wanted = alike(folder)
-    places = [place for place in folder.parent.iterdir() if re.fullmatch(NAME, place.name)] if wanted else []
-    points = [read_point(place) for place in places if alike(place) == wanted]
-    return sorted(points, key=lambda point: point.nfe) if len(points) > 1 else []
+    points = {}
+    for place in folder.parent.iterdir():
+        if re.fullmatch(NAME, place.name):
+            with contextlib.suppress(UserError):
+                points[place.name] = read_point(place)
+    own = points.get(folder.name)
+    alike = [point for point in points.values() if own and point.made == own.made]
+    return sorted(alike, key=lambda point: point.nfe) if len(alike) > 1 else []
 
 
 def write_sweep(folders: Iterable[Path], out: Path) -> None:
