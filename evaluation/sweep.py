@@ -22,6 +22,7 @@ FREE = {"nfe", "samples"}  # what differs between points of one curve
 LOG_FROM = 8  # the NFE axis is logarithmic where its largest value is this many times its smallest
 CHARACTER = 0.027  # the width of one in a tick label, as a share of the axis
 STYLE = {"font.size": 11, "axes.grid": True, "axes.grid.axis": "y", "axes.spines.right": False, "grid.alpha": 0.35}
+PADDING = {"figure.constrained_layout.w_pad": 0.12, "figure.constrained_layout.h_pad": 0.12}  # inches
 SVG = {"svg.fonttype": "path", "svg.hashsalt": "i2sb"}  # no font is needed to show it; equal points, equal bytes
 
 
@@ -109,13 +110,13 @@ def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> b
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
-        matplotlib.rcParams.update(STYLE | SVG)
+        matplotlib.rcParams.update(STYLE | PADDING | SVG)
         figure = Figure(figsize=(4.5, 2.7 * len(metrics)), layout="constrained")
         for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics):
             _draw(axes, [point for point in points if metric in point.scores], metric)
         buffer = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"Software": None}  # equal points give equal bytes
-        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata, transparent=kind == "svg")
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()
 
 
