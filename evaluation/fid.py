@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,27 +17,24 @@ from i2sb.runtime.files import atomic_write
 from i2sb.runtime.reading import load_npz
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Mean [D] and covariance [D, D] (ddof 1), float64; `num_images` is None where a file does not tell."""
+class Features(NamedTuple):
+    """What is kept of the features of a set of images.
+
+    mu [D] and sigma [D, D] (ddof 1) in float64; num_images, None where a file does not tell; sample [k, D],
+    features of some of the images, for KID.
+    """
 
     mu: np.ndarray
     sigma: np.ndarray
     num_images: int | None = None
-
-
-class Features(NamedTuple):
-    """What is kept of a set of images: statistics for FID, some features [k, D] for KID, where they are known."""
-
-    statistics: Statistics
     sample: np.ndarray | None = None
 
 
 class FeatureSums:
     """Collects the features of a set of images, batch by batch; memory does not grow with their number.
 
-    Sums and sums of products in float64, of deviations from the first batch's mean: raw second moments would
-    lose digits where the mean is large.
+    Sums and sums of products of deviations from the first batch's mean: raw second moments would lose digits
+    where the mean is large.
 
     num_images: how many will come.  num_kept: of how many the features themselves are kept, a random subset
     that depends on `seed` alone.
@@ -46,19 +42,20 @@ class FeatureSums:
 
     def __init__(self, num_images: int, num_kept: int = 0, seed: int = 0) -> None:
         chosen = np.random.default_rng(seed).choice(num_images, min(num_kept, num_images), replace=False)
-        self._chosen = np.isin(np.arange(num_images), chosen)
+        self._is_kept = np.isin(np.arange(num_images), chosen)
         self._kept: list[np.ndarray] = []
         self.num_images = 0
 
     def add(self, features: Tensor) -> None:
         """Features [n, D] of the next images.  Raises ValueError where they are NaN or inf."""
-        x = features.detach().cpu().double().numpy()
+        features = features.detach().cpu().numpy()
+        x = features.astype(np.float64)
         if not np.isfinite(x).all():
             raise ValueError(f"the features of an image are NaN or inf, after {self.num_images} images")
         if self.num_images == 0:
             self._origin = x.mean(axis=0)
             self._sum, self._products = np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
-        self._kept.append(x[self._chosen[self.num_images : self.num_images + len(x)]].astype(np.float32))
+        self._kept.append(features[self._is_kept[self.num_images : self.num_images + len(x)]])
         x = x - self._origin
         self._sum += x.sum(axis=0)
         self._products += x.T @ x
@@ -71,7 +68,7 @@ class FeatureSums:
             raise MetricUnavailable("needs at least two images")
         sigma = (self._products - np.outer(self._sum, self._sum) / n) / (n - 1)
         sample = np.concatenate(self._kept)
-        return Features(Statistics(self._origin + self._sum / n, sigma, n), sample if len(sample) else None)
+        return Features(self._origin + self._sum / n, sigma, n, sample if len(sample) else None)
 
 
 def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: ArrayLike) -> float:
@@ -116,11 +113,8 @@ def _factor(mu: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     return factor
 
 
-def distance(restored: Statistics, reference: Statistics) -> float:
-    """The Frechet inception distance of two sets of images.
-
-    Raises UserError for a reference of another network's features.
-    """
+def distance(restored: Features, reference: Features) -> float:
+    """FID of two sets of images.  Raises UserError for a reference of another network's features."""
     if restored.mu.shape != reference.mu.shape:
         raise UserError(
             f"FID: its reference has statistics of {len(reference.mu)} features per image, the network gives "
@@ -129,22 +123,17 @@ def distance(restored: Statistics, reference: Statistics) -> float:
     return frechet_distance(restored.mu, restored.sigma, reference.mu, reference.sigma)
 
 
-def save_statistics(path: Path, statistics: Statistics, source: str = "") -> None:
+def save_statistics(path: Path, features: Features, source: str = "") -> None:
     """Writes mu, sigma, num_images and source (what the images were) in NumPy's npz format, atomically."""
-    arrays = {"mu": statistics.mu, "sigma": statistics.sigma, "source": np.str_(source)}
-    if statistics.num_images is not None:
-        arrays["num_images"] = np.int64(statistics.num_images)
-    with atomic_write(Path(path)) as file:
+    arrays = {"mu": features.mu, "sigma": features.sigma, "source": np.str_(source)}
+    if features.num_images is not None:
+        arrays["num_images"] = np.int64(features.num_images)
+    with atomic_write(path) as file:
         np.savez(file, **arrays)
 
 
-def load_statistics(path: Path) -> Statistics:
-    """Reads mu and sigma (and num_images, if any).  Raises UserError for a file that holds no such statistics."""
-    return _load(Path(path))[0]
-
-
-def _load(path: Path) -> tuple[Statistics, str]:
-    """(statistics, source)"""
+def load_statistics(path: Path) -> tuple[Features, str]:
+    """(statistics, source, "" if the file does not tell).  Raises UserError for a file without mu and sigma."""
     found = load_npz(path, ("mu", "sigma"))  # published files also hold gigabytes of images
     with np.load(path, allow_pickle=False) as archive:
         present = [key for key in ("num_images", "source") if key in archive]
@@ -154,21 +143,21 @@ def _load(path: Path) -> tuple[Statistics, str]:
         _factor(mu, sigma)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: holds no FID statistics (mu [D] and sigma [D, D]): {one_line(error, 200)}") from error
-    return Statistics(mu, sigma, notes.get("num_images")), notes.get("source", "")
+    return Features(mu, sigma, notes.get("num_images")), notes.get("source", "")
 
 
-def cached_statistics(path: Path, compute: Callable[[], Statistics], source: str) -> Statistics:
+def cached_statistics(path: Path, compute: Callable[[], Features], source: str) -> Features:
     """The statistics in `path`; where there are none of this `source`, what `compute` gives, kept there.
 
     source: identifies the images.  Files without one (the original's, or others put there by hand) are trusted.
     """
     if path.is_file():
-        statistics, stored = _load(path)
+        features, stored = load_statistics(path)
         if stored in ("", source):
-            return statistics
-    statistics = compute()
-    save_statistics(path, statistics, source)
-    return statistics
+            return features
+    features = compute()
+    save_statistics(path, features, source)
+    return features
 
 
 def statistics_path(image_size: int, split: str = "val", mode: str = "legacy_pytorch") -> Path:

@@ -19,12 +19,11 @@ def compute_fid_from_numpy(
     numpy_arr: np.ndarray, ref_mu: ArrayLike, ref_sigma: ArrayLike, batch_size: int = 256, mode: str = "legacy_pytorch"
 ) -> float:
     """FID of images [n, H, W, 3] uint8 to the statistics of others, mu [D] and sigma [D, D]."""
-    network = build_inception(mode, _device())
-    sums = FeatureSums(len(numpy_arr))
-    for start in range(0, len(numpy_arr), batch_size):
-        sums.add(network(torch.from_numpy(numpy_arr[start : start + batch_size]).permute(0, 3, 1, 2)))
-    statistics = sums.finish().statistics
-    return frechet_distance(statistics.mu, statistics.sigma, ref_mu, ref_sigma)
+    network, sums = _network(mode), FeatureSums(len(numpy_arr))
+    for batch in torch.from_numpy(numpy_arr).permute(0, 3, 1, 2).split(batch_size):
+        sums.add(network(batch))
+    found = sums.finish()
+    return frechet_distance(found.mu, found.sigma, ref_mu, ref_sigma)
 
 
 def compute_fid_ref_stat(opt: Any, log: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -34,13 +33,12 @@ def compute_fid_ref_stat(opt: Any, log: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     path = statistics_path(opt.image_size, opt.split, opt.mode)
     if not path.is_file():
-        log.info(f"[FID] computing {path}")
         dataset = build_lmdb_dataset(opt, log, opt.split == "train", build_test_transform(opt.image_size))
-        found = features_of(dataset, build_inception(opt.mode, _device()), batch_size=64).statistics
+        found = features_of(dataset, _network(opt.mode), batch_size=64)
         save_statistics(path, found, f"{content(dataset)}, {opt.image_size} px")
-    statistics = load_statistics(path)
-    return statistics.mu, statistics.sigma
+    found, _ = load_statistics(path)
+    return found.mu, found.sigma
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _network(mode: str) -> torch.nn.Module:
+    return build_inception(mode, "cuda" if torch.cuda.is_available() else "cpu")

@@ -31,19 +31,15 @@ def ssim(images: Tensor, clean: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     if min(images.shape[-2:]) < SSIM_WINDOW:
-        size = "x".join(map(str, images.shape[-2:]))
-        raise ValueError(f"images are {size} pixels, SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW}")
-    images, clean = _as_seen(images, clean)
+        raise ValueError(f"images are {list(images.shape)}, SSIM needs at least {SSIM_WINDOW} pixels")
     _, similarity = structural_similarity_index_measure(
-        images, clean, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+        *_as_seen(images, clean), sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
     )
-    # torchmetrics reflects the images at their borders and averages over the reflections as well
-    border = SSIM_WINDOW // 2
+    border = SSIM_WINDOW // 2  # torchmetrics reflects the images there, and averages over the reflections as well
     return similarity[..., border:-border, border:-border].mean(dim=(1, 2, 3))
 
 
 def _as_seen(images: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-    if images.ndim != 4 or images.shape != clean.shape:
+    if images.shape != clean.shape:
         raise ValueError(f"images {list(images.shape)} and clean {list(clean.shape)} must be the same [B, 3, H, W]")
-    images, clean = nearest_uint8(images), nearest_uint8(clean.to(images.device))
-    return images.float() / 255, clean.float() / 255
+    return nearest_uint8(images).float() / 255, nearest_uint8(clean.to(images.device)).float() / 255

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from corruption import build_corruption
 from dataset.freeform import bank_for
 from dataset.imagenet import build_evaluation_dataset, is_imagenet
-from evaluation.fid import FeatureSums
+from evaluation.fid import Features, FeatureSums
 from evaluation.metrics import METRICS, OF_SETS, Judges, MetricUnavailable, build_judges
 from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
-from evaluation.reference import NUM_KEPT, Reference, build_reference
+from evaluation.reference import NUM_KEPT, build_reference
 from evaluation.table import Score, Scores, mean_scores, print_scores, read_csv, read_metrics, write_csv, write_metrics
 from evaluation.triples import check_pairs, triples
 from evaluation.weights import WeightsUnavailable
@@ -25,9 +24,10 @@ from i2sb.recon import Recon, find_recon, run_identity
 from i2sb.restore import open_log
 from i2sb.runtime.progress import Progress
 
+Values = dict[str, dict[str, list[float]]]  # row -> metric -> value per image
 
-@dataclass
-class Samples:
+
+class Samples(NamedTuple):
     """A folder of restored images.  run: identity of the run that made them, {} for the original's."""
 
     folder: Path
@@ -35,8 +35,7 @@ class Samples:
     run: dict[str, Any]
 
 
-@dataclass
-class Evaluation:
+class Evaluation(NamedTuple):
     """What folders of samples are judged with.
 
     options: the checkpoint's, with the task and image size of the samples and the data set of this run.
@@ -64,13 +63,11 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     found = open_samples(opt)
     judges = build_judges(opt.metrics, found.dataset.classes, opt.device, opt.mode)
     reference = _reference(opt, found, judges)
-    names = [found.dataset.short_name(path) for path, _ in found.dataset.samples]
     results: dict[str, Scores] = {}
     for name, samples in found.samples.items():
         values, features = _judge(opt, samples, found, judges)
-        table = _table(opt.metrics, values, features, judges, reference)
-        _keep(samples, names, table, values, _settings(opt, found, samples, reference))
-        results[name] = table
+        results[name] = _table(opt.metrics, values, features, judges, reference)
+        _write(samples, found.dataset, results[name], values, _settings(opt, found, samples, reference))
     title = f"{opt.ckpt}: {found.options.corrupt}, {len(found.dataset)} images of {found.options.image_size} px"
     print_scores(_one_table(results, published_scores(found.options, found.imagenet)), title)
     return results
@@ -79,36 +76,27 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
 def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     """Everything that judging, reports and pictures need of results/CKPT/SAMPLE_DIR, checked to belong together.
 
-    opt: `ckpt`, `sample_dir`, `dataset_dir`, `val_list`, `image_size`, `given`, `device` are read.  The task and
-    the image size are the samples' own, whatever the checkpoint has become; the original's samples do not tell
-    theirs, so they have the checkpoint's.
+    opt: `ckpt`, `sample_dir`, `image_size`, `given`, `device` and the options of data are read.  The task and the
+    image size are the samples' own, whatever the checkpoint has become; the original's samples do not tell theirs,
+    so they have the checkpoint's.
 
     Raises:
         UserError: samples that are missing, of different tasks, or not of this data set.
     """
-    folder = RESULTS / opt.ckpt
-    ckpt_opt = build_ckpt_option(opt, None, folder)
-    samples: dict[str, Samples] = {}
-    log = None
+    ckpt_opt, samples, log = build_ckpt_option(opt, None, RESULTS / opt.ckpt), {}, None
     for name in opt.sample_dir:
-        paths = find_recon(folder / name)
-        log = log or open_log(folder / name)
-        samples[name] = Samples(folder / name, Recon(paths, log), run_identity(folder / name))
+        folder = RESULTS / opt.ckpt / name
+        paths = find_recon(folder)
+        log = log or open_log(folder)
+        samples[name] = Samples(folder, Recon(paths, log), run_identity(folder))
     ckpt_opt.device = device or opt.device
     ckpt_opt.corrupt = _common("task", samples, ckpt_opt.corrupt)
     if "image_size" not in opt.given:
         ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
     dataset, corrupt, imagenet = open_evaluation(ckpt_opt, log)
-    weights = load_checkpoint(ckpt_opt.load)["identity"]
-    for name, found in samples.items():
-        check_pairs(found.recon, dataset, f"{opt.ckpt}/{name}", ckpt_opt.image_size)
-        check_run(found, dataset)
-        if found.run.get("checkpoint", weights) != weights:
-            log.warning(
-                f"[Judge] {found.folder}: {ckpt_opt.load} is no longer the checkpoint that restored these images; "
-                f"they are judged as {ckpt_opt.corrupt}, as they were made"
-            )
-    return Evaluation(ckpt_opt, dataset, corrupt, imagenet, samples, log)
+    found = Evaluation(ckpt_opt, dataset, corrupt, imagenet, samples, log)
+    _check(found)
+    return found
 
 
 def open_evaluation(ckpt_opt: Any, log: Any) -> tuple[Any, Callable, bool]:
@@ -128,25 +116,31 @@ def _common(key: str, samples: Mapping[str, Samples], default: Any) -> Any:
     return next(iter(values.values()))
 
 
-def check_run(samples: Samples, dataset: Any) -> None:
-    """Raise a UserError if the samples were restored from other images, as far as that can be told before.
+def _check(found: Evaluation) -> None:
+    """Compare the samples with the data set (UserError) and the checkpoint (a warning) as they are now.
 
     Where the checksums of the image files are known, `triples` compares each file as it is read instead.
     """
-    was, now = samples.run.get("data"), dataset.fingerprint()
-    if was not in (None, now) and samples.recon.checksums is None:
-        raise UserError(
-            f"{samples.folder}: was restored from other images ({was}, now {now}); give the --dataset-dir and "
-            "--val-list of sample.py, or run sample.py --overwrite"
-        )
+    weights = load_checkpoint(found.options.load)["identity"]
+    for folder, recon, run in found.samples.values():
+        check_pairs(recon, found.dataset, str(folder), found.options.image_size)
+        was, now = run.get("data"), found.dataset.fingerprint() if recon.checksums is None else None
+        if None not in (was, now) and was != now:
+            raise UserError(
+                f"{folder}: was restored from other images ({was}, now {now}); give the --dataset-dir and --val-list "
+                "of sample.py, or run sample.py --overwrite"
+            )
+        if run.get("checkpoint", weights) != weights:
+            found.log.warning(
+                f"[Judge] {folder}: {found.options.load} is no longer the checkpoint that restored these images; they "
+                f"are judged as {found.options.corrupt}, as they were made"
+            )
 
 
-def _judge(
-    opt: Any, samples: Samples, found: Evaluation, judges: Judges
-) -> tuple[dict[str, dict[str, list[float]]], FeatureSums | None]:
-    """(row -> metric -> value per image; the restored images' features)."""
+def _judge(opt: Any, samples: Samples, found: Evaluation, judges: Judges) -> tuple[Values, FeatureSums | None]:
+    """The values of each image, and the features of the restored ones."""
     count, dataset = len(samples.recon), found.dataset
-    values: dict[str, dict[str, list[float]]] = {}
+    values: Values = {}
     features = FeatureSums(count, NUM_KEPT if "kid" in opt.metrics else 0) if judges.features else None
     stream = triples(
         samples.recon,
@@ -160,7 +154,7 @@ def _judge(
     with Progress(f"judging {samples.folder.name}", count, text=f"0/{count} images") as progress:
         for batch in stream:
             if not batch.restored.isfinite().all():
-                first, last = (dataset.short_name(dataset.samples[i][0]) for i in (batch.numbers[0], batch.numbers[-1]))
+                first, last = (dataset.short_name(dataset.samples[batch.numbers[i]][0]) for i in (0, -1))
                 where = f"an image from {first} to {last}"
                 raise UserError(f"{samples.folder}: NaN or inf in {where}; run sample.py --overwrite")
             rows = {"degraded": batch.degraded, "restored": to_float(batch.restored), "clean": batch.clean}
@@ -171,58 +165,55 @@ def _judge(
                         values.setdefault(row, {}).setdefault(metric, []).extend(scores)
             if features is not None:
                 features.add(judges.features(to_uint8(batch.restored)))
-            progress.advance(len(batch.numbers), f"{batch.numbers[-1] + 1}/{count} images")
+            progress.update(batch.numbers[-1] + 1, f"{batch.numbers[-1] + 1}/{count} images")
     return values, features
 
 
-def _reference(opt: Any, found: Evaluation, judges: Judges) -> Reference | None:
-    """What FID and KID compare with; None where neither can be measured, `judges.unavailable` says why."""
-    if judges.features is None:
-        return None
+def _reference(opt: Any, found: Evaluation, judges: Judges) -> tuple[Features, str] | None:
+    """What FID and KID compare with; None where neither can be measured, and `judges.unavailable` says why."""
     try:
-        return build_reference(opt, found.options, found.imagenet, judges.features, found.log)
+        if judges.features is not None:
+            return build_reference(opt, found.options, found.imagenet, judges.features, found.log)
     except (WeightsUnavailable, MetricUnavailable) as error:
         judges.features = None
-        judges.unavailable |= {name: str(error) for name in opt.metrics if name in OF_SETS}
-        return None
+        judges.unavailable |= {name: f"its reference: {error}" for name in opt.metrics if name in OF_SETS}
+    return None
 
 
 def _table(
-    metrics: list[str], values: Mapping, features: FeatureSums | None, judges: Judges, reference: Reference | None
+    metrics: list[str],
+    values: Values,
+    features: FeatureSums | None,
+    judges: Judges,
+    reference: tuple[Features, str] | None,
 ) -> dict[str, dict[str, Score]]:
     """Row -> metric -> score."""
-    table: dict[str, dict[str, Score]] = {"degraded": {}, "restored": {}, "clean": {}}
+    table: dict[str, dict[str, Score]] = {row: {} for row in values} | {"restored": {}}
     for metric in metrics:
         rows = {row: found[metric] for row, found in values.items() if metric in found}
         if metric in judges.unavailable:
             table["restored"][metric] = Score(None, judges.unavailable[metric])
         elif metric in OF_SETS:
-            table["restored"][metric] = _of_sets(metric, features, reference)
+            try:
+                value, note = METRICS[metric].of_sets(features.finish(), reference[0]), reference[1]
+            except MetricUnavailable as error:
+                value, note = None, str(error)
+            table["restored"][metric] = Score(value, note, features.num_images)
         else:
             for row, score in mean_scores(rows, METRICS[metric].scale).items():
                 table[row][metric] = score
-    return {row: scores for row, scores in table.items() if scores}
+    return table
 
 
-def _of_sets(metric: str, features: FeatureSums, reference: Reference) -> Score:
-    try:
-        value = METRICS[metric].of_sets(features.finish(), reference.features)
-    except MetricUnavailable as error:
-        return Score(None, str(error), features.num_images)
-    return Score(value, reference.note, features.num_images)
-
-
-def _keep(samples: Samples, names: list[str], table: Scores, values: Mapping, settings: dict[str, Any]) -> None:
-    """Write metrics.json and metrics_per_image.csv; other scores of the same run, judged alike, stay in them."""
-    columns = {f"{metric}_{row}": column for row, found in values.items() for metric, column in found.items()}
-    earlier, scores, kept = _earlier(samples, names, settings)
-    merged = {
-        row: {**scores.get(row, {}), **{m: s for m, s in table.get(row, {}).items() if s.value is not None or
-                                        m not in scores.get(row, {})}}
-        for row in ("degraded", "restored", "clean")
-    }  # fmt: skip
-    write_csv(samples.folder / "metrics_per_image.csv", names, {**kept, **columns}, samples.run)
-    merged = {row: found for row, found in merged.items() if found}
+def _write(samples: Samples, dataset: Any, table: Scores, values: Values, settings: dict[str, Any]) -> None:
+    """metrics.json and metrics_per_image.csv; other scores of the same run, judged alike, stay in them."""
+    names = [dataset.short_name(path) for path, _ in dataset.samples]
+    earlier, scores, columns = _earlier(samples, names, settings)
+    merged = {row: dict(scores.get(row, {})) for row in [*table, *scores]}
+    for row, found in table.items():
+        merged[row] |= {m: score for m, score in found.items() if score.value is not None or m not in merged[row]}
+    columns |= {f"{metric}_{row}": column for row, found in values.items() for metric, column in found.items()}
+    write_csv(samples.folder / "metrics_per_image.csv", names, columns, samples.run)
     write_metrics(samples.folder / "metrics.json", merged, {**earlier, **settings}, samples.run)
 
 
@@ -233,11 +224,14 @@ def _earlier(samples: Samples, names: list[str], settings: dict[str, Any]) -> tu
         was, scores = read_metrics(path, samples.run)
     except UserError:
         return {}, {}, {}
-    # The original's samples have no identity: only their age says whether they are the judged ones.
-    outdated = not samples.run and path.stat().st_mtime_ns < max(p.stat().st_mtime_ns for p in samples.recon.paths)
-    if outdated or any(was.get(key) != settings[key] for key in settings if not key.startswith("fid_")):
+    alike = ["corrupt", "image_size", "num_images", "seed"]
+    if not samples.run:  # the original's: only their age says whether they are the judged ones
+        alike.append("dataset_dir")
+        if path.stat().st_mtime_ns < max(recon.stat().st_mtime_ns for recon in samples.recon.paths):
+            return {}, {}, {}
+    if any(was.get(key) != settings[key] for key in alike):
         return {}, {}, {}
-    if any(was.get(key) != value for key, value in settings.items()):  # FID and KID by another network or reference
+    if any(was.get(key) != settings[key] for key in settings if key.startswith("fid_")):
         scores = {row: {m: s for m, s in found.items() if m not in OF_SETS} for row, found in scores.items()}
     try:
         judged, columns = read_csv(path.with_name("metrics_per_image.csv"), samples.run)
@@ -246,7 +240,7 @@ def _earlier(samples: Samples, names: list[str], settings: dict[str, Any]) -> tu
     return was, scores, columns if judged == names else {}
 
 
-def _settings(opt: Any, found: Evaluation, samples: Samples, reference: Reference | None) -> dict[str, Any]:
+def _settings(opt: Any, found: Evaluation, samples: Samples, reference: tuple[Features, str] | None) -> dict[str, Any]:
     settings = {
         "checkpoint": opt.ckpt,
         "samples": samples.folder.name,
@@ -257,7 +251,7 @@ def _settings(opt: Any, found: Evaluation, samples: Samples, reference: Referenc
         "seed": samples.run.get("seed", opt.seed),
     }
     if reference is not None:
-        settings |= {"fid_mode": opt.mode, "fid_reference": opt.fid_ref or reference.note}
+        settings |= {"fid_mode": opt.mode, "fid_reference": opt.fid_ref or reference[1]}
     return settings
 
 
@@ -265,8 +259,7 @@ def published_scores(ckpt_opt: Any, imagenet: bool) -> Scores:
     """The paper's row, where it speaks of the same task, size and data."""
     if not (imagenet and ckpt_opt.image_size == IMAGE_SIZE and ckpt_opt.corrupt in PUBLISHED):
         return {}
-    found = PUBLISHED[ckpt_opt.corrupt]
-    return {"published": {"fid": Score(found.fid, SOURCE), "accuracy": Score(found.accuracy, SOURCE)}}
+    return {"published": {metric: Score(value, SOURCE) for metric, value in PUBLISHED[ckpt_opt.corrupt].items()}}
 
 
 def _one_table(results: Mapping[str, Scores], published: Scores) -> Scores:

@@ -23,11 +23,12 @@ class MetricUnavailable(RuntimeError):
 
 
 class Metric(NamedTuple):
-    """A row of METRICS: either `per_image` or `of_sets` is given.
+    """A row of METRICS; one of the last two is given.
 
     title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.
+    scale: per-image values times this are shown.
     per_image: (class names, device) -> a function of (images, clean, labels), [B,3,S,S] in [-1,1] twice and [B],
-        that gives scores [B].  The score of a set is their mean times `scale`.
+        that gives scores [B].
     of_sets: (restored, reference) -> the distance of two sets of images.
     Both raise MetricUnavailable or WeightsUnavailable where there is no such score.
     """
@@ -36,14 +37,14 @@ class Metric(NamedTuple):
     unit: str
     better: str
     digits: int
+    scale: float = 1.0
     per_image: Callable[[Sequence[str], str], Judge] | None = None
     of_sets: Callable[[Features, Features], float] | None = None
-    scale: float = 1.0
 
     @property
     def label(self) -> str:
-        """Such as "PSNR [dB] ↑"."""
-        return " ".join(part for part in (self.title, self.unit and f"[{self.unit}]", self.better) if part)
+        """Such as "PSNR [dB]"."""
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
 
 
 def _psnr(classes: Sequence[str], device: str) -> Judge:
@@ -59,10 +60,11 @@ def _ssim(classes: Sequence[str], device: str) -> Judge:
 
 
 def _accuracy(classes: Sequence[str], device: str) -> Judge:
-    from evaluation.resnet import build_resnet50, top1, why_no_accuracy
+    from dataset.imagenet import is_imagenet
+    from evaluation.resnet import build_resnet50, top1
 
-    if reason := why_no_accuracy(classes):
-        raise MetricUnavailable(reason)
+    if len(classes) != 1000 or not is_imagenet(classes):
+        raise MetricUnavailable(f"needs ImageNet's 1000 classes, this data set has {len(classes)} of its own")
     network = build_resnet50().to(device)
     return lambda images, clean, labels: top1(network(images.to(device)), labels).float()
 
@@ -77,7 +79,7 @@ def _lpips(classes: Sequence[str], device: str) -> Judge:
 def _fid(restored: Features, reference: Features) -> float:
     from evaluation.fid import distance
 
-    return distance(restored.statistics, reference.statistics)
+    return distance(restored, reference)
 
 
 def _kid(restored: Features, reference: Features) -> float:
@@ -92,7 +94,7 @@ def _kid(restored: Features, reference: Features) -> float:
 METRICS = {
     "psnr": Metric("PSNR", "dB", "↑", 2, per_image=_psnr),
     "ssim": Metric("SSIM", "", "↑", 4, per_image=_ssim),
-    "accuracy": Metric("Accuracy", "%", "↑", 1, per_image=_accuracy, scale=100),
+    "accuracy": Metric("Accuracy", "%", "↑", 1, 100, per_image=_accuracy),
     "lpips": Metric("LPIPS", "", "↓", 4, per_image=_lpips),
     "fid": Metric("FID", "", "↓", 2, of_sets=_fid),
     "kid": Metric("KID x1e3", "", "↓", 3, of_sets=_kid),
@@ -105,12 +107,6 @@ def shown_as(name: str) -> Metric:
     return METRICS.get(name, Metric(name, "", "", 4))
 
 
-def metrics_of(rows: Iterable[Iterable[str]]) -> list[str]:
-    """The names in any of the rows, in the order of METRICS; those that are not in it behind."""
-    present = {name for row in rows for name in row}
-    return [name for name in METRICS if name in present] + sorted(present - set(METRICS))
-
-
 @dataclass
 class Judges:
     """per_image: metric -> judge; features: for distances of sets; unavailable: metric -> one line why."""
@@ -121,31 +117,19 @@ class Judges:
 
 
 def build_judges(metrics: Iterable[str], classes: Sequence[str], device: str, mode: str = "legacy_pytorch") -> Judges:
-    """The judges of `metrics`, as far as their weights can be had.
-
-    Args:
-        classes: the data set's class names; accuracy means something on ImageNet's only.
-        mode: clean-fid's, for FID and KID.
-    """
+    """The judges of `metrics`, as far as their weights can be had; mode: clean-fid's, for FID and KID."""
+    from evaluation import inception
     from evaluation.weights import WeightsUnavailable
 
     judges = Judges()
-    of_sets = []
     for name in metrics:
         try:
-            if METRICS[name].of_sets:
-                of_sets.append(name)
+            if name in OF_SETS:
+                judges.features = judges.features or inception.build_inception(mode, device)
             else:
                 judges.per_image[name] = METRICS[name].per_image(classes, device)
         except (MetricUnavailable, WeightsUnavailable) as error:
             judges.unavailable[name] = str(error)
-    if of_sets:
-        from evaluation.inception import build_inception
-
-        try:
-            judges.features = build_inception(mode, device)
-        except WeightsUnavailable as error:
-            judges.unavailable |= dict.fromkeys(of_sets, str(error))
     return judges
 
 

@@ -7,17 +7,17 @@ import hashlib
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from corruption.registry import lookup
-from dataset.decode import decode
+from dataset.decode import decode, reason
 from dataset.folder import scan
 from dataset.imagenet import build_lmdb_dataset
 from dataset.images import UnreadableImage, build_test_transform
-from evaluation.fid import Features, FeatureSums, Statistics, cached_statistics, load_statistics, statistics_path
+from evaluation.fid import Features, FeatureSums, cached_statistics, load_statistics, statistics_path
 from evaluation.weights import find
 from i2sb import addresses
 from i2sb.errors import UserError
@@ -29,48 +29,41 @@ NUM_KEPT = 10_000  # images whose features KID may draw from
 _NUM_COMPARED = 1000  # images whose bytes tell a data set from one of the same names and sizes
 
 
-class Reference(NamedTuple):
-    """`note` says what it is; shown below the table."""
+def build_reference(opt: Any, ckpt_opt: Any, imagenet: bool, network: Callable, log: Any) -> tuple[Features, str]:
+    """(features of the reference, a note on what it is).
 
-    features: Features
-    note: str = ""
+    `--fid-ref`, if given; ImageNet's training set where the task is published so; else the whole validation set.
 
-
-def build_reference(opt: Any, ckpt_opt: Any, imagenet: bool, network: Callable, log: Any) -> Reference:
-    """`--fid-ref`, if given; ImageNet's training set where the task is published so; else the whole validation set.
-
-    opt: `metrics`, `mode`, `fid_ref`, `batch_size`, `num_workers` of compute_metrices.py are read.
-    ckpt_opt: the task, image size and data set that are judged.
+    Args:
+        opt: `metrics`, `mode`, `fid_ref`, `batch_size`, `num_workers` of compute_metrices.py are read.
+        ckpt_opt: the task, image size and data set that are judged.
 
     Raises:
-        UserError: a reference that cannot be read, or of another network.
+        UserError: a reference that cannot be read.
         WeightsUnavailable, MetricUnavailable: the published statistics cannot be had, or there is only one image.
     """
 
-    def measure(dataset: Dataset) -> Features:
-        num_kept = NUM_KEPT if "kid" in opt.metrics else 0
-        return features_of(dataset, network, opt.batch_size, opt.num_workers, num_kept)
+    def measure(dataset: Any) -> Features:
+        return features_of(dataset, network, opt.batch_size, opt.num_workers, NUM_KEPT if "kid" in opt.metrics else 0)
 
     if opt.fid_ref is not None:
-        return Reference(_given(Path(opt.fid_ref), ckpt_opt, measure, log))
+        return _given(Path(opt.fid_ref), ckpt_opt, measure, log), ""
     if imagenet and lookup(ckpt_opt.corrupt).fid_split == "train":
-        return Reference(Features(training_statistics()), "to ImageNet's training set")
+        return load_statistics(find(addresses.FID_TRAIN_STATISTICS, Path("data")))[0], "to ImageNet's training set"
     whole = build_lmdb_dataset(ckpt_opt, log, train=False)
-    if "kid" in opt.metrics:  # its features are not kept on the disk
-        return Reference(measure(whole), "to the validation set")
+    if "kid" in opt.metrics:  # features are not kept on the disk
+        return measure(whole), "to the validation set"
     source, path = f"{content(whole)}, {ckpt_opt.image_size} px", statistics_path(ckpt_opt.image_size, "val", opt.mode)
     if getattr(ckpt_opt, "exif_rotate", False):
         source += ", turned by EXIF"
     if not imagenet:  # many data sets may be judged in one folder
-        digest = hashlib.sha256(source.encode()).hexdigest()[:8]
-        path = path.with_name(path.name.replace("imagenet", f"data-{digest}"))
-    statistics = cached_statistics(path, lambda: measure(whole).statistics, source)
-    return Reference(Features(statistics), "to the validation set")
+        path = path.with_name(path.name.replace("imagenet", f"data-{hashlib.sha256(source.encode()).hexdigest()[:8]}"))
+    return cached_statistics(path, lambda: measure(whole), source), "to the validation set"
 
 
-def _given(path: Path, ckpt_opt: Any, measure: Callable[[Dataset], Features], log: Any) -> Features:
+def _given(path: Path, ckpt_opt: Any, measure: Callable[[Any], Features], log: Any) -> Features:
     if path.is_file() and path.suffix == ".npz":
-        return Features(load_statistics(path))
+        return load_statistics(path)[0]
     if (path / "val_faster_imagefolder.lmdb").exists() or (path / "val").is_dir():
         place = argparse.Namespace(**{**vars(ckpt_opt), "dataset_dir": path})
         return measure(build_lmdb_dataset(place, log, train=False))
@@ -80,7 +73,7 @@ def _given(path: Path, ckpt_opt: Any, measure: Callable[[Dataset], Features], lo
 
 
 def features_of(
-    dataset: Dataset, network: Callable[[Tensor], Tensor], batch_size: int, num_workers: int = 0, num_kept: int = 0
+    dataset: Any, network: Callable[[Tensor], Tensor], batch_size: int, num_workers: int = 0, num_kept: int = 0
 ) -> Features:
     """Features of all images of a data set: items (image [3,S,S] in [-1,1], ...); num_kept: see `FeatureSums`.
 
@@ -92,33 +85,24 @@ def features_of(
     with Progress("features of the reference", count) as progress:
         for images, *_ in ordered_loader(dataset, batches, num_workers=num_workers):
             sums.add(network(nearest_uint8(images)))
-            progress.advance(len(images), f"{sums.num_images}/{count} images")
+            progress.update(sums.num_images, f"{sums.num_images}/{count} images")
     return sums.finish()
-
-
-def training_statistics(folder: Path = Path("data")) -> Statistics:
-    """ADM's statistics of the ImageNet 256x256 training set, fetched at the first call.
-
-    Raises WeightsUnavailable where the file is not here and cannot be fetched.
-    """
-    return load_statistics(find(addresses.FID_TRAIN_STATISTICS, folder))
 
 
 def content(dataset: Any) -> str:
     """Tells a data set from others: names, labels and sizes of its images, and the bytes of up to 1,000 of them."""
     crc = 0
-    for index in range(0, len(dataset), max(1, len(dataset) // _NUM_COMPARED)):
+    for index in range(0, len(dataset), -(-len(dataset) // _NUM_COMPARED)):
         crc = zlib.crc32(dataset.read(index), crc)
     return f"{dataset.fingerprint()}-{crc:08x}"
 
 
 class ImageFiles(Dataset):
-    """The image files below a folder, by path; items (image [3,S,S] in [-1,1],), cropped as the data sets do."""
+    """The images below a folder, by path; items (image [3,S,S] in [-1,1],), cropped as the data sets do."""
 
     def __init__(self, folder: Path, image_size: int, exif_rotate: bool = False, log: Any = None) -> None:
         self.paths = [Path(path) for path, _ in scan(folder, classes=False, log=log)[0]]
-        self.exif_rotate = exif_rotate
-        self.transform = build_test_transform(image_size)
+        self.transform, self.exif_rotate = build_test_transform(image_size), exif_rotate
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -127,4 +111,4 @@ class ImageFiles(Dataset):
         try:
             return (self.transform(decode(self.paths[index].read_bytes(), exif_rotate=self.exif_rotate)),)
         except Exception as error:  # Pillow's plug-ins raise errors of many types
-            raise UnreadableImage(f"{self.paths[index]}: the image cannot be read: {error}") from error
+            raise UnreadableImage(f"{self.paths[index]}: the image cannot be read: {reason(error)}") from error

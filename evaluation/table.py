@@ -15,17 +15,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.intervals import bootstrap_interval
-from evaluation.metrics import metrics_of, shown_as
+from evaluation.metrics import METRICS, shown_as
 from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.reading import read_json
 
 INTERVAL_NOTE = "± half the width of the 95 % bootstrap interval over images; metrics.json has both ends"
+_BATCH_BYTES = 32 * 2**20  # of resampled values held at a time; their indices take as much again
 
 
 @dataclass(frozen=True)
@@ -53,34 +54,49 @@ def mean_scores(rows: Mapping[str, Sequence[float]], scale: float = 1.0) -> dict
     """Row -> the mean of its per-image values [n] times `scale`, over the same images in every row.
 
     From two images on a score has a bootstrap interval.  An image whose value is infinite in any row (PSNR of one
-    that equals the clean one) is left out of all rows; the note says how many are.
+    that equals the clean one) is left out of all rows; the note says how many remain.
     """
-    count = len(next(iter(rows.values())))
-    kept = [i for i in range(count) if not any(math.isinf(values[i]) for values in rows.values())]
-    note = "" if len(kept) == count else (
-        f"over {len(kept)} of {count} images: the others equal the clean ones, degraded or restored"
-    )  # fmt: skip
-    return {row: _mean_score([values[i] for i in kept], scale, note) for row, values in rows.items()}
+    values = np.array(list(rows.values()), dtype=np.float64)  # [rows, n]
+    kept = ~np.isinf(values).any(axis=0)
+    note = "" if kept.all() else f"over {kept.sum()} of {len(kept)} images: in the others a row equals the clean images"
+    return {row: _mean_score(scale * own[kept], note) for row, own in zip(rows, values)}
 
 
-def _mean_score(values: Sequence[float], scale: float, note: str) -> Score:
-    if not values:
-        return Score(None, note or "no image was judged", 0)
-    mean = scale * math.fsum(values) / len(values)
-    interval = None
-    if len(values) >= 2 and math.isfinite(mean):
-        low, high = bootstrap_interval(values)
-        interval = (scale * low, scale * high)
-    return Score(mean, note, len(values), interval)
+def _mean_score(values: np.ndarray, note: str) -> Score:
+    mean = math.fsum(values) / len(values) if len(values) else None
+    finite = len(values) >= 2 and math.isfinite(mean)
+    return Score(mean, note, len(values), bootstrap_interval(values) if finite else None)
+
+
+def bootstrap_interval(values: Any, level: float = 0.95, num: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean of per-image values [n] (Efron and Tibshirani 1993, ch. 13).
+
+    How far the mean over these images could be from the mean over all such images.  `num` resamples are drawn, a
+    few at a time, so that memory stays at a few copies of the values.  The same seed gives the same interval.
+    """
+    from scipy.stats import bootstrap  # takes a second to import
+
+    values = np.asarray(values, dtype=np.float64)
+    result = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=num,
+        batch=max(1, _BATCH_BYTES // values.nbytes),
+        confidence_level=level,
+        method="percentile",
+        random_state=np.random.default_rng(seed),  # SciPy 1.15 calls it rng, and knows this name too
+    )
+    return tuple(map(float, result.confidence_interval))
 
 
 def metrics_table(scores: Scores, title: str = "") -> Table:
     """Rows as given, one column for each metric that any row has; "-" where a row has no value."""
-    columns = metrics_of(scores.values())
+    present = {metric for row in scores.values() for metric in row}
+    columns = [metric for metric in METRICS if metric in present] + sorted(present - set(METRICS))
     table = Table(title=Text(title) if title else None)
     table.add_column("images")  # Text throughout: "[dB]" in a plain string would be read as markup
     for metric in columns:
-        table.add_column(Text(shown_as(metric).label), justify="right")
+        table.add_column(Text(f"{shown_as(metric).label} {shown_as(metric).better}".strip()), justify="right")
     for name, row in scores.items():
         table.add_row(Text(name), *(_cell(metric, row.get(metric)) for metric in columns))
     return table
@@ -98,28 +114,24 @@ def print_scores(scores: Scores, title: str = "", console: Console | None = None
     """The table, and below it what ± is and each reason or caveat once, on a line of its own."""
     console = console or Console()
     console.print(metrics_table(scores, title))
-    lines = notes(scores)
+    lines = []
     if any(score.interval for row in scores.values() for score in row.values()):
-        lines.insert(0, INTERVAL_NOTE)
+        lines.append(INTERVAL_NOTE)
+    notes: dict[tuple[str, str], list[str]] = {}
+    for name, row in scores.items():
+        for metric, score in row.items():
+            if score.note:
+                notes.setdefault((metric, score.note), []).append(name)
+    lines += [f"{shown_as(metric).title} ({', '.join(names)}): {note}" for (metric, note), names in notes.items()]
     for line in lines:  # paths and addresses stay whole: no wrapping, no markup
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def notes(scores: Scores) -> list[str]:
-    """Each reason or caveat once, behind its metric and the rows that it is about."""
-    about: dict[tuple[str, str], list[str]] = {}
-    for name, row in scores.items():
-        for metric, score in row.items():
-            if score.note:
-                about.setdefault((metric, score.note), []).append(name)
-    return [f"{shown_as(metric).title} ({', '.join(names)}): {note}" for (metric, note), names in about.items()]
-
-
 def write_metrics(path: Path, scores: Scores, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    """metrics.json: {"run": {...}, "settings": {...}, "scores": {row: {metric: {value, note, num_images}}}}.
+    """metrics.json: {"run": {...}, "settings": {...}, "scores": {row: {metric: {value, note, num_images, interval}}}}.
 
-    run: identity of the samples (`i2sb.recon.run_identity`); settings: how they were judged.  A score that has an
-    interval has "interval": [low, high] too.  Strict JSON: a missing value is null, and its note says why.
+    run: identity of the samples (`i2sb.recon.run_identity`); settings: how they were judged.  Strict JSON: a missing
+    value is null, and its note says why.
     """
     cells = {row: {metric: asdict(score) for metric, score in found.items()} for row, found in scores.items()}
     content = {"run": dict(run), "settings": dict(settings), "scores": cells}
@@ -133,44 +145,24 @@ def read_metrics(path: Path, run: Mapping[str, Any] | None = None) -> tuple[dict
 
     Raises UserError where there is none, it holds something else, or it is of another run than `run`.
     """
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file; compute_metrices.py makes it")
+    _check_is_there(path)
     content = read_json(path)
     try:
-        judged = content.get("run")
-        scores = {
-            row: {metric: _as_score(cell) for metric, cell in found.items()}
-            for row, found in content["scores"].items()
-        }
+        key = run_key(content.get("run", {}))
+        scores = {row: {metric: _score(**cell) for metric, cell in found.items()}
+                  for row, found in content["scores"].items()}  # fmt: skip
         settings = dict(content["settings"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: holds no scores; run compute_metrices.py again") from error
-    if run is not None and judged != _plain(run):
-        raise UserError(f"{path}: is of other samples than those beside it; run compute_metrices.py again")
+    _check_run(path, key, run)
     return settings, scores
 
 
-def _as_score(cell: Mapping[str, Any]) -> Score:
-    interval = cell.get("interval")
-    numbers = [cell["value"], cell["num_images"], *(interval or [])]
-    if not all(isinstance(number, (int, float, type(None))) for number in numbers):
-        raise TypeError("a score is not a number")
-    return Score(cell["value"], str(cell["note"]), cell["num_images"], tuple(interval) if interval else None)
+def _score(interval: Sequence[float] | None = None, **cell: Any) -> Score:
+    return Score(**cell, interval=None if interval is None else tuple(interval))
 
 
-def _plain(run: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
-    return json.loads(json.dumps(dict(run), default=str))
-
-
-def run_key(run: Mapping[str, Any]) -> str:
-    """Identity of a run in few characters."""
-    return hashlib.sha256(json.dumps(_plain(run), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_csv(
-    path: Path, names: Iterable[str], columns: Mapping[str, Sequence[float]], run: Mapping[str, Any]
-) -> None:
+def write_csv(path: Path, names: Iterable[str], columns: Mapping[str, Sequence[float]], run: Mapping[str, Any]) -> None:
     """metrics_per_image.csv: a line per image with its name, each column, and the identity of its run."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
@@ -186,18 +178,28 @@ def read_csv(path: Path, run: Mapping[str, Any] | None = None) -> tuple[list[str
 
     Raises UserError where there is none, it holds something else, or it is of another run than `run`.
     """
+    _check_is_there(path)
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            header, *lines = csv.reader(file)
-        key = [line.pop(header.index("run")) for line in lines] if "run" in header else []
-        keys = [key for key in header[1:] if key != "run"]
-        values = [[float(cell) for cell in line[1:]] for line in lines]
-        columns = {key: [line[i] for line in values] for i, key in enumerate(keys)}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; compute_metrices.py makes it") from error
-    except (OSError, ValueError, IndexError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or "it holds no scores per image"
-        raise UserError(f"{path}: cannot be read: {reason}; run compute_metrices.py again") from error
-    if run is not None and set(key) != {run_key(run)}:
+            lines = list(csv.DictReader(file))
+        names, keys = [line.pop("image") for line in lines], {line.pop("run", "") for line in lines}
+        columns = {key: [float(line[key]) for line in lines] for key in (lines[0] if lines else ())}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: holds no scores per image; run compute_metrices.py again") from error
+    _check_run(path, *keys or {""}, run)
+    return names, columns
+
+
+def run_key(run: Mapping[str, Any]) -> str:
+    """Identity of a run in few characters."""
+    return hashlib.sha256(json.dumps(dict(run), default=str, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_is_there(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file; compute_metrices.py makes it")
+
+
+def _check_run(path: Path, key: str, run: Mapping[str, Any] | None) -> None:
+    if run is not None and key != run_key(run):
         raise UserError(f"{path}: is of other samples than those beside it; run compute_metrices.py again")
-    return [line[0] for line in lines], columns

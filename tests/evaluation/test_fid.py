@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from evaluation.fid import (
+    Features,
     FeatureSums,
-    Statistics,
     cached_statistics,
     distance,
     frechet_distance,
@@ -55,7 +55,7 @@ def test_golden_value():
     first = np.sin(0.7 * i * (1 + 0.1 * j) + 0.3 * j) * np.exp(-j / 20)
     second = np.cos(0.9 * i * (1 + 0.07 * j) + 0.1 * j) * np.exp(-j / 25) + 0.05
     assert frechet_distance(*moments(first), *moments(second)) == pytest.approx(GOLDEN["fid"], rel=1e-6)
-    assert distance(collected(first).statistics, collected(second).statistics) == pytest.approx(GOLDEN["fid"], rel=1e-6)
+    assert distance(collected(first), collected(second)) == pytest.approx(GOLDEN["fid"], rel=1e-6)
     assert frechet_distance(*moments(first), *moments(first)) == pytest.approx(0, abs=1e-9)
 
 
@@ -64,7 +64,7 @@ def test_agrees_with_cleanfid(dim):
     first, second = features(400, dim, 1), features(300, dim, 2, scale=1.3)
     expected = cleanfid("frechet_distance", *moments(first), *moments(second))
     assert frechet_distance(*moments(first), *moments(second)) == pytest.approx(expected, rel=1e-6)
-    assert distance(collected(first).statistics, collected(second).statistics) == pytest.approx(expected, rel=1e-6)
+    assert distance(collected(first), collected(second)) == pytest.approx(expected, rel=1e-6)
     assert expected == pytest.approx(cleanfid("fid_from_feats", first, second), rel=1e-9)
 
 
@@ -117,7 +117,7 @@ def test_refuses_what_is_no_gaussian(args, message):
 @pytest.mark.parametrize("batch", [1, 7, 200])
 def test_collected_statistics_equal_numpys(batch):
     x = features(200, 24, 9) + 1000  # raw second moments would lose six digits here
-    found = collected(x, batch).statistics
+    found = collected(x, batch)
     mu, sigma = moments(x)
     assert (found.num_images, found.mu.dtype) == (200, np.float64)
     np.testing.assert_allclose(found.mu, mu, rtol=1e-12)
@@ -146,16 +146,17 @@ def test_too_few_images_and_nan_have_no_statistics():
 
 
 def test_round_trip_through_a_file(tmp_path):
-    statistics = collected(features(20, 3, 0)).statistics
+    statistics = collected(features(20, 3, 0))
     path = tmp_path / "data" / "stats.npz"
     save_statistics(path, statistics, source="here")
-    back = load_statistics(path)
+    back, source = load_statistics(path)
+    assert source == "here"
     np.testing.assert_array_equal(back.mu, statistics.mu)
     np.testing.assert_array_equal(back.sigma, statistics.sigma)
     assert back.num_images == 20
     np.savez(path, mu=np.zeros(2, np.float32), sigma=np.eye(2), arr_0=np.zeros(3))  # of other programs
-    assert load_statistics(path).num_images is None
-    assert load_statistics(path).mu.dtype == np.float64
+    assert load_statistics(path)[0].num_images is None
+    assert load_statistics(path)[0].mu.dtype == np.float64
 
 
 @pytest.mark.parametrize(
@@ -178,13 +179,13 @@ def test_other_files_are_named(tmp_path, arrays):
 
 def test_cache_computes_once_and_again_for_other_images(tmp_path):
     path = tmp_path / "data" / "fid.npz"
-    made = [collected(features(20, 3, seed)).statistics for seed in (0, 1)]
+    made = [collected(features(20, 3, seed)) for seed in (0, 1)]
     assert cached_statistics(path, lambda: made[0], "a") is made[0]
     again = cached_statistics(path, lambda: pytest.fail("must not compute"), "a")
     np.testing.assert_array_equal(again.sigma, made[0].sigma)
     assert cached_statistics(path, lambda: made[1], "b") is made[1]
-    np.testing.assert_array_equal(load_statistics(path).mu, made[1].mu)
-    save_statistics(path, Statistics(np.zeros(2), np.eye(2)))  # put there by hand: trusted
+    np.testing.assert_array_equal(load_statistics(path)[0].mu, made[1].mu)
+    save_statistics(path, Features(np.zeros(2), np.eye(2)))  # put there by hand: trusted
     assert cached_statistics(path, lambda: pytest.fail("must not compute"), "b").num_images is None
 
 

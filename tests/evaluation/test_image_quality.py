@@ -77,5 +77,5 @@ def test_refuses_what_does_not_match():
     images, clean = pair(16)
     with pytest.raises(ValueError, match="must be the same"):
         psnr(images, clean[:2])
-    with pytest.raises(ValueError, match="10x10 pixels, SSIM needs at least 11x11"):
+    with pytest.raises(ValueError, match="SSIM needs at least 11 pixels"):
         ssim(images[..., :10, :10], clean[..., :10, :10])

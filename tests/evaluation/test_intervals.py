@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.intervals import bootstrap_interval
+from evaluation.table import bootstrap_interval
 
 
 def test_interval_of_normal_data_is_the_known_one():

@@ -104,15 +104,15 @@ def test_accuracy_falls_with_jpeg_strength(network, photographs):
 
 
 def test_frechet_distance_rises_with_jpeg_strength(judged):
-    values = [distance(judged[quality][0], judged[None][0]) for quality in QUALITIES]
+    values = [distance(judged[quality], judged[None]) for quality in QUALITIES]
     assert (np.diff(values) > 0).all(), values
-    assert distance(judged[None][0], judged[None][0]) == pytest.approx(0, abs=1e-6 * values[0])
+    assert distance(judged[None], judged[None]) == pytest.approx(0, abs=1e-6 * values[0])
 
 
 def test_kid_rises_with_jpeg_strength(judged):
-    values = [kid(judged[quality][1], judged[None][1]) for quality in QUALITIES]
+    values = [kid(judged[quality].sample, judged[None].sample) for quality in QUALITIES]
     assert (np.diff(values) > 0).all(), values
-    subsets = [kid(judged[quality][1], judged[None][1], subset_size=40) for quality in QUALITIES]
+    subsets = [kid(judged[quality].sample, judged[None].sample, subset_size=40) for quality in QUALITIES]
     assert (np.diff(subsets) > 0).all(), subsets
 
 
@@ -129,8 +129,8 @@ def test_collected_fid_equals_cleanfids_pipeline(judged, dim, quality, rel):
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((1280, dim)))[0]
     ours, theirs = [], []
     for key in (quality, None):
-        features = judged[key][1].astype(np.float64) @ basis
-        ours.append(collected(torch.from_numpy(features)).statistics)
+        features = judged[key].sample.astype(np.float64) @ basis
+        ours.append(collected(torch.from_numpy(features)))
         theirs += [np.mean(features, axis=0), np.cov(features, rowvar=False)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # clean-fid calls scipy's sqrtm in a way that SciPy deprecates
@@ -139,7 +139,8 @@ def test_collected_fid_equals_cleanfids_pipeline(judged, dim, quality, rel):
 
 
 def test_collected_statistics_equal_numpys(judged):
-    for statistics, features in judged.values():
+    for statistics in judged.values():
+        features = statistics.sample
         np.testing.assert_allclose(statistics.mu, np.mean(features.astype(np.float64), axis=0), rtol=1e-9, atol=1e-12)
         sigma = np.cov(features.astype(np.float64), rowvar=False)
         np.testing.assert_allclose(statistics.sigma, sigma, rtol=1e-7, atol=1e-12)

@@ -1,5 +1,6 @@
 """Published files: kept, checked, fetched, and asked for in one line if out of reach."""
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -62,8 +63,9 @@ def test_resnet_says_where_its_weights_belong(tmp_path, monkeypatch):
 
 
 def test_training_statistics_say_where_they_belong(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     remote = replace(addresses.FID_TRAIN_STATISTICS, url=closed_address())
     monkeypatch.setattr(addresses, "FID_TRAIN_STATISTICS", remote)
     with pytest.raises(WeightsUnavailable, match="the FID statistics of ImageNet's training set") as caught:
-        reference.training_statistics(tmp_path)
-    message_of(caught, remote, tmp_path / remote.name)
+        reference.build_reference(Namespace(fid_ref=None), Namespace(corrupt="sr4x-pool"), True, None, None)
+    message_of(caught, remote, tmp_path / "data" / remote.name)

@@ -85,7 +85,7 @@ def read(folder):
 def statistics(features, images):
     sums = FeatureSums(len(images))
     sums.add(features(images))
-    return sums.finish().statistics
+    return sums.finish()
 
 
 def cleanfid(features, restored, clean):
