@@ -91,6 +91,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
         samples[name] = Samples(folder, Recon(paths, log), run_identity(folder))
     ckpt_opt.device = device or opt.device
     ckpt_opt.corrupt = _common("task", samples, ckpt_opt.corrupt)
+    ckpt_opt.exif_rotate = _common("exif_rotate", samples, ckpt_opt.exif_rotate)
     if "image_size" not in opt.given:
         ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
     dataset, corrupt, imagenet = open_evaluation(ckpt_opt, log)

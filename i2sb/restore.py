@@ -47,7 +47,8 @@ def open_store(
 
     Args:
         runner: `identity` tells its weights from others, `config` its bridge.
-        opt: `seed`, `nfe`, `clip_denoise`, `precision`, `partition`, `overwrite` and `recon_dtype` are read.
+        opt: `seed`, `nfe`, `clip_denoise`, `precision`, `exif_rotate`, `partition`, `overwrite` and `recon_dtype` are
+            read.
         dataset: with `fingerprint()` and `read(i)`, see `dataset.images`.
 
     Raises:
@@ -65,7 +66,7 @@ def open_store(
         "checkpoint": runner.identity,
         "data": broadcast_object(dataset.fingerprint() if is_main() else None),
         **bridge.to_dict(),
-        **{name: getattr(opt, name) for name in ("seed", "clip_denoise", "precision", "partition")},
+        **{name: getattr(opt, name) for name in ("seed", "clip_denoise", "precision", "partition", "exif_rotate")},
         "nfe": num_evaluations(opt.nfe, bridge.interval),
         "holes": holes(corrupt, len(dataset), shape),
         "device": runner.device.type,  # each kind draws other noise from the same seed

@@ -75,7 +75,8 @@ def test_what_has_no_identity_is_set_aside(here):
 def test_parts_of_other_settings_stop_a_run_or_are_overwritten(here, capsys):
     for part in range(4):
         restore(here, "--partition", f"{part}_4", "--save-images", "png")
-    for flags in (["--image-size", "64"], ["--seed", "1", "--partition", "0_4"], ["--seed", "1", "--partition", "0_2"]):
+    part = ["--seed", "1", "--partition"]
+    for flags in (["--image-size", "64"], ["--exif-rotate"], [*part, "0_4"], [*part, "0_2"]):
         line = refusal(capsys, sample, argv(here, *flags))
         assert "recon_0_4.pt is of other settings" in line
     assert "seed was 0, now 1" in line
