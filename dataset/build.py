@@ -88,7 +88,7 @@ def build_lmdb(
                 )
             samples, classes = scan(images, classes=True, log=log)
             index = ImageIndex(os.fspath(images), classes, {name: i for i, name in enumerate(classes)}, samples)
-            log.info(f"Building {lmdb_path} from {len(samples)} images in {images}")
+            log.info(one_line(f"Building {lmdb_path} from {len(samples)} images in {images}", 1000))
             partial = Path(f"{lmdb_path}.partial")
             bad = _fill(partial, samples, threads, show_progress)
             _report(bad, index, skip_unreadable, log)
@@ -102,7 +102,7 @@ def build_lmdb(
         why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else error
         why = f"{lmdb_path}: cannot be built: {one_line(why, 700)}"
         if getattr(error, "errno", None) in _NO_WRITING:
-            why += f"; to build it elsewhere: python scripts/build_lmdb.py {images} OTHER_FOLDER/{lmdb_path.name}"
+            why += f"; to build it in another --dataset-dir: python scripts/build_lmdb.py {images} DIR/{lmdb_path.name}"
         raise UserError(why) from error
 
 

@@ -6,6 +6,7 @@ They are built at first call from the images in `{train,val}/CLASS/` of the same
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import re
@@ -28,7 +29,7 @@ from dataset.store import LmdbImages
 from i2sb.addresses import VAL_10K_LIST
 from i2sb.errors import UserError, one_line
 
-_HEADERS = 1000  # images whose size is looked at
+_LOOKED_AT = 1000  # images of a data set that are read before the start: a second
 _WNID = re.compile(r"n\d{8}")  # a class of ImageNet
 
 
@@ -59,7 +60,7 @@ def build_lmdb_dataset(opt: Any, log: Any, train: bool, transform: Callable | No
         )
     log.info(f"[Dataset] {one_line(lmdb_path, 400)}: {len(dataset)} images, {len(dataset.classes)} classes")
     if getattr(opt, "global_rank", 0) == 0:
-        _log_small_images(dataset, opt.image_size, log)
+        _look_at_some(dataset, Path(opt.dataset_dir) / split, opt.image_size, log)
     return dataset
 
 
@@ -189,26 +190,30 @@ def _index(images: Path, lmdb_path: Path, opt: Any, log: Any) -> ImageIndex:
         except UserError as error:  # the LMDB serves without the folder
             differing = str(error)
         if differing:
-            log.warning(
-                f"[Dataset] {images} is not what {lmdb_path.name} holds ({differing}); that is used; to rebuild it: "
-                f"{how_to_rebuild(images, lmdb_path)}"
-            )
+            log.warning(_differs(images, lmdb_path, differing))
     return index
 
 
-def _log_small_images(dataset: LmdbDataset, image_size: int, log: Any) -> None:
-    """Say how many images are enlarged; of large data sets a part tells, whose headers are read within a second."""
-    numbers = np.linspace(0, len(dataset) - 1, min(_HEADERS, len(dataset))).astype(int)
-    small = 0
+def _look_at_some(dataset: LmdbDataset, images: Path, image_size: int, log: Any) -> None:
+    """Say how many images are enlarged, and how many have another size (in bytes) in their folder than in the LMDB."""
+    numbers = np.linspace(0, len(dataset) - 1, min(_LOOKED_AT, len(dataset))).astype(int)
+    of = f"all {len(numbers)}" if len(numbers) == len(dataset) else f"{len(numbers)} (looked at of {len(dataset)})"
+    small = changed = 0
     for number in numbers:
-        try:
-            with Image.open(io.BytesIO(dataset.read(number))) as image:
+        with contextlib.suppress(Exception):  # those who need this image will say so
+            content = dataset.read(number)
+            with Image.open(io.BytesIO(content)) as image:
                 small += min(image.size) < image_size
-        except Exception:  # those who need this image will say so
-            log.debug(f"[Dataset] no size of image {number}")
+            changed += (images / dataset.short_name(dataset.samples[number][0])).stat().st_size != len(content)
     if small:
-        of = f"all {len(numbers)}" if len(numbers) == len(dataset) else f"{len(numbers)} that were looked at"
         log.info(f"[Dataset] {small} of {of} images are smaller than {image_size} px, and are enlarged")
+    if changed:
+        log.warning(_differs(images, Path(dataset.name), f"{changed} of {of} have another size"))
+
+
+def _differs(images: Path, lmdb_path: Path, how: str) -> str:
+    way = how_to_rebuild(images, lmdb_path)
+    return one_line(f"[Dataset] {images} differs from its LMDB ({how}). The LMDB is used; rebuild it by: {way}", 2000)
 
 
 def _what_is_missing(images: Path, lmdb_path: Path) -> str:

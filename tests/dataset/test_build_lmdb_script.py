@@ -1,7 +1,6 @@
 """scripts/build_lmdb.py: build, build again, verify."""
 
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from dataset.index import read_index, write_index
 from dataset.verify import verify_lmdb
+from scripts import build_lmdb
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "build_lmdb.py"
 INTEROP = Path(__file__).parents[1] / "interop"
@@ -21,11 +21,10 @@ INTEROP = Path(__file__).parents[1] / "interop"
 def run(tmp_path, monkeypatch, capfd):
     """Call the script's main in `tmp_path` -> (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    main = runpy.run_path(str(SCRIPT))["main"]
 
     def call(*args):
         try:
-            code = main([str(arg) for arg in args])
+            code = build_lmdb.main([str(arg) for arg in args])
         except SystemExit as stop:
             code = stop.code
         return code, *capfd.readouterr()

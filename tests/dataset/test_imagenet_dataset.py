@@ -148,12 +148,21 @@ def test_a_folder_that_differs_from_its_lmdb_is_noticed(folder, caplog):
     build_lmdb_dataset(options(folder), LOG, train=False)
     caplog.clear()
     build_lmdb_dataset(options(folder), LOG, train=False)
-    assert "to rebuild it" not in caplog.text
+    assert "rebuild it by" not in caplog.text
     (folder / "val" / "n01440764" / "img_003.png").rename(folder / "val" / "n01440764" / "new.png")
     build_lmdb_dataset(options(folder), LOG, train=False)
-    (line,) = (line for line in caplog.messages if "to rebuild it" in line)
+    (line,) = (line for line in caplog.messages if "rebuild it by" in line)
     assert "1 only in the folder, such as n01440764/new.png; 1 only in the LMDB, such as n01440764/img_003.png" in line
     assert f"python scripts/build_lmdb.py {folder}/val {folder}/val_faster_imagefolder.lmdb" in line
+
+
+def test_images_that_were_replaced_in_their_folder_are_noticed(folder, caplog):
+    build_lmdb_dataset(options(folder), LOG, train=False)
+    for name in ("img_003.png", "img_009.png"):
+        with (folder / "val" / "n01440764" / name).open("ab") as file:
+            file.write(b"\0")
+    build_lmdb_dataset(options(folder), LOG, train=False)
+    assert "(2 of all 24 have another size). The LMDB is used; rebuild it by: rm -r " in caplog.text
 
 
 def test_small_images_are_counted(caplog):
