@@ -100,16 +100,12 @@ def _factor(mu: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         raise ValueError(f"mean and covariance are {list(mu.shape)} and {list(sigma.shape)}, expected [D] and [D, D]")
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError("a mean or covariance is NaN or inf")
-    # Covariances that were stored as float32 are symmetric to their own precision only.
-    if np.abs(sigma - sigma.T).max(initial=0) > 1e-5 * np.abs(sigma).max(initial=0):
-        raise ValueError("a covariance is not symmetric")
     upper, pivots, rank, _ = dpstrf(sigma.T)  # .T: in LAPACK's memory order, so nothing is transposed
-    factor = np.zeros((len(sigma), rank if np.any(sigma) else 0))
-    factor[pivots - 1] = np.tril(upper.T[:, : factor.shape[1]])
-    # What the factor leaves out is rounding noise of a semi-definite matrix, and anything else of others.
-    left_out = np.abs(np.diag(sigma) - np.einsum("ij,ij->i", factor, factor)).max(initial=0)
-    if left_out > 1e-6 * np.abs(np.diag(sigma)).max(initial=0) or (factor.shape[1] == 0 and np.any(sigma)):
-        raise ValueError("a covariance is not positive semi-definite")
+    factor = np.zeros((len(sigma), rank))
+    factor[pivots - 1] = np.tril(upper.T[:, :rank])
+    # What the factor leaves out is rounding noise of a symmetric semi-definite matrix, and anything else of others.
+    if np.abs(sigma - factor @ factor.T).max(initial=0) > 1e-5 * np.abs(sigma).max(initial=0):
+        raise ValueError("a covariance is not symmetric positive semi-definite")
     return factor
 
 

@@ -35,9 +35,11 @@ def kid(
     if size == len(first) == len(second):
         num_subsets = 1  # all would be the same
     rng = np.random.default_rng(seed)
-    draws = ([torch.from_numpy(rng.choice(len(x), size, replace=False)) for x in (first, second)]
-             for _ in range(num_subsets))  # fmt: skip
-    return float(np.mean([squared_mmd(first[i], second[j]) for i, j in draws]))
+    values = []
+    for _ in range(num_subsets):
+        x, y = (features[torch.from_numpy(rng.choice(len(features), size, False))] for features in (first, second))
+        values.append(squared_mmd(x, y))
+    return float(np.mean(values))
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
@@ -46,14 +48,11 @@ def squared_mmd(x: Tensor, y: Tensor) -> float:
     x: [m, D], y: [n, D], m and n at least 2; computed in float64 (Gretton et al. 2012, Eq. 3).
     """
     x, y = x.double(), y.double()
-    return (_mean_of_pairs(x) + _mean_of_pairs(y) - 2 * _kernel(x, y).mean()).item()
 
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
 
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    def mean_of_pairs(values: Tensor) -> Tensor:  # of two different images
+        return (values.sum() - values.trace()) / (len(values) * (len(values) - 1))
 
-
-def _mean_of_pairs(x: Tensor) -> Tensor:
-    """The kernel's mean over all pairs of two different images."""
-    values = _kernel(x, x)
-    return (values.sum() - values.trace()) / (len(x) * (len(x) - 1))
+    return (mean_of_pairs(kernel(x, x)) + mean_of_pairs(kernel(y, y)) - 2 * kernel(x, y).mean()).item()

