@@ -128,24 +128,24 @@ def test_what_a_report_lacks_is_one_line(here, capsys):
 
 
 def test_scores_of_another_run_are_never_shown(here, capsys):
-    for nfe in (1, 2):
-        restore(here, nfe)
-        judge(here, f"samples_nfe{nfe}")
+    restore(here, 2, "--seed", "1")
+    judge(here, "samples_nfe2")
     folder = here / "results" / NAME / "samples_nfe2"
     derived = [folder / name for name in ("metrics.json", "metrics_per_image.csv")]
     old = {path: path.read_bytes() for path in derived}
-    restore(here, 2, "--overwrite", "--seed", "1")
+    restore(here, 2, "--overwrite")
     assert not any(path.exists() for path in derived)
-    for path in derived:  # as a program that knows nothing of them would leave them
+    restore(here, 1)
+    judge(here, "samples_nfe1", "samples_nfe2")
+    assert [point.nfe for point in read_curve(folder)] == [1, 2]
+    for path in derived:  # each of them as a program would leave it that knows nothing of it
+        new = path.read_bytes()
         path.write_bytes(old[path])
-    for script in (report, draw_comparison):
-        assert script.main(of(here, "samples_nfe2")) == 2
-        assert "run compute_metrices.py again" in capsys.readouterr().err.strip().splitlines()[-1]
-    assert read_curve(here / "results" / NAME / "samples_nfe1") == []
-    judge(here, "samples_nfe2")
-    derived[1].write_bytes(old[derived[1]])
-    assert report.main(of(here, "samples_nfe2")) == 2
-    assert "metrics_per_image.csv" in capsys.readouterr().err.strip().splitlines()[-1]
+        for script in (report, draw_comparison):
+            assert script.main(of(here, "samples_nfe2")) == 2
+            assert f"{path.name}: is of other samples" in capsys.readouterr().err.strip().splitlines()[-1]
+        assert len(read_curve(folder.with_name("samples_nfe1"))) == (0 if path == derived[0] else 2)
+        path.write_bytes(new)
 
 
 def test_trajectories_of_another_run_are_left_out(here, capsys):
