@@ -43,8 +43,8 @@ class Metric(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Such as "PSNR [dB]"."""
-        return f"{self.title} [{self.unit}]" if self.unit else self.title
+        """Such as "PSNR [dB] ↑"."""
+        return " ".join(part for part in (self.title, self.unit and f"[{self.unit}]", self.better) if part)
 
 
 def _psnr(classes: Sequence[str], device: str) -> Judge:
@@ -105,6 +105,12 @@ OF_SETS = tuple(name for name, metric in METRICS.items() if metric.of_sets)
 def shown_as(name: str) -> Metric:
     """How a metric is shown; one that is not in the table (of another version, in a file) plainly."""
     return METRICS.get(name, Metric(name, "", "", 4))
+
+
+def metrics_of(rows: Iterable[Iterable[str]]) -> list[str]:
+    """The names in any of the rows, in the order of METRICS; those that are not in it behind."""
+    present = {name for row in rows for name in row}
+    return [name for name in METRICS if name in present] + sorted(present - set(METRICS))
 
 
 @dataclass

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.metrics import METRICS, shown_as
+from evaluation.metrics import metrics_of, shown_as
 from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.reading import read_json
@@ -91,12 +91,11 @@ def bootstrap_interval(values: Any, level: float = 0.95, num: int = 1000, seed: 
 
 def metrics_table(scores: Scores, title: str = "") -> Table:
     """Rows as given, one column for each metric that any row has; "-" where a row has no value."""
-    present = {metric for row in scores.values() for metric in row}
-    columns = [metric for metric in METRICS if metric in present] + sorted(present - set(METRICS))
+    columns = metrics_of(scores.values())
     table = Table(title=Text(title) if title else None)
     table.add_column("images")  # Text throughout: "[dB]" in a plain string would be read as markup
     for metric in columns:
-        table.add_column(Text(f"{shown_as(metric).label} {shown_as(metric).better}".strip()), justify="right")
+        table.add_column(Text(shown_as(metric).label), justify="right")
     for name, row in scores.items():
         table.add_row(Text(name), *(_cell(metric, row.get(metric)) for metric in columns))
     return table
@@ -114,17 +113,21 @@ def print_scores(scores: Scores, title: str = "", console: Console | None = None
     """The table, and below it what ± is and each reason or caveat once, on a line of its own."""
     console = console or Console()
     console.print(metrics_table(scores, title))
-    lines = []
+    lines = notes(scores)
     if any(score.interval for row in scores.values() for score in row.values()):
-        lines.append(INTERVAL_NOTE)
-    notes: dict[tuple[str, str], list[str]] = {}
+        lines.insert(0, INTERVAL_NOTE)
+    for line in lines:  # paths and addresses stay whole: no wrapping, no markup
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def notes(scores: Scores) -> list[str]:
+    """Each reason or caveat once, behind its metric and the rows that it is about."""
+    about: dict[tuple[str, str], list[str]] = {}
     for name, row in scores.items():
         for metric, score in row.items():
             if score.note:
-                notes.setdefault((metric, score.note), []).append(name)
-    lines += [f"{shown_as(metric).title} ({', '.join(names)}): {note}" for (metric, note), names in notes.items()]
-    for line in lines:  # paths and addresses stay whole: no wrapping, no markup
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+                about.setdefault((metric, score.note), []).append(name)
+    return [f"{shown_as(metric).title} ({', '.join(names)}): {note}" for (metric, note), names in about.items()]
 
 
 def write_metrics(path: Path, scores: Scores, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
