@@ -29,7 +29,7 @@ from i2sb.errors import UserError
 from i2sb.fetch import download_ckpt
 from i2sb.network import network_kwargs
 from i2sb.options import fault_of_saved, training_defaults
-from i2sb.runtime.files import atomic_write, only_one
+from i2sb.runtime.files import atomic_write, only_one, sync
 from i2sb.runtime.pickles import dump_options
 from i2sb.runtime.reading import check_tensors, load_options, load_torch
 
@@ -198,7 +198,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], opt: Any, bridge: BridgeC
     options = options_to_save(opt, network)
     with atomic_write(path) as file:
         torch.save({**state, "bridge": bridge.to_dict(), "options": _plain(vars(options))}, file)
-        os.fsync(file.fileno())  # all that takes long or can fail is done: the old files stay together until then
+        sync(file.fileno())  # all that takes long or can fail is done: the old files stay together until then
         save_options(options, path.parent)
 
 

@@ -11,29 +11,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-# instructions by which a damaged byte hurts most
-_SPICES = [
-    b"cposix\nsystem\n",
-    b"cbuiltins\neval\n",
-    b"\x93",
-    b"R",
-    b"b",
-    b"\x81",
-    b"(",
-    b"t",
-    b"0",
-    b"2",
-    b"Q",
-    b"r\xff\xff\xff\xff",
-    b"\x8b\xff\xff\xff\x7f",
-    b"\x8d" + b"\xff" * 8,
-    b"\x96" + b"\xff" * 7 + b"\x0f",
-    b"}",
-    b"]",
-    b"u",
-    b"e",
-    b"h\x00",
-    b".",
+_SPICES = [  # instructions by which a damaged byte hurts most
+    *(b"cposix\nsystem\n", b"cbuiltins\neval\n", b"r\xff\xff\xff\xff", b"\x8b\xff\xff\xff\x7f"),
+    *(b"\x8d" + b"\xff" * 8, b"\x96" + b"\xff" * 7 + b"\x0f", b"h\x00"),
+    *(code.to_bytes(1, "little") for code in b"\x93Rb\x81(t02Q}]ue."),
 ]
 
 
@@ -102,38 +83,25 @@ def attacks(folder: Path) -> dict[str, bytes]:
 def _gadgets(touch: str, victim: str) -> dict[str, bytes]:
     """Ways to a function through modules that are allowed, and by rarer instructions."""
     call = text(touch) + b"\x85R."
-    by_text = {
-        "a dotted name": ("argparse", "_sys.modules"),
-        "a module's module": ("argparse", "_os.system"),
-        "through pathlib": ("pathlib", "os.system"),
-        "another class of argparse": ("argparse", "FileType"),
-        "a method": ("pathlib", "Path.touch"),
-        "a subclass list": ("argparse", "Namespace.__class__.__subclasses__"),
-        "namedtuple": ("collections", "namedtuple"),
-        "no text": ("", ""),
-    }
-    found = {
-        f"{name}, STACK_GLOBAL": b"\x80\x04" + text(m) + text(n) + b"\x93" + call
-        for name, (m, n) in by_text.items()
-    }
-    found |= {f"{name}, GLOBAL": f"c{m}\n{n}\n".encode() + call for name, (m, n) in by_text.items()}
-    found |= {
+    found = {}
+    for module, name in [
+        *(("argparse", "_sys.modules"), ("argparse", "_os.system"), ("pathlib", "os.system"), ("argparse", "FileType")),
+        *(("pathlib", "Path.touch"), ("argparse", "Namespace.__class__.__subclasses__"), ("collections", "namedtuple")),
+    ]:
+        found[f"{module}.{name}, STACK_GLOBAL"] = b"\x80\x04" + text(module) + text(name) + b"\x93" + call
+        found[f"{module}.{name}, GLOBAL"] = f"c{module}\n{name}\n".encode() + call
+    return found | {
         "INST": b"(" + text(touch) + b"iposix\nsystem\n.",
         "OBJ": b"(cposix\nsystem\n" + text(touch) + b"o.",
         "EXT1": b"\x80\x02\x82\x01" + call,
-        "EXT4": b"\x80\x02\x84\x01\x00\x00\x00" + call,
         "PERSID": b"P" + touch.encode() + b"\n.",
         "BINPERSID": text(touch) + b"Q.",
         "NEWOBJ_EX": b"\x80\x04cargparse\nFileType\n" + text("w") + b"\x85}\x92" + text(victim) + b"\x85R.",
         "NEWOBJ": b"\x80\x02cposix\nsystem\n" + text(touch) + b"\x85\x81.",
-        "NEXT_BUFFER": b"\x80\x05\x97.",
-        "copyreg reconstructs another class": (
-            b"ccopyreg\n_reconstructor\n(cargparse\nFileType\nc__builtin__\nobject\nNtR."
-        ),
+        "copyreg": b"ccopyreg\n_reconstructor\n(cargparse\nFileType\nc__builtin__\nobject\nNtR.",
         "call a path": b"cpathlib\nPosixPath\n" + text(victim) + b"\x85R(tR.",
         "call a Namespace's argument": b"cargparse\nNamespace\ncposix\nsystem\n\x85R.",
     }
-    return found
 
 
 def oddities() -> dict[str, bytes]:
@@ -169,22 +137,20 @@ def damaged(good: list[bytes], count: int, seed: int = 0) -> Iterator[bytes]:
 def _damage(data: bytearray, draw: random.Random, good: list[bytes]) -> None:
     where = draw.randrange(len(data) + 1)
     until = min(len(data), where + draw.choice([1, 2, 4, 8, 64]))
-    kind = draw.randrange(8)
+    kind = draw.randrange(7)
     if kind == 0 and where < len(data):
         data[where] ^= 1 << draw.randrange(8)
-    elif kind == 1 and where < len(data):
-        data[where] = draw.randrange(256)
-    elif kind == 2:
+    elif kind == 1:
         del data[where:until]
-    elif kind == 3:
+    elif kind == 2:
         data[where:where] = draw.randbytes(draw.choice([1, 2, 8, 32]))
-    elif kind == 4:
+    elif kind == 3:
         data[where:where] = data[where:until] * draw.choice([1, 2, 50])
-    elif kind == 5:
+    elif kind == 4:
         del data[where:]
-    elif kind == 6:
+    elif kind == 5:
         data[where : where + draw.choice([0, 1, 4])] = draw.choice(_SPICES)
-    elif kind == 7:
+    elif kind == 6:
         other = draw.choice(good)
         start = draw.randrange(len(other))
         data[where:where] = other[start : start + draw.randrange(64)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from i2sb.errors import UserError, one_line
-from i2sb.runtime.files import lock, sync_folder
+from i2sb.runtime.files import lock, sync, sync_folder
 from i2sb.runtime.progress import Progress
 
 _DRIVE = "https://drive.google.com/"
@@ -163,7 +163,7 @@ def _request(url: str, part: Path, timeout: float) -> None:
                 file.write(chunk)
                 bar.update(file.tell(), f"{file.tell() / 1e6:.1f} MB")
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
     if total is not None and _length(part) < total:
         raise _TryAgain("the connection was cut")
 

@@ -62,7 +62,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[io.FileIO]:
     try:
         yield draft
         try:
-            _sync(draft.fileno())
+            sync(draft.fileno())
             Path(draft.name).replace(path)
         except OSError as error:
             draft.error = error
@@ -103,7 +103,8 @@ def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(f"{printable(path)}: cannot be written: {error.strerror or error}{kept}{hint}")
 
 
-def _sync(handle: int) -> None:
+def sync(handle: int) -> None:
+    """Put an open file's bytes on the disk, where the file system can."""
     try:
         os.fsync(handle)
     except OSError as error:

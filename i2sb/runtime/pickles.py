@@ -46,7 +46,7 @@ def load(file: BinaryIO, names: Mapping[tuple[str, str], Any]) -> Any:
 def stand_ins(module: str, name: str) -> dict[tuple[str, str], Any]:
     """The names that a pickle of one object of class `module`.`name` uses, whatever Python 3 on any system wrote it.
 
-    They are the class itself, paths, and how older protocols write sets and objects.  All are made anew for each
+    They are the class itself, paths, and how older protocols write sets and objects.  All are made afresh for each
     file, since a pickle can set attributes of what it is given.
     """
     kind = type(name, (), {})
