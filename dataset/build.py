@@ -130,13 +130,14 @@ def _fill(partial: Path, samples: Samples, threads: int, show_progress: bool) ->
             bad: Faults = []
             _write(environment, {}, present.keys() - {file.key for file in files})
             done = len(files) - len(todo)
-            with Progress(f"Building {partial.stem}", len(files), done, shown=show_progress) as progress:
+            with Progress(f"Building {one_line(partial.stem)}", len(files), done, shown=show_progress) as progress:
                 for batch, contents in ahead(pool, _read, _batches(todo), threads + 1):
                     read = dict(zip([file.key for file in batch], contents))
                     good = {key: content for key, content in read.items() if isinstance(content, bytes)}
                     bad += [(file.path, why) for file in batch if isinstance(why := read[file.key], str)]
                     _write(environment, good, read.keys() - good.keys())
-                    progress.advance(len(batch))
+                    done += len(batch)
+                    progress.update(done, f"{done}/{len(files)} images")
             return bad
         finally:
             environment.close()

@@ -21,7 +21,7 @@ _TURNS = {  # EXIF orientation -> what makes the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262  # tags of EXIF and TIFF
 
 
 @functools.cache
@@ -71,8 +71,10 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] if image.format == "TIFF" else 16
         white = 2**bits - 1
         pixels = (np.asarray(image).astype(np.int64) * 255 + white // 2) // white
+        if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is zero
+            pixels = 255 - pixels
         return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     if image.mode in ("I", "F"):
-        kind = "floating-point" if image.mode == "F" else "32-bit integer"
+        kind = "floating-point" if image.mode == "F" else "signed or 32-bit integer"
         raise ValueError(f"it has {kind} pixels, of which nothing says which is white: save it with 8 or 16 bits")
     return image

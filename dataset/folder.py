@@ -12,14 +12,15 @@ from dataset.decode import image_suffixes
 from i2sb.errors import UserError, one_line
 
 Samples = list[tuple[str, int]]
+_OF_THE_SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
 def scan(folder: str | os.PathLike, *, classes: bool, log: Any = None) -> tuple[Samples, list[str]]:
     """All images below `folder`, in the order of torchvision's ImageFolder.
 
     Images are regular files with a suffix that Pillow reads, and links to such files.  Hidden files and folders and
-    __MACOSX are left out.  Links to folders are followed, each folder is visited once per class, and none above
-    `folder`.
+    those of file managers (__MACOSX) are left out.  Links to folders are followed; each folder is visited once per
+    class, and none above `folder`.
 
     Args:
         classes: images lie in `folder`/CLASS/ (at any depth); otherwise anywhere below `folder`.
@@ -35,12 +36,16 @@ def scan(folder: str | os.PathLike, *, classes: bool, log: Any = None) -> tuple[
     root, skipped = Path(folder), Counter()
     if not root.is_dir():
         raise UserError(f"{one_line(root, 400)}: there is no such folder of images")
-    names, loose = [], []
+    above = {*Path(os.path.realpath(root)).parents}  # a link to one of these, or to root, would lead round and round
+    names, loose, tops = [], [], [root]
     if classes:
-        loose, names = _listing(root, skipped)
+        above.add(Path(os.path.realpath(root)))
+        loose, listed = _listing(root, skipped)
+        names = [name for name in listed if Path(os.path.realpath(root / name)) not in above]
         skipped["outside class folders"] = len(loose)
-    tops = [root / name for name in names] if classes else [root]
-    samples = [(path, number) for number, top in enumerate(tops) for path in _images_below(top, root, skipped)]
+        skipped["folders that were visited already"] = len(listed) - len(names)
+        tops = [root / name for name in names]
+    samples = [(path, number) for number, top in enumerate(tops) for path in _images_below(top, above, skipped)]
     if not samples:
         why = f"no images in its {len(names)} class folders ({root.name}/CLASS/), and {len(loose)} outside of them"
         raise UserError(f"{one_line(root, 400)}: {why if classes else 'no images'} ({' '.join(image_suffixes())})")
@@ -57,7 +62,7 @@ def _listing(folder: str | os.PathLike, skipped: Counter[str]) -> tuple[list[str
         with os.scandir(folder) as entries:
             for entry in entries:
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (pathlib is slow by the million)
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                if entry.name.startswith(".") or entry.name in _OF_THE_SYSTEM:
                     skipped["hidden"] += 1
                 elif entry.is_dir():
                     folders.append(entry.name)
@@ -74,11 +79,9 @@ def _listing(folder: str | os.PathLike, skipped: Counter[str]) -> tuple[list[str
     return sorted(images), sorted(folders)
 
 
-def _images_below(top: Path, root: Path, skipped: Counter[str]) -> Iterator[str]:
-    """Paths of the images in `top` and below."""
-    home = Path(os.path.realpath(root))
-    seen = {*home.parents} if top == root else {home, *home.parents}  # a link to one of these leads round and round
-    waiting, images = [os.fspath(top)], {}
+def _images_below(top: Path, seen: set[Path], skipped: Counter[str]) -> Iterator[str]:
+    """Paths of the images in `top` and below, without folders that were seen."""
+    seen, waiting, images = {*seen}, [os.fspath(top)], {}
     while waiting:
         here = waiting.pop()
         real = Path(os.path.realpath(here))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from corruption.mask_bank import KINDS, PUBLISHED_SIZE, stored_bank
+from corruption.mask_bank import PUBLISHED_SIZE, stored_bank
 from corruption.registry import lookup
 from i2sb.addresses import FREEFORM_BANK
 from i2sb.errors import UserError
@@ -36,17 +37,18 @@ def bank_for(opt: Any, imagenet: bool, log: Any) -> Callable[[str], np.ndarray |
     """
     if not lookup(opt.corrupt).uses_mask_bank:
         return None
-    unpacked = [Path("data") / f"imagenet_{kind}_masks.npz" for kind in KINDS]
-    if imagenet and opt.image_size == PUBLISHED_SIZE and not any(path.is_file() for path in unpacked):
-        try:
-            fetch_bank(log)
-        except UserError as error:
-            log.warning(f"[Freeform] {error}; until then brush strokes take the place of the masks")
-    return _bank
+    return functools.partial(_bank, fetched=imagenet and opt.image_size == PUBLISHED_SIZE, log=log)
 
 
-def _bank(kind: str) -> np.ndarray | None:
+def _bank(kind: str, fetched: bool, log: Any) -> np.ndarray | None:
     try:
-        return stored_bank(kind)
+        bank = stored_bank(kind)
+        if bank is None and fetched:
+            fetch_bank(log)
+            bank = stored_bank(kind)
+        return bank
+    except UserError as error:
+        log.warning(f"[Freeform] {error}; until then brush strokes take the place of the masks")
+        return None
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -10,7 +10,7 @@ from dataset.build import Faults, ahead, chunks, why_not_an_image
 from dataset.index import index_path, read_index
 from dataset.names import NameIndex
 from dataset.store import LmdbImages
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line
 from i2sb.runtime.progress import Progress
 
 
@@ -39,11 +39,12 @@ def verify_lmdb(lmdb_path: str | os.PathLike, *, threads: int = 8, show_progress
     def check(part: list[str]) -> Faults:
         return [(key, why) for key in part if (why := _fault(store, key))]
 
-    title = f"Verifying {Path(lmdb_path).name}"
+    title, done = f"Verifying {one_line(Path(lmdb_path).name)}", 0
     with ThreadPoolExecutor(max(1, threads)) as pool, Progress(title, len(keys), shown=show_progress) as progress:
         for part, faults in ahead(pool, check, chunks(keys, 64), 2 * threads):
             bad += faults
-            progress.advance(len(part))
+            done += len(part)
+            progress.update(done, f"{done}/{len(keys)} images")
     return count, bad
 
 

@@ -1,6 +1,7 @@
 """From the bytes of an image file to RGB."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -34,13 +35,26 @@ def test_16_bit_grey_is_scaled(kind):
     assert np.array_equal(found, np.dstack([RAMP] * 3))
 
 
+@pytest.mark.parametrize(("bits", "zero_is_white"), [(16, True), (12, False)])
+def test_tiffs_of_microscopes(bits, zero_is_white):
+    values = [0, 2**bits // 2, 2**bits - 1]
+    raw = np.array(values, "<u2").tobytes() if bits == 16 else bytes.fromhex("000800fff0")
+    photometric = 0 if zero_is_white else 1
+    tags = [(256, 3), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (278, 1), (279, len(raw))]
+    start = 8 + len(raw) + len(raw) % 2
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    content = struct.pack("<2sHI", b"II", 42, start) + raw.ljust(start - 8, b"\0") + directory + bytes(4)
+    found = np.asarray(decode(content))[0, :, 0].tolist()
+    assert found == ([255, 127, 0] if zero_is_white else [0, 128, 255])
+
+
 def test_16_bit_values_are_rounded():
     values = np.array([[0, 128, 129, 65406, 65407, 65535]], np.uint16)
     assert np.asarray(decode(saved(Image.fromarray(values), "PNG")))[0, :, 0].tolist() == [0, 0, 1, 254, 255, 255]
 
 
 @pytest.mark.parametrize(
-    ("pixels", "text"), [(RAMP.astype(np.int32), "32-bit integer pixels"), (RAMP / np.float32(255), "floating-point")]
+    ("pixels", "text"), [(RAMP.astype(np.int32), "32-bit integer"), (RAMP / np.float32(255), "floating-point")]
 )
 def test_pixels_without_a_white_are_refused(pixels, text):
     with pytest.raises(ValueError, match=text):
