@@ -93,32 +93,18 @@ def do_sleep(opt: argparse.Namespace) -> None:
 
 
 def do_count_signals(opt: argparse.Namespace) -> None:
-    """Ends half a second after SIGTERM; all signals are noted."""
+    """All signals are noted, for ever."""
     names: list[str] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: names.append(signal.Signals(number).name))
     note(opt)
     noted = 0
-    while "SIGTERM" not in names:
+    while True:
         time.sleep(0.01)
         if noted < len(names):
             noted = len(names)
+            time.sleep(0.3)  # a second one that comes with it is noted too
             note(opt, names=names)
-    time.sleep(0.5)
-    note(opt, names=names)
-
-
-def do_train(opt: argparse.Namespace) -> None:
-    """A loop that saves when asked to stop."""
-    from i2sb.runtime.distributed import StopSignal
-
-    with StopSignal() as stop:
-        note(opt, step="started")
-        iteration = 0
-        while (name := stop.poll()) is None:
-            iteration += 1
-            time.sleep(0.01)
-    note(opt, step="saved", signal=name, iteration=iteration)
 
 
 def do_talk(opt: argparse.Namespace) -> None:
@@ -140,6 +126,7 @@ def do_talk(opt: argparse.Namespace) -> None:
     distributed.barrier()
     note(
         opt,
+        **{name: getattr(opt, name) for name in ("local_rank", "node_rank", "device", "distributed")},
         world_size=distributed.world_size(),
         is_main=distributed.is_main(),
         mean=mean.tolist(),

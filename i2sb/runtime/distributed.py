@@ -126,8 +126,8 @@ class StopSignal:
 
     A rank that got a signal shares it with the others in an all-reduce of one CPU number that is started in one
     `poll` and looked at in the next: no rank waits for a device, and agreement comes one iteration later. Every rank
-    must poll equally often. The second SIGINT raises KeyboardInterrupt. Must be made in the main thread; in any other
-    no handler is installed, and only other ranks' signals are seen.
+    must poll equally often. The second SIGINT raises KeyboardInterrupt. Outside of the main thread no handler is
+    installed, and only other ranks' signals are seen.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,6 @@ class StopSignal:
         self._ballot = torch.zeros(1, dtype=torch.int64)
         self._work: dist.Work | None = None
         self._handlers = contextlib.ExitStack()
-        self._handlers.enter_context(on_signals(self._receive))
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._num_interrupts += number == signal.SIGINT
@@ -162,30 +161,17 @@ class StopSignal:
             self._work = None
             self._agreed = int(self._ballot)
 
-    def close(self) -> None:
-        """Put the former handlers back and take in the last answer; more calls do nothing."""
-        self._handlers.close()
-        self._collect()
-
     def __enter__(self) -> StopSignal:
+        self._handlers.enter_context(on_signals(self._receive))
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:  # the other ranks may be gone: their answer would be waited for in vain
-            self._handlers.close()
+        self._handlers.close()
+        if kind is None:  # else the other ranks may be gone: their answer would be waited for in vain
+            self._collect()
 
 
 # How the ranks come together
-
-
-def serve_store(listener: socket.socket | None) -> dist.Store | None:
-    """Serve the ranks' store at a listening socket, for as long as the result lives."""
-    if listener is None:
-        return None
-    port = listener.getsockname()[1]
-    return dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
 @contextlib.contextmanager

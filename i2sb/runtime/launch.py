@@ -75,12 +75,10 @@ def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.null
         around: gets the rank; what it returns is entered first thing in each process.
 
     Returns:
-        0, or the code of the child that failed first (2: a UserError, 128 + n: killed by signal n), which has
-        printed its error.
+        0, or the code of the child that failed first and has printed why: 2: a UserError, 128 + n: killed by signal n.
 
     Raises:
-        UserError: the run cannot be started as asked.
-        Exception: whatever `main` raises, where it runs in this process.
+        UserError: the run cannot be started as asked; and whatever `main` raises where it runs in this process.
     """
     placement = find_placement(opt, os.environ)
     if opt.gpu is not None and placement.num_on_machine > 1 and placement.local_rank == 0:
@@ -112,9 +110,9 @@ def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: s
     if not placement.distributed:
         main(opt)
         return
-    from i2sb.runtime.distributed import process_group, serve_store
+    from i2sb.runtime.distributed import process_group
 
-    store = serve_store(listener)  # noqa: F841  served as long as this variable lives
+    store = _serve(listener)  # noqa: F841  served as long as this variable lives
     share_cores(placement.num_on_machine)
     with process_group(placement, opt.device):
         main(opt)
@@ -134,24 +132,25 @@ def _listen(placement: Placement) -> socket.socket:
         ) from error
 
 
+def _serve(listener: socket.socket | None) -> Any:
+    """torch's store for all ranks at this socket, for as long as the result lives."""
+    if listener is None:
+        return None
+    from torch.distributed import TCPStore
+
+    port = listener.getsockname()[1]
+    return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+
+
 # Children
 
 
-class _Failure:
-    """The first failure among the ranks of this node: the process that claims it prints it, the others are silent."""
-
-    def __init__(self, context: Any):
-        self._unclaimed, self._code = context.Lock(), context.RawValue("i", 0)
-
-    @property
-    def code(self) -> int:
-        """The exit code of the run; 0 while nothing has failed."""
-        return self._code.value
-
-    def claim(self, code: int, text: str) -> None:
-        if self._unclaimed.acquire(block=False):
-            print(text, file=sys.stderr, flush=True)
-            self._code.value = code
+def _claim(failed: Any, code: int, text: str) -> None:
+    """Print the first failure among the ranks of this node and keep its exit code in `failed`; others are silent."""
+    with failed.get_lock():
+        is_first, failed.value = not failed.value, failed.value or code
+    if is_first:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _run_children(
@@ -160,7 +159,7 @@ def _run_children(
     """Run the ranks of this node as children; returns the exit code of all.
 
     The first that fails ends the run: it prints its error, the others have 5 s to end by themselves, then they are
-    killed.  SIGTERM, SIGINT and SIGUSR1 are passed on once each; the second SIGINT kills all ranks (130).
+    killed.  Each signal is passed on once, as children lead process groups of their own; the second SIGINT kills them.
     """
     # Not torch.multiprocessing.start_processes: torch would be imported here before the children start to (1 s).
     context = multiprocessing.get_context("spawn")
@@ -171,10 +170,10 @@ def _run_children(
         nonlocal num_interrupts
         num_interrupts += number == signal.SIGINT
         if num_interrupts == 2:
-            failure.claim(128 + signal.SIGINT, "interrupted twice: all processes are killed")
+            _claim(failed, 128 + signal.SIGINT, "interrupted twice: all processes are killed")
         for child in children:
             # Once a rank has failed the others are ending: a training must not begin to agree on a stop.
-            if child.exitcode is None and (num_interrupts > 1 or not failure.code):
+            if child.exitcode is None and (num_interrupts > 1 or not failed.value):
                 os.kill(child.pid, signal.SIGKILL if num_interrupts > 1 else number)
 
     with on_signals(pass_on):
@@ -184,26 +183,24 @@ def _run_children(
             before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             resource_tracker.ensure_running()
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-            failure = _Failure(context)
+            failed = context.Value("i", 0)
             for index in range(first.num_here):
                 own = dataclasses.replace(first, rank=first.rank + index, local_rank=first.local_rank + index)
-                args = (main, opt, own, around, failure)
+                args = (main, opt, own, around, failed)
                 child = context.Process(target=_child, args=args, name=f"rank {own.rank}")
                 child.start()
                 children.append(child)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            from i2sb.runtime.distributed import serve_store
-
-            store = serve_store(listener)  # noqa: F841  served as long as this variable lives
-            _watch(children, failure)
+            store = _serve(listener)  # noqa: F841  served as long as this variable lives
+            _watch(children, failed)
         finally:
             for child in children:
                 if child.exitcode != 0:
                     _kill(child)
-    return failure.code
+    return failed.value
 
 
-def _watch(children: list[Any], failure: _Failure) -> None:
+def _watch(children: list[Any], failed: Any) -> None:
     """Until all children have ended, or one has failed and the others had their time."""
     deadline = float("inf")
     while True:
@@ -212,9 +209,9 @@ def _watch(children: list[Any], failure: _Failure) -> None:
             if code := child.exitcode:
                 how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
                 hint = ": out of memory?" if -code == signal.SIGKILL else ""
-                failure.claim(code if code > 0 else 128 - code, f"{child.name} (process {child.pid}) {how}{hint}")
+                _claim(failed, code if code > 0 else 128 - code, f"{child.name} (process {child.pid}) {how}{hint}")
                 _kill(child)
-        if failure.code:
+        if failed.value:
             deadline = min(deadline, time.monotonic() + _GRACE)
         if not alive or time.monotonic() > deadline:
             return
@@ -229,7 +226,7 @@ def _kill(child: Any) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-def _child(main: Main, opt: argparse.Namespace, placement: Placement, around: Around, failure: _Failure) -> None:
+def _child(main: Main, opt: argparse.Namespace, placement: Placement, around: Around, failed: Any) -> None:
     """What runs in a spawned process: one rank."""
     os.setpgrp()  # a terminal's Ctrl-C comes once, through the parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -244,9 +241,9 @@ def _child(main: Main, opt: argparse.Namespace, placement: Placement, around: Ar
             report = short_report(Path(sys.argv[0]).name, error)
             text, code = report or (f"rank {placement.rank} failed:\n{traceback.format_exc().rstrip()}", 1)
             deadline = time.monotonic() + _GRACE
-            while isinstance(error, EndedElsewhere) and not failure.code and time.monotonic() < deadline:
+            while isinstance(error, EndedElsewhere) and not failed.value and time.monotonic() < deadline:
                 time.sleep(_POLL)  # the other rank, if it is on this node, is about to say why
-            failure.claim(code, text)
+            _claim(failed, code, text)
     for worker in multiprocessing.active_children():
         worker.kill()
     for stream in (sys.stdout, sys.stderr):
@@ -270,22 +267,12 @@ def find_placement(opt: argparse.Namespace, environ: Mapping[str, str]) -> Place
     Raises:
         UserError: flags and variables disagree.
     """
+    if all(environ.get(name) for name in _TORCHRUN):
+        return _from_torchrun(environ)
 
     def number(name: str, default: int) -> int:
         return int(environ.get(name) or default)
 
-    if all(environ.get(name) for name in _TORCHRUN):
-        return Placement(
-            rank=number("RANK", 0),
-            local_rank=number("LOCAL_RANK", 0),
-            size=number("WORLD_SIZE", 1),
-            node_rank=number("GROUP_RANK", 0),
-            num_here=1,
-            num_on_machine=number("LOCAL_WORLD_SIZE", 1),
-            address=environ["MASTER_ADDR"],
-            port=number("MASTER_PORT", 0),
-            is_served=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-        )
     num_nodes, per_node = opt.num_proc_node, opt.n_gpu_per_node
     # SLURM sets its variables in every shell of a job, also where nothing was started with srun.
     launchers = (*_MPI, _SRUN) if num_nodes > 1 else _MPI
@@ -315,14 +302,25 @@ def find_placement(opt: argparse.Namespace, environ: Mapping[str, str]) -> Place
     )
 
 
+def _from_torchrun(environ: Mapping[str, str]) -> Placement:
+    return Placement(
+        rank=int(environ["RANK"]),
+        local_rank=int(environ["LOCAL_RANK"]),
+        size=int(environ["WORLD_SIZE"]),
+        node_rank=int(environ.get("GROUP_RANK", 0)),
+        num_here=1,
+        num_on_machine=int(environ.get("LOCAL_WORLD_SIZE", 1)),
+        address=environ["MASTER_ADDR"],
+        port=int(environ["MASTER_PORT"]),
+        is_served=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
+
+
 # Device
 
 
 def pick_device(wanted: str, placement: Placement, gpu: int | None = None) -> str:
     """The device of one rank: "cpu", "mps" or "cuda:INDEX", its local rank or the `gpu` of the only process here.
-
-    Args:
-        wanted: "auto" (CUDA, else MPS, else the CPU), "cuda", "mps" or "cpu".
 
     Raises:
         UserError: there are too few GPUs, or MPS cannot do what the run needs.
@@ -350,10 +348,7 @@ def pick_device(wanted: str, placement: Placement, gpu: int | None = None) -> st
 
 
 def share_cores(num_processes: int) -> None:
-    """Give this process its part of the machine's cores, unless OMP_NUM_THREADS says how many threads to use.
-
-    Several processes of torch with all cores each are several times slower than with their part of them.
-    """
+    """Give this process its part of the machine's cores, unless OMP_NUM_THREADS is set: else all are far slower."""
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:

@@ -40,13 +40,12 @@ def test_stop_signal_alone(name: str) -> None:
 
 def test_second_interrupt_raises() -> None:
     before = signal.getsignal(signal.SIGINT)
-    stop = StopSignal()
-    for name in ("SIGTERM", "SIGINT"):
-        os.kill(os.getpid(), getattr(signal, name))
-        assert stop.poll() == "SIGTERM"  # the first one counts
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-    stop.close()
+    with StopSignal() as stop:
+        for name in ("SIGTERM", "SIGINT"):
+            os.kill(os.getpid(), getattr(signal, name))
+            assert stop.poll() == "SIGTERM"  # the first one counts
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -55,7 +54,10 @@ def test_two_ranks(start_run) -> None:
     assert one.wait() == (0, "")
     main, other = one.notes()
     assert (main["is_main"], other["is_main"]) == (True, False)
+    assert (main["local_rank"], other["local_rank"]) == (0, 1)
+    assert one.process.pid not in (main["pid"], other["pid"])
     for note in (main, other):
+        assert (note["node_rank"], note["device"], note["distributed"]) == (0, "cpu", True)
         assert note["world_size"] == 2
         assert note["mean"] == [[2.0, 4.0]]  # of [1, 2] and [3, 6]
         assert note["gathered"] == [[0, [0, 0]], [1, [1, 1]]]
