@@ -175,8 +175,10 @@ class StopSignal:
 
 
 @contextlib.contextmanager
-def process_group(placement: Placement, device: str) -> Iterator[None]:
+def process_group(placement: Placement, device: str, listener: socket.socket | None) -> Iterator[None]:
     """torch.distributed with all ranks of the run inside a `with` block: gloo for CPU tensors, NCCL for CUDA's.
+
+    With a `listener` this rank serves the store there by which the ranks find each other.
 
     Raises:
         UserError: the ranks do not come together in I2SB_RENDEZVOUS_SECONDS (600), or do not fit together.
@@ -185,12 +187,13 @@ def process_group(placement: Placement, device: str) -> Iterator[None]:
     global _store
     rank, size, on_cuda, ended_well = placement.rank, placement.size, device.startswith("cuda"), False
     try:
+        server = _serve(listener)
         _store = _meet(placement)
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
         dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
         yield
         _store.add("left", 1)
-        while rank == 0 and _store.add("left", 0) < size:  # this process may serve the store
+        while server is not None and _store.add("left", 0) < size:
             time.sleep(_POLL)
         ended_well = True
     except RuntimeError as error:
@@ -205,6 +208,13 @@ def process_group(placement: Placement, device: str) -> Iterator[None]:
         gc.collect()  # what still holds the group (a network's wrapper) would keep its threads until Python ends
         if dist.is_initialized() and (ended_well or not on_cuda):  # NCCL would wait for what the others never join
             dist.destroy_process_group()
+
+
+def _serve(listener: socket.socket | None) -> dist.Store | None:
+    if listener is None:
+        return None
+    port = listener.getsockname()[1]
+    return dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
 def _meet(placement: Placement) -> dist.Store:

@@ -97,8 +97,8 @@ def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.null
     return 0
 
 
-def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: socket.socket | None = None) -> None:
-    """Be the rank of this placement."""
+def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: socket.socket | None) -> None:
+    """Be the rank of this placement; where there is a listener, it serves torch's store to all ranks."""
     opt = copy.copy(opt)
     opt.distributed, opt.global_size = placement.distributed, placement.size
     opt.global_rank, opt.local_rank, opt.node_rank = placement.rank, placement.local_rank, placement.node_rank
@@ -112,9 +112,8 @@ def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: s
         return
     from i2sb.runtime.distributed import process_group
 
-    store = _serve(listener)  # noqa: F841  served as long as this variable lives
     share_cores(placement.num_on_machine)
-    with process_group(placement, opt.device):
+    with process_group(placement, opt.device, listener):
         main(opt)
 
 
@@ -130,16 +129,6 @@ def _listen(placement: Placement) -> socket.socket:
             f"port {placement.port} cannot be opened, perhaps another run or another process with --node-rank 0 uses "
             f"it; choose another with --master-port ({error.strerror})"
         ) from error
-
-
-def _serve(listener: socket.socket | None) -> Any:
-    """torch's store for all ranks at this socket, for as long as the result lives."""
-    if listener is None:
-        return None
-    from torch.distributed import TCPStore
-
-    port = listener.getsockname()[1]
-    return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
 # Children
@@ -161,7 +150,7 @@ def _run_children(
     The first that fails ends the run: it prints its error, the others have 5 s to end by themselves, then they are
     killed.  Each signal is passed on once, as children lead process groups of their own; the second SIGINT kills them.
     """
-    # Not torch.multiprocessing.start_processes: torch would be imported here before the children start to (1 s).
+    # Not torch.multiprocessing.start_processes: this process does without torch, whose import takes a second.
     context = multiprocessing.get_context("spawn")
     children: list[Any] = []
     num_interrupts = 0
@@ -186,12 +175,13 @@ def _run_children(
             failed = context.Value("i", 0)
             for index in range(first.num_here):
                 own = dataclasses.replace(first, rank=first.rank + index, local_rank=first.local_rank + index)
-                args = (main, opt, own, around, failed)
+                args = (main, opt, own, listener if index == 0 else None, around, failed)
                 child = context.Process(target=_child, args=args, name=f"rank {own.rank}")
                 child.start()
                 children.append(child)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            store = _serve(listener)  # noqa: F841  served as long as this variable lives
+            if listener is not None:
+                listener.close()  # it is rank 0's now
             _watch(children, failed)
         finally:
             for child in children:
@@ -226,7 +216,14 @@ def _kill(child: Any) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-def _child(main: Main, opt: argparse.Namespace, placement: Placement, around: Around, failed: Any) -> None:
+def _child(
+    main: Main,
+    opt: argparse.Namespace,
+    placement: Placement,
+    listener: socket.socket | None,
+    around: Around,
+    failed: Any,
+) -> None:
     """What runs in a spawned process: one rank."""
     os.setpgrp()  # a terminal's Ctrl-C comes once, through the parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -235,7 +232,7 @@ def _child(main: Main, opt: argparse.Namespace, placement: Placement, around: Ar
     try:
         with around(placement.rank):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            _work(main, opt, placement)
+            _work(main, opt, placement, listener)
     except BaseException as error:
         if not isinstance(error, SystemExit) or error.code:
             report = short_report(Path(sys.argv[0]).name, error)
