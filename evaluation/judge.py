@@ -122,7 +122,8 @@ def _check(found: Evaluation) -> None:
 
     Where the checksums of the image files are known, `triples` compares each file as it is read instead.
     """
-    weights = load_checkpoint(found.options.load)["identity"]
+    known = any("checkpoint" in samples.run for samples in found.samples.values())
+    weights = load_checkpoint(found.options.load, found.log)["identity"] if known else None
     for folder, recon, run in found.samples.values():
         check_pairs(recon, found.dataset, str(folder), found.options.image_size)
         was, now = run.get("data"), found.dataset.fingerprint() if recon.checksums is None else None
