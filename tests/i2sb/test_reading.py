@@ -47,8 +47,8 @@ def trap(tmp_path):
     assert not list(folder.iterdir())
 
 
-def put(folder: Path, data: bytes, name: str = "latest.pt") -> Path:
-    path = folder / name
+def put(folder: Path, data: bytes) -> Path:
+    path = folder / "latest.pt"
     path.unlink(missing_ok=True)  # several times faster than writing over it
     path.write_bytes(data)
     return path
@@ -185,15 +185,13 @@ def test_what_is_no_plain_value_is_left_out_and_named(tmp_path):
 # --- nothing runs
 
 
-def rebuilt(data: bytes, data_pkl: bytes, **more: bytes) -> bytes:
-    """A torch archive with another data.pkl and more records."""
+def rebuilt(data: bytes, data_pkl: bytes) -> bytes:
+    """A torch archive with another data.pkl."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
         for entry in old.infolist():
             name = entry.filename.partition("/")[2]
             new.writestr(f"archive/{name}", data_pkl if name == "data.pkl" else old.read(entry))
-        for name, record in more.items():
-            new.writestr(f"archive/{name.replace('_', '.')}", record)
     return file.getvalue()
 
 
@@ -222,7 +220,6 @@ def test_the_attacks_are_real(tmp_path):
 
 def test_stand_ins_are_no_way_to_run_code_or_to_change_later_readings(tmp_path):
     """The allowed names themselves: what they may be called with, filled with, and have attributes set on."""
-    good = OPTIONS[0].read_bytes()
     before = load_options(OPTIONS[0])
     names = [b"cargparse\nNamespace\n", b"cpathlib\nPosixPath\n", b"cbuiltins\nset\n", b"ccollections\nOrderedDict\n"]
     names += [b"ccopyreg\n_reconstructor\n", b"cbuiltins\nobject\n"]
@@ -232,7 +229,7 @@ def test_stand_ins_are_no_way_to_run_code_or_to_change_later_readings(tmp_path):
                 slots = b"N}" + hostile.text(attribute) + value + b"s\x86b"  # BUILD with (None, {attribute: value})
                 for made in (b"", b")R", b")\x81"):
                     is_refused(put(tmp_path, hostile.option(name + made + slots + b"}b")), load_options)
-    assert load_options(put(tmp_path, good)) == before
+    assert load_options(OPTIONS[0]) == before
     assert str(PosixPath("a")) == "a"
 
 
@@ -378,5 +375,5 @@ def test_damaged_files_do_nothing(trap, tmp_path):
 
 
 @pytest.mark.slow
-def test_tens_of_thousands_of_damaged_files_do_nothing(trap, tmp_path):
-    mutate(tmp_path, trap, 8000, seed=2)
+def test_thousands_of_damaged_files_do_nothing(trap, tmp_path):
+    mutate(tmp_path, trap, 3000, seed=2)
