@@ -109,10 +109,12 @@ def find_recon(folder: Path) -> list[Path]:
     paths = [folder / f"recon_{part}_{counts[0]}.pt" for part in range(counts[0])]
     if absent := [path.stem.removeprefix("recon_") for path in paths if not path.is_file()]:
         raise UserError(f"{folder}: the parts {', '.join(absent)} are missing; sample.py --partition makes them")
-    for path in paths[1:]:
-        if different := differences(identity(paths[0]), identity(path)):
+    # the original's parts have nothing beside them that says of which run they are
+    known = [path for path in paths if identity(path) or path.with_suffix(".crc32.npz").is_file()]
+    for path in known[1:]:
+        if different := differences(identity(known[0]), identity(path)):
             raise UserError(
-                f"{folder}: {paths[0].name} and {path.name} are not of one run ({different}); restore one of them "
+                f"{folder}: {known[0].name} and {path.name} are not of one run ({different}); restore one of them "
                 "again with the settings of the other, by --partition and --overwrite"
             )
     return paths
@@ -282,8 +284,8 @@ class ReconStore:
         if overwrite or not same_run_stays:
             for name in SCORES if same_run_stays else SCORES + PICTURES:
                 (_remove if overwrite else _set_aside)(self.folder / name)
-        for path in self.folder.glob("recon*.pt"):
-            if _STEM.fullmatch(path.stem) and not path.with_suffix(".json").is_file():
+        for path in {self.path, self.folder / "recon.pt"}:  # other parts of the original's stay and are used
+            if not path.with_suffix(".json").is_file():
                 _set_aside(path)
 
     def _is_finished(self, log: Any) -> bool:
