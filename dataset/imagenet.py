@@ -29,7 +29,7 @@ from dataset.store import LmdbImages
 from i2sb.addresses import VAL_10K_LIST
 from i2sb.errors import UserError, one_line
 
-_LOOKED_AT = 1000  # images of a data set that are read before the start: a second
+_LOOKED_AT = 1000  # images of a data set that are read at the start
 _WNID = re.compile(r"n\d{8}")  # a class of ImageNet
 
 

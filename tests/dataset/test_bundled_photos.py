@@ -93,7 +93,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_build_is_begun_anew(photos, tmp_path):
+def test_a_killed_build_starts_from_scratch(photos, tmp_path):
     (tmp_path / ".out.partial" / "train" / "astronaut").mkdir(parents=True)
     (tmp_path / ".out.partial" / "train" / "astronaut" / "stray.png").touch()
     assert digest(build_bundled_photos(tmp_path / "out", LOG, **SMALL)) == digest(photos)

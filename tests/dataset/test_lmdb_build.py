@@ -35,8 +35,9 @@ def images(tmp_path):
 
 
 def content(lmdb_path):
-    store = LmdbImages(lmdb_path)
-    return {key: store.get(key) for key in store}
+    """All keys and values, read as the original does."""
+    with lmdb.open(os.fspath(lmdb_path), readonly=True, lock=False) as environment, environment.begin() as transaction:
+        return {key.decode(): bytes(value) for key, value in transaction.cursor()}
 
 
 def expected(root):
@@ -209,7 +210,7 @@ def test_a_disk_that_is_too_small_is_noticed_before(images, tmp_path, monkeypatc
 
 
 def test_a_disk_that_fills_up_gives_one_line(images, tmp_path):
-    """A limit on the size of files stands for the full disk; afterwards the build goes on."""
+    """A limit on the size of files stands for the full disk; afterwards the build resumes."""
     resource = pytest.importorskip("resource")
     target = tmp_path / "x.lmdb"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -141,7 +141,7 @@ def test_sizes_are_known_without_reading_the_images(tmp_path):
     assert list(store) == sorted(content)
 
 
-def test_an_lmdb_that_is_replaced_is_read_anew(tmp_path):
+def test_an_lmdb_that_was_replaced_is_opened_again(tmp_path):
     for content in (b"old", b"new"):
         store = LmdbImages(make_lmdb(tmp_path / "x.lmdb", {"/a/c/1.png": content}))
         assert store.get("/a/c/1.png") == content
