@@ -84,7 +84,7 @@ def build_lmdb_dataset_val10k(opt: Any, log: Any, transform: Callable | None = N
             log.info("[Dataset] not ImageNet: evaluating on the whole validation set, not on the 10k subset")
             return dataset
         list_path = _published_list(log)
-    dataset.samples = dataset.imgs = select(dataset.samples, Path(list_path), dataset.name)
+    dataset.samples = dataset.imgs = select(dataset.samples, Path(list_path), dataset.name, dataset.root)
     log.info(f"[Dataset] {len(dataset)} validation images, as listed in {list_path}")
     return dataset
 
@@ -119,8 +119,10 @@ class InpaintingVal10kSubset(Dataset):
         return *self.dataset[index], self._holes.masks(1, torch.tensor([index]), None)[0]
 
 
-def select(samples: Iterable[tuple[str, int]], list_path: Path, name: str) -> list[tuple[str, int]]:
+def select(samples: Iterable[tuple[str, int]], list_path: Path, name: str, root: str) -> list[tuple[str, int]]:
     """The samples that the lines of `list_path` name, in the order of the lines; see `NameIndex` on what matches.
+
+    Where samples lie deeper in `root` than CLASS/FILE, all of their folders must be those of the line, if it has them.
 
     Raises:
         UserError: no such list, an empty one, a line without CLASS/FILE or that names several images, or images that
@@ -133,7 +135,7 @@ def select(samples: Iterable[tuple[str, int]], list_path: Path, name: str) -> li
         found = [index.find(path) for path in wanted]
     except Ambiguous as error:
         raise UserError(f"{list_path}: {one_line(error, 900)}: add the folders before it to the line") from None
-    missing = [class_and_file(path) for path, match in zip(wanted, found) if match is None]
+    missing = [class_and_file(path) for path, match in zip(wanted, found) if not _is_named(match, path, root)]
     if missing:
         some = one_line(", ".join(missing[:3]), 600) + (", ..." if len(missing) > 3 else "")
         raise UserError(
@@ -141,6 +143,14 @@ def select(samples: Iterable[tuple[str, int]], list_path: Path, name: str) -> li
             "(--val-list FILE takes a list of your own)"
         )
     return [(path, labels[path]) for path in found]
+
+
+def _is_named(match: str | None, line: str, root: str) -> bool:
+    if match is None or not match.startswith(f"{root}/"):
+        return match is not None
+    below, given = match[len(root) + 1 :].split("/"), line.replace("\\", "/").split("/")
+    count = min(len(below), len(given))
+    return below[-count:] == given[-count:]
 
 
 def readlines(path: str | os.PathLike) -> list[str]:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,6 @@ class LmdbDataset(Dataset):
         store: LmdbImages,
         index: ImageIndex,
         transform: Callable[[Image.Image], Any] | None,
-        samples: Sequence[tuple[str, int]] | None = None,
         exif_rotate: bool = False,
     ) -> None:
         self.store = store
@@ -95,7 +94,7 @@ class LmdbDataset(Dataset):
         self.root = index.root
         self.classes = index.classes
         self.class_to_idx = index.class_to_idx
-        self.samples = self.imgs = index.samples if samples is None else list(samples)
+        self.samples = self.imgs = index.samples
 
     @property
     def targets(self) -> list[int]:

@@ -304,12 +304,15 @@ def test_a_list_with_a_byte_order_mark(tmp_path, encoding):
 
 
 def test_twins_are_told_apart_by_the_folders_before_them(tmp_path):
-    for number, name in enumerate(("a/x/1.png", "b/x/1.png")):
+    for number, name in enumerate(("a/x/1.png", "b/x/1.png", "a/y/2.png")):
         (tmp_path / "d" / "val" / name).parent.mkdir(parents=True)
         Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / "d" / "val" / name)
     (tmp_path / "list.txt").write_text("/elsewhere/val/b/x/1.png\nval/a/x/1.png\n")
     opt = options(tmp_path / "d", val_list=tmp_path / "list.txt")
     assert build_lmdb_dataset_val10k(opt, LOG).targets == [1, 0]
+    (tmp_path / "list.txt").write_text("c/y/2.png\n")  # of another class
+    with pytest.raises(UserError, match=r"1 of the 1 listed images are not in"):
+        build_lmdb_dataset_val10k(opt, LOG)
     (tmp_path / "list.txt").write_text("x/1.png\n")
     with pytest.raises(UserError, match=r"list\.txt: x/1\.png may be .*: add the folders before it to the line"):
         build_lmdb_dataset_val10k(opt, LOG)
