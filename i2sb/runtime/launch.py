@@ -85,15 +85,14 @@ def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.null
         print(f"--gpu {opt.gpu} is not used: it names the GPU of a single process", file=sys.stderr)
     # When one rank ends early, torch would add a page of C++ frames per rank to the one error that matters.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with contextlib.ExitStack() as stack:
-        listener = None
-        if placement.distributed and placement.rank == 0 and not placement.is_served:
-            listener = stack.enter_context(_listen(placement))
-            placement = dataclasses.replace(placement, address="127.0.0.1", port=listener.getsockname()[1])
-        if placement.num_here > 1:
-            return _run_children(main, opt, placement, around, listener)
-        with around(placement.rank):
-            _work(main, opt, placement, listener)
+    listener = None
+    if placement.distributed and placement.rank == 0 and not placement.is_served:
+        listener = _listen(placement)
+        placement = dataclasses.replace(placement, address="127.0.0.1", port=listener.getsockname()[1])
+    if placement.num_here > 1:
+        return _run_children(main, opt, placement, around, listener)
+    with around(placement.rank):
+        _work(main, opt, placement, listener)
     return 0
 
 
@@ -165,25 +164,26 @@ def _run_children(
             if child.exitcode is None and (num_interrupts > 1 or not failed.value):
                 os.kill(child.pid, signal.SIGKILL if num_interrupts > 1 else number)
 
+    # Children start with the signals blocked, until they have left our process group and can handle them. So does
+    # multiprocessing's resource tracker, as SLURM sends USR1 to all processes; its start unblocks what we had blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    failed = context.Value("i", 0)  # the exit code of the first rank that failed
     with on_signals(pass_on):
         try:
-            # Children start with the signals blocked, until they have left our process group and can handle them. So
-            # does the resource tracker, as SLURM sends USR1 to all processes; its start unblocks what we had blocked.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-            resource_tracker.ensure_running()
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-            failed = context.Value("i", 0)
             for index in range(first.num_here):
                 own = dataclasses.replace(first, rank=first.rank + index, local_rank=first.local_rank + index)
                 args = (main, opt, own, listener if index == 0 else None, around, failed)
                 child = context.Process(target=_child, args=args, name=f"rank {own.rank}")
                 child.start()
                 children.append(child)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             if listener is not None:
                 listener.close()  # it is rank 0's now
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _watch(children, failed)
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for child in children:
                 if child.exitcode != 0:
                     _kill(child)
