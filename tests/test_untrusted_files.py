@@ -218,7 +218,7 @@ def test_odd_parts_of_a_checkpoint(here, capsys, at, odd):
     assert "latest.pt: " in last
 
 
-# --- images
+# --- images and names
 
 
 def damage_images(dataset):
@@ -248,3 +248,18 @@ def test_the_process_ends_after_an_unreadable_image(here):
     done = own_process("train", [*RESUME[1](here), "--num-itr", "30", "--num-workers", "2"], here)  # minutes: raises
     assert done.returncode == 2, done.stderr
     assert "cannot decode the image" in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "x" * 256, "b\udcff"], ids=["255 bytes", "256 bytes", "not UTF-8"])
+def test_names_of_folders(here, capsys, name):
+    (here / "photos").rename(here / "f\udcfcr")  # the data set's too
+    argv = train_argv(here / "f\udcfcr", "--name", name, "--num-itr", "1")
+    if len(name) == 256:
+        with pytest.raises(SystemExit):
+            train.main(argv)
+        assert "is invalid: expected the name of a folder in results/" in capsys.readouterr().err
+    else:
+        assert train.main(argv) == 0
+        assert train.main([*argv, "--ckpt", name, "--num-itr", "2"]) == 0
+        assert sample.main(sample_argv(here / "f\udcfcr", name)) == 0
+        assert compute_metrices.main(metrics_argv(here / "f\udcfcr", name, "samples_nfe2")) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -92,7 +93,8 @@ def image_size(text: str) -> int:
 
 def experiment(text: str) -> str:
     """An argparse type: a folder's name under results/."""
-    if not text or text in (".", "..") or text.startswith("/") or ".." in text.split("/") or "\0" in text:
+    too_long = any(len(os.fsencode(part)) > 255 for part in text.split("/"))
+    if not text or text in (".", "..") or text.startswith("/") or ".." in text.split("/") or "\0" in text or too_long:
         raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected the name of a folder in results/")
     return text.rstrip("/")
 

@@ -49,9 +49,12 @@ def load_torch(path: str | os.PathLike, *, mmap: bool = True) -> Any:
     with _reasons(path):
         if is_zip := _is_zip(path):
             _data_pickle(path)  # torch itself does not look at checksums
-        with warnings.catch_warnings():
+        with Path(path).open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", mmap=mmap and is_zip, weights_only=True)
+            name = os.fsdecode(path)
+            if name.encode("utf-8", "replace") != os.fsencode(name):
+                name = f"/proc/self/fd/{file.fileno()}"  # torch takes no names but those in UTF-8
+            return torch.load(name, map_location="cpu", mmap=mmap and is_zip, weights_only=True)
 
 
 def check_tensors(path: str | os.PathLike, tensors: Mapping[Any, Tensor] | Iterable[Tensor], log: Any = None) -> str:
