@@ -47,7 +47,8 @@ def sample(opt: argparse.Namespace) -> None:
     try:
         nfe = num_evaluations(opt.nfe, ckpt_opt.interval)
     except ValueError as error:
-        raise UserError(f"--nfe {opt.nfe}: {error}") from error
+        reason = f"{opt.ckpt} was trained with --interval {ckpt_opt.interval}: at most {ckpt_opt.interval - 1}"
+        raise UserError(f"--nfe {opt.nfe}: {reason}") from error
     folder = sample_folder(opt.ckpt, nfe, opt.clip_denoise, RESULTS)
     log = open_log(folder, opt.global_rank)
     torch.manual_seed(opt.seed)

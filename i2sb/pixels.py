@@ -35,8 +35,6 @@ def _scaled(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise ValueError(f"images are {x.dtype}, expected uint8 in [0, 255] or floating point in [-1, 1]")
     if not x.isfinite().all():
-        raise ValueError(
-            f"{(~x.isfinite()).sum().item()} of {x.numel()} pixel values are not finite (NaN or inf)"
-        )
+        raise ValueError(f"{(~x.isfinite()).sum().item()} of {x.numel()} pixel values are not finite (NaN or inf)")
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     return ((x + 1) * 127.5).clamp_(0, 255)

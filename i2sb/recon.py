@@ -72,7 +72,7 @@ def run_identity(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: as `find_recon` and `made_with`.
     """
-    return identity(find_recon(folder)[0])
+    return next(filter(None, map(identity, find_recon(folder))), {})
 
 
 def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
@@ -209,15 +209,7 @@ class ReconStore:
         UserError: no image is this part's.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        partition: str | None,
-        count: int,
-        settings: dict[str, Any],
-        image_shape: tuple[int, ...],
-        dtype: str = "float32",
-    ):
+    def __init__(self, folder: Path, partition: str | None, count: int, settings: dict, image_shape: tuple, dtype: str):
         self.start, self.stop = partition_range(partition, count)
         if self.start == self.stop:
             raise UserError(f"--partition {partition}: holds none of the {count} images; take fewer parts")

@@ -199,4 +199,4 @@ def test_judging_errors_are_one_line(here, capsys):
     assert compute_metrices.main(metrics_argv(other, "sr4x-pool", "samples_nfe2")) == 2
     assert "holds 12 images, the data set has 6" in capsys.readouterr().err
     assert sample.main(sample_argv(here / "photos", "sr4x-pool", "--nfe", "10")) == 2
-    assert "trained with --interval 10; legal is 1 to 9" in capsys.readouterr().err
+    assert "trained with --interval 10: at most 9" in capsys.readouterr().err

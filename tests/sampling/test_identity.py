@@ -96,7 +96,7 @@ def test_parts_of_several_runs_are_never_one(here, capsys):
         shutil.move(path, folder)
     line = refusal(capsys, compute_metrices, judge_argv(here))
     assert "recon_0_2.pt and recon_1_2.pt are not of one run (seed was 0, now 1)" in line
-    (folder / "recon_0_2.json").unlink()  # of unknown origin: not of that run either
+    (folder / "recon_0_2.json").unlink()  # of which run it was is lost
     assert "are not of one run" in refusal(capsys, compute_metrices, judge_argv(here))
 
 

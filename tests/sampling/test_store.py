@@ -16,7 +16,7 @@ LOG = logging.getLogger("test")
 
 
 def make_store(folder, stop=10, **settings):
-    store = ReconStore(folder, None, stop, settings, (3, 4, 4))
+    store = ReconStore(folder, None, stop, settings, (3, 4, 4), "float32")
     assert not store.open(False, LOG)
     return store
 
@@ -82,13 +82,13 @@ def test_seconds_per_image_are_the_median_batch_and_not_a_setting(tmp_path):
     made = made_with(store.finish())
     assert made[SECONDS] == 0.5
     assert made["seed"] == 1
-    assert ReconStore(tmp_path, None, 10, {"seed": 1}, (3, 4, 4)).open(False, LOG)
+    assert ReconStore(tmp_path, None, 10, {"seed": 1}, (3, 4, 4), "float32").open(False, LOG)
 
 
 def test_images_are_taken_from_any_part(tmp_path):
     paths = []
     for part in range(3):
-        store = ReconStore(tmp_path, f"{part}_3", 8, {}, (3, 4, 4))
+        store = ReconStore(tmp_path, f"{part}_3", 8, {}, (3, 4, 4), "float32")
         store.open(False, LOG)
         put(store, store.start, store.stop)
         paths.append(store.finish())
