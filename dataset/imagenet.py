@@ -146,7 +146,7 @@ def select(samples: Iterable[tuple[str, int]], list_path: Path, name: str, root:
 
 
 def _is_named(match: str | None, line: str, root: str) -> bool:
-    if match is None or not match.startswith(f"{root}/"):
+    if match is None or not root or not match.startswith(f"{root}/"):
         return match is not None
     below, given = match[len(root) + 1 :].split("/"), line.replace("\\", "/").split("/")
     count = min(len(below), len(given))
