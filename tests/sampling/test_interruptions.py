@@ -46,7 +46,7 @@ def run_killed(here, rounds, *flags):
     return killed
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(here):
+def test_a_killed_run_resumes_to_the_same_bits(here):
     folder = restore(here, *FLAGS).with_name("samples_nfe9")
     expected = (folder / "recon.pt").read_bytes()
     shutil.rmtree(folder)
@@ -67,7 +67,7 @@ def test_a_second_run_on_the_same_folder_is_refused(here, capsys):
 
 
 @pytest.mark.parametrize(("size", "where"), [(20_000, ".npz"), (100_000, "recon.pt")])
-def test_a_full_disk_is_one_line_and_the_run_goes_on_later(here, capsys, size, where):
+def test_a_full_disk_is_one_line_and_the_run_resumes_later(here, capsys, size, where):
     """A limit on the size of files stands for the full disk."""
     argv = sample_argv(here / "photos", NAME, "--batch-size", "4")  # batches of 49 KiB, recon.pt of 288 KiB
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
