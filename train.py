@@ -36,7 +36,7 @@ def train(opt: argparse.Namespace) -> None:
     from i2sb.runtime.distributed import main_first
     from i2sb.runtime.logger import build_logger, log_options
     from i2sb.runtime.script import explained
-    from i2sb.training import open_writer
+    from i2sb.runtime.writers import build_writer
 
     with only_training(opt):
         log = build_logger(opt.log_dir, opt.name, opt.global_rank, resumed=opt.ckpt is not None)
@@ -50,7 +50,8 @@ def train(opt: argparse.Namespace) -> None:
             corrupt = create_corruption(opt.corrupt, opt.image_size, opt.device, masks, log)
             runner = Runner(opt, log, save_opt=False)  # the first checkpoint takes the options with it
         judges = training_judges(val_dataset.classes, opt.device, log) if opt.eval_every else {}
-        with open_writer(runner, opt) as writer, explained(opt, smaller="--microbatch"):
+        writer = build_writer(opt, network=runner.net.kwargs, start=runner.loaded_iteration())
+        with writer, explained(opt, smaller="--microbatch"):
             if writer.where:
                 log.info(f"[Log] {writer.where}")
             runner.train(opt, train_dataset, val_dataset, corrupt, writer=writer, judges=judges)

@@ -20,26 +20,22 @@ class Remote:
     sha256: str | None = None
 
 
-def _below(address: str, name: str, what: str, **known: Any) -> Remote:
-    return Remote(name, what, f"{address}/{name}", **known)
+def _remote(what: str, url: str, **known: Any) -> Remote:
+    """A file that keeps the name it has at its address."""
+    return Remote(url.rpartition("/")[2], what, url, **known)
 
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
-_I2SB = "https://raw.githubusercontent.com/NVlabs/I2SB/master/dataset"
 _TORCH = "https://download.pytorch.org/models"
-_PYTORCH_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
-_STYLEGAN2 = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics"
 
-ADM_WEIGHTS = _below(_ADM, "256x256_diffusion_uncond.pt", "the pretrained ADM weights")
-FID_TRAIN_STATISTICS = _below(
-    f"{_ADM}/ref_batches/imagenet/256",
-    "VIRTUAL_imagenet256_labeled.npz",
+ADM_WEIGHTS = _remote("the pretrained ADM weights", f"{_ADM}/256x256_diffusion_uncond.pt")
+FID_TRAIN_STATISTICS = _remote(
     "the FID statistics of ImageNet's training set",
+    f"{_ADM}/ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
 )
-VAL_10K_LIST = _below(
-    _I2SB,
-    "val_faster_imagefolder_10k_fn.txt",
+VAL_10K_LIST = _remote(
     "the list of the 10k validation images",
+    "https://raw.githubusercontent.com/NVlabs/I2SB/master/dataset/val_faster_imagefolder_10k_fn.txt",
     size=640_000,
     sha256="3aaa918ba6123ed0460dcfc09b77f6c27867f760ece383ab2f0a895099af397c",
 )
@@ -50,12 +46,17 @@ FREEFORM_BANK = Remote(
 )
 
 # Networks that images are judged with: torchvision's IMAGENET1K_V1, and clean-fid's two forms of Inception.
-RESNET50 = _below(_TORCH, "resnet50-0676ba61.pth", "the ResNet-50 weights", sha256="0676ba61")
-ALEXNET = _below(_TORCH, "alexnet-owt-7be5be79.pth", "the AlexNet weights (for LPIPS)", sha256="7be5be79")
-INCEPTION_PYTORCH = _below(
-    _PYTORCH_FID, "pt_inception-2015-12-05-6726825d.pth", "the Inception weights", sha256="6726825d"
+RESNET50 = _remote("the ResNet-50 weights", f"{_TORCH}/resnet50-0676ba61.pth", sha256="0676ba61")
+ALEXNET = _remote("the AlexNet weights (for LPIPS)", f"{_TORCH}/alexnet-owt-7be5be79.pth", sha256="7be5be79")
+INCEPTION_PYTORCH = _remote(
+    "the Inception weights",
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    sha256="6726825d",
 )
-INCEPTION_TORCHSCRIPT = _below(_STYLEGAN2, "inception-2015-12-05.pt", "the Inception weights")
+INCEPTION_TORCHSCRIPT = _remote(
+    "the Inception weights",
+    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+)
 
 # Google Drive folders by task, each with latest.pt and options.pkl
 CHECKPOINT_FOLDERS = {
@@ -69,4 +70,3 @@ CHECKPOINT_FOLDERS = {
     "inpaint-freeform1020": "1WGYzrxO-t4Q6XadgwWdUuh6Ue966LYKw",
     "inpaint-freeform2030": "18Q1ZtUcl3z63v0VOSR5hVH3T5fGNgf3I",
 }
-CHECKPOINT_FILES = ("options.pkl", "latest.pt")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from i2sb import addresses
-from i2sb.addresses import CHECKPOINT_FILES, CHECKPOINT_FOLDERS, Remote
+from i2sb.addresses import CHECKPOINT_FOLDERS, Remote
 from i2sb.errors import UserError
 from i2sb.runtime.download import download, download_drive_folder
 from i2sb.runtime.reading import check_file, load_options
@@ -39,8 +39,8 @@ def download_ckpt(ckpt_dir: str | os.PathLike = "data/", log: Any = None) -> Pat
     return fetch(addresses.ADM_WEIGHTS, ckpt_dir, log)
 
 
-def fetch_checkpoint(name: str, results: str | os.PathLike = "results", log: Any = None) -> Path:
-    """The folder `results`/NAME with the published latest.pt and options.pkl, fetched unless they are there.
+def fetch_checkpoint(name: str, log: Any = None) -> Path:
+    """The folder results/NAME with the published latest.pt and options.pkl, fetched unless they are there.
 
     What was fetched is checked before we return: the options are readable, the weights whole.
 
@@ -49,18 +49,11 @@ def fetch_checkpoint(name: str, results: str | os.PathLike = "results", log: Any
     """
     if name not in CHECKPOINT_FOLDERS:
         raise UserError(f"{name}: no published checkpoint has this name; there are {', '.join(CHECKPOINT_FOLDERS)}")
-    folder, what = Path(results) / name, f"the published checkpoint {name}"
-    for path in download_drive_folder(CHECKPOINT_FOLDERS[name], folder, CHECKPOINT_FILES, what=what, log=log):
+    folder, what = Path("results") / name, f"the published checkpoint {name}"
+    checks = {"options.pkl": load_options, "latest.pt": check_file}
+    for path in download_drive_folder(CHECKPOINT_FOLDERS[name], folder, checks, what=what, log=log):
         try:
-            _check(path)
+            checks[path.name](path)
         except UserError as error:
             raise UserError(f"{error}; remove it to have it fetched again") from None
     return folder
-
-
-def _check(path: Path) -> None:
-    """Raise UserError unless the file is whole and runs no code."""
-    if path.name == "options.pkl":
-        load_options(path)
-    else:
-        check_file(path)

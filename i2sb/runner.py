@@ -163,12 +163,14 @@ class Runner:
         Raises:
             UserError: a batch that does not divide, a full disk, too many steps in a row with NaN or inf.
         """
-        from i2sb.training import Training, open_writer
+        from i2sb.runtime.writers import build_writer
+        from i2sb.training import Training
 
         self.opt = opt = with_defaults(opt)
         with contextlib.ExitStack() as stack:
             if writer is None and opt.log_writer:
-                writer = stack.enter_context(open_writer(self, opt))
+                writer = build_writer(opt, network=self.net.kwargs, start=self.loaded_iteration())
+                stack.enter_context(writer)
             return Training(self, opt, train_dataset, val_dataset, corrupt_method, writer, judges).run()
 
     # Alg. 2

@@ -26,7 +26,7 @@ from i2sb.runtime.distributed import StopSignal, gather_objects
 from i2sb.runtime.logger import of_all_ranks
 from i2sb.runtime.memory import peak_memory
 from i2sb.runtime.progress import Progress
-from i2sb.runtime.writers import Writer, build_writer
+from i2sb.runtime.writers import Writer
 from i2sb.validation import evaluate
 
 FIRST_EVALUATIONS = (0, 500)
@@ -52,21 +52,6 @@ class State:
     saved: int = 0
     whole: bool = True
     random: tuple[dict, dict] = ({}, {})
-
-
-def open_writer(runner: Any, opt: Any) -> Writer:
-    """Curves and pictures of a training, as its options ask for."""
-    return build_writer(
-        opt.log_writer,
-        log_dir=opt.log_dir,
-        name=opt.name,
-        config={**vars(opt), "network": runner.net.kwargs},
-        wandb_user=opt.wandb_user,
-        wandb_api_key=opt.wandb_api_key,
-        rank=opt.global_rank,
-        resume=opt.ckpt == opt.name,
-        start=runner.loaded_iteration(),
-    )
 
 
 class Training:

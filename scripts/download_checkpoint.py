@@ -1,7 +1,5 @@
 """Put a published checkpoint (latest.pt and options.pkl) into results/NAME of the current folder; resumes."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys
@@ -19,14 +17,9 @@ def main() -> int:
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(CHECKPOINT_FOLDERS)}")
     name = parser.parse_args().name
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-
-    def work() -> int:
-        folder = fetch_checkpoint(name, log=logging.getLogger("i2sb"))
-        print(f"{folder} is ready")
-        return 0
-
-    return run_script("download_checkpoint.py", work)
+    print(f"{fetch_checkpoint(name, log=logging.getLogger('i2sb'))} is ready")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script("download_checkpoint.py", main))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import lock, sync, sync_folder
 from i2sb.runtime.progress import Progress
@@ -45,43 +47,39 @@ def download(
     Raises:
         UserError: one line with the reason, the address, and where to put the file by hand.
     """
-    path, url = Path(local_path), str(url)
-    part, what = path.with_name(path.name + ".part"), what or path.name
+    path = Path(local_path)
+    part, what = path.with_name(f"{path.name}.part"), what or path.name
     say = (lambda text: None) if log is None else log.info
-    fetch = _fetch_from_drive if url.startswith(_DRIVE) else _fetch
-
-    def is_there() -> bool:
-        if not path.is_file() or path.stat().st_size == 0:
-            return False
+    if path.is_file():
         if fault := _fault(path, size, sha256):
             raise UserError(f"{path}: not {what}: {fault}; remove it to have it fetched again from {url}")
-        return True
-
+        return path
     try:
-        if is_there():
-            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         waiting = f"waiting for another process that fetches {what} to {path}"
-        with lock(path.with_name(path.name + ".lock"), lambda: say(waiting)):
-            if not is_there():
+        with lock(path.with_name(f"{path.name}.lock"), lambda: say(waiting)):
+            if not path.is_file():
                 say(f"fetching {what}: {url} -> {path}")
-                fetch(url, part, retries, timeout, say)
-                if fault := _page_fault(part, path) or _fault(part, size, sha256):
+                if url.startswith(_DRIVE):
+                    _fetch_from_drive(url, part, retries, timeout)
+                else:
+                    _fetch(url, part, retries, timeout, say)
+                if fault := _fault(part, size, sha256):
                     _forget(part)
-                    raise _Failed(fault)
+                    raise requests.RequestException(fault)
                 part.replace(path)
                 _forget(part)
                 sync_folder(path.parent)
         return path
-    except _Failed as error:
-        reason = one_line(error, 300)
+    except requests.RequestException as error:
+        reason = _reason(error, url)
     except OSError as error:
         reason = f"cannot write to {path.parent}: {error.strerror or error}"
     raise UserError(f"{what}: could not fetch {url} ({reason}); fetch it by hand from {url} and put it at {path}")
 
 
 def download_drive_folder(
-    folder_id: str, folder: str | os.PathLike, names: Iterable[str], *, what: str = "", log: Any = None
+    folder_id: str, folder: str | os.PathLike, names: Iterable[str], *, what: str, log: Any = None
 ) -> list[Path]:
     """Fetch the files `names` of a shared Google Drive folder into `folder`; those there are kept.
 
@@ -91,132 +89,97 @@ def download_drive_folder(
     missing = [name for name in names if not (folder / name).is_file()]
     if not missing:
         return []
-    try:
-        import gdown
+    import gdown
 
+    try:
         files = gdown.download_folder(id=folder_id, skip_download=True, quiet=True, use_cookies=False, timeout=20)
         urls = {file.path: f"{_DRIVE}file/d/{file.id}/view" for file in files}
         absent = [name for name in missing if name not in urls]
-        reason = f"it holds no {' and no '.join(absent)}; {_DRIVE_HINT}" if absent else ""
+        reason = f"it holds no {' and no '.join(absent)}" if absent else ""
     except Exception as error:  # of many kinds
-        reason = _gdown_reason(error)
+        reason = _reason(error, url)
     if reason:
         hand = f"fetch {' and '.join(missing)} by hand from there and put them into {folder}"
         raise UserError(f"{what}: could not fetch {url} ({reason}); {hand}")
-    return [download(urls[name], folder / name, what=f"{what} {name}".strip(), log=log) for name in missing]
-
-
-class _Failed(Exception):
-    """The file cannot be had; the text is the reason."""
-
-
-class _TryAgain(_Failed):
-    """A failure that may pass."""
+    return [download(urls[name], folder / name, what=f"{what} {name}", log=log) for name in missing]
 
 
 def _fetch(url: str, part: Path, retries: int, timeout: float, say: Callable[[str], None]) -> None:
     """Fill `part` from a web server, by as many requests as it takes."""
-    import requests
-
-    passing = (_TryAgain, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
     failures = 0
     while True:
         before = _length(part)
         try:
             return _request(url, part, timeout)
-        except passing as error:
-            reason = _reason(error)
         except requests.RequestException as error:
-            raise _Failed(error) from error
-        failures = 1 if _length(part) > before else failures + 1
-        if failures > retries:
-            raise _Failed(reason)
-        say(f"{url}: {reason}; trying again")
+            failures = 1 if _length(part) > before else failures + 1
+            status = 500 if error.response is None else error.response.status_code
+            if failures > retries or (status < 500 and status not in (408, 416, 429)):
+                raise
+            say(f"{url}: {_reason(error, url)}; trying again")
         time.sleep(failures - 1)
 
 
 def _request(url: str, part: Path, timeout: float) -> None:
     """One request for what `part` lacks."""
-    import requests
-
     headers, start, version = {"Accept-Encoding": "identity", "User-Agent": "i2sb"}, _length(part), _version_of(part)
     if start and version.exists():  # else parts of two files could be joined
         headers |= {"Range": f"bytes={start}-", "If-Range": version.read_text("latin-1")}
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-        status, there = answer.status_code, answer.headers
-        if status == 416 or (status == 206 and not there.get("Content-Range", "").startswith(f"bytes {start}-")):
-            _forget(part)
-            raise _TryAgain("the server has another file now")
-        if status not in (200, 206):
-            passes = status >= 500 or status in (408, 429)
-            raise (_TryAgain if passes else _Failed)(f"the server answered {status} {answer.reason}")
-        if status == 200:
+        if answer.status_code in (200, 416):  # the whole file follows, or the server's is another one now
             start = 0
             _forget(part)
-            etag = there.get("ETag", "W/")
-            if known := there.get("Last-Modified") if etag.startswith("W/") else etag:
-                version.write_text(known, "latin-1")
-        length = there.get("Content-Length", "")
-        total = start + int(length) if length.isdecimal() else None
-        with part.open("ab") as file, Progress(part.stem, total, done=start) as bar:
+        answer.raise_for_status()
+        if known := answer.headers.get("Last-Modified") or answer.headers.get("ETag"):
+            version.write_text(known, "latin-1")
+        total = start + int(answer.headers.get("Content-Length", 0))
+        with part.open("ab") as file, Progress(part.stem, total or None, done=start) as bar:
             for chunk in answer.iter_content(2**16):
                 file.write(chunk)
                 bar.update(file.tell(), f"{file.tell() / 1e6:.1f} MB")
             file.flush()
             sync(file.fileno())
-    if total is not None and _length(part) < total:
-        raise _TryAgain("the connection was cut")
+    if _length(part) < total:
+        raise requests.ConnectionError("the connection was cut")
 
 
-def _fetch_from_drive(url: str, part: Path, retries: int, timeout: float, say: Callable[[str], None]) -> None:
+def _fetch_from_drive(url: str, part: Path, retries: int, timeout: float) -> None:
     """Fill `part` through gdown, which answers the pages that Google puts before large files."""
-    try:
-        import gdown
+    import gdown
 
-        with Progress(part.stem, None) as bar:
-            gdown.download(
-                url,
-                str(part),
-                quiet=True,
-                use_cookies=False,
-                resume=True,
-                timeout=timeout,
-                retries=retries,
-                progress=lambda done, total: bar.update(done, f"{done / 1e6:.1f} MB", total),
-            )
-    except Exception as error:
-        if type(error).__module__ == "builtins" and isinstance(error, OSError):  # the disk's
-            raise
-        if "byte range" not in str(error):
-            raise _Failed(_gdown_reason(error)) from error
-        for other in part.parent.glob(f"{part.name}*.part"):
-            other.unlink()
-        raise _Failed("what an earlier run fetched is no part of the file there: it is removed, try again") from error
+    def show(done: int, total: int | None) -> None:
+        bar.update(done, f"{done / 1e6:.1f} MB", total)
+
+    options = {"quiet": True, "use_cookies": False, "resume": True, "timeout": timeout, "retries": retries}
+    with Progress(part.stem, None) as bar:
+        try:
+            gdown.download(url, str(part), progress=show, **options)
+        except gdown.exceptions.DownloadError as error:
+            raise requests.RequestException(str(error)) from error
 
 
-def _gdown_reason(error: Exception) -> str:
-    if isinstance(error, ImportError):
-        package = (error.name or "gdown").partition(".")[0]
-        return f"the package {package} is missing or too old: pip install -U {package}"
-    return f"{one_line(_reason(error), 200)}; {_DRIVE_HINT}"
-
-
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, url: str) -> str:
     """What a failure of the connection means for the user."""
-    text = str(error)
-    if re.search("resolve|Name or service not known|refused|unreachable", text):
-        return "the server cannot be reached: is this machine offline?"
-    if "timed out" in text:
-        return "the server does not answer"
-    return "the connection was cut" if re.search("broken|aborted|reset", text) else text
+    reason = one_line(str(error).partition(" for url: ")[0], 200)
+    if re.search("resolve|Name or service not known|refused|unreachable", str(error)):
+        reason = "the server cannot be reached: is this machine offline?"
+    elif "timed out" in str(error):
+        reason = "the server does not answer"
+    return f"{reason}; {_DRIVE_HINT}" if url.startswith(_DRIVE) else reason
 
 
 def _fault(path: Path, size: int | None, sha256: str | None) -> str:
     """What is wrong with the file at `path`; empty: nothing."""
+    if _length(path) == 0:
+        return "it is empty"
     if size not in (None, _length(path)):
         return f"it has {_length(path)} bytes, {size} are expected"
     digest = hashlib.sha256()
     with path.open("rb") as file:
+        head = file.read(2**12)
+        if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            return "it is a web page: a login, or a missing permission"
+        file.seek(0)
         while sha256 and (chunk := file.read(2**20)):
             digest.update(chunk)
     if sha256 and not digest.hexdigest().startswith(sha256.lower()):
@@ -224,18 +187,9 @@ def _fault(path: Path, size: int | None, sha256: str | None) -> str:
     return ""
 
 
-def _page_fault(part: Path, path: Path) -> str:
-    """Whether a page for people (a login, a missing permission) came in place of the file; empty: no."""
-    with part.open("rb") as file:
-        head = file.read(2**12).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if head.startswith((b"<!doctype html", b"<html")) and path.suffix != ".html":
-        return "the server sent a web page instead of the file"
-    return "" if head else "the server sent an empty file"
-
-
 def _version_of(part: Path) -> Path:
-    """Holds the ETag or date of the file that `part` is a part of."""
-    return part.with_name(part.name + ".version")
+    """Holds the date or ETag of the file that `part` is a part of."""
+    return part.with_name(f"{part.name}.version")
 
 
 def _forget(part: Path) -> None:

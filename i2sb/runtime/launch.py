@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from i2sb.errors import EndedElsewhere, UserError
-from i2sb.runtime.console import print_anything
-from i2sb.runtime.script import SIGNALS, on_signals, short_report
+from i2sb.runtime.script import SIGNALS, on_signals, print_anything, short_report
 
 _GRACE = 5.0  # seconds in which the others may end by themselves once a rank has failed
 _POLL = 0.1

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from i2sb.errors import UserError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@functools.cache
+def console() -> Console:
+    """The one rich console on standard error: log lines appear above a running progress bar."""
+    from rich.console import Console  # rich costs a tenth of a second, --help does without
+
+    return Console(stderr=True)
+
 
 def run_folder(log_dir: str | os.PathLike, name: str) -> Path:
-    """LOG_DIR/NAME, made when missing.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """LOG_DIR/NAME, made when missing.  Raises UserError where it cannot be made."""
     folder = Path(log_dir) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,32 +38,28 @@ def unwritable(path: str | os.PathLike, error: OSError) -> UserError:
     return UserError(f"--log-dir: {path} cannot be written: {error.strerror or error}; choose another --log-dir")
 
 
-def build_logger(
-    log_dir: str | os.PathLike, name: str, rank: int = 0, resumed: bool = False, console: bool = True
-) -> logging.Logger:
+def build_logger(log_dir: str | os.PathLike, name: str, rank: int = 0, resumed: bool = False) -> logging.Logger:
     """The logger of a run; it takes the place of the one that was built before in this process.
 
-    Rank 0 writes to standard error (if `console`; plain lines where that is no terminal) and to the end of
-    LOG_DIR/NAME/log.txt, where a first line says that the run started or resumed. The other ranks write no
-    file, and only warnings and errors to standard error, each with the rank before it.
+    Rank 0 writes to standard error (plain lines where that is no terminal) and to the end of LOG_DIR/NAME/log.txt,
+    where a first line says that the run started or resumed. The other ranks write no file, and only warnings and
+    errors to standard error, each with the rank before it.
 
     Raises:
         UserError: the log folder or file cannot be written.
     """
     if rank == 0:
         path = run_folder(log_dir, name) / "log.txt"
-        handlers = [_log_file(path), *([_screen()] if console else [])]
+        handlers = [_log_file(path), _screen()]
     else:
         handlers = [_plain(f"[rank {rank}] %(levelname)s %(message)s")]
-        handlers[0].setLevel(logging.WARNING)
 
     log = logging.getLogger("i2sb")
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     log.propagate = False  # a library that sets up the root logger must not print all lines a second time
     for handler in list(log.handlers):
         log.removeHandler(handler)
-        with contextlib.suppress(OSError):  # its disk is full
-            handler.close()
+        handler.close()
     for handler in handlers:
         log.addHandler(handler)
     if rank == 0:
@@ -65,20 +68,14 @@ def build_logger(
 
 
 def of_all_ranks(log: Any, rank: int) -> Any:
-    """The logger for what every rank would say alike: rank 0 says it, the others' drops it."""
-    if rank == 0:
-        return log
-    silent = logging.getLogger("i2sb.silent")
-    silent.propagate = False
-    if not silent.handlers:
-        silent.addHandler(logging.NullHandler())
-    return silent
+    """The logger for what every rank would log alike: that of rank 0, a silent one on the others."""
+    return log if rank == 0 else logging.Logger("silent", logging.CRITICAL + 1)
 
 
 def log_options(log: Any, opt: Any) -> None:
     """One block with all options of `opt` (a namespace) but the W&B key, one a line."""
     options = {name: value for name, value in vars(opt).items() if name != "wandb_api_key"}
-    width = max(map(len, options), default=0)
+    width = max(map(len, options))
     log.info("\n".join(["options:", *(f"  {name:<{width}}  {value}" for name, value in options.items())]))
 
 
@@ -88,40 +85,30 @@ class _LogFile(logging.FileHandler):
     _failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            super().handleError(record)
-        elif not self._failed:
+        if not self._failed:
             self._failed = True
-            text = f"{self.baseFilename}: cannot be written: {error.strerror}; the run continues without"
-            print(text, file=sys.stderr)
+            print(f"{self.baseFilename}: cannot be written: {sys.exc_info()[1]}; the run continues", file=sys.stderr)
 
 
 def _log_file(path: Path) -> logging.Handler:
     try:
         handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
-        if path.stat().st_size:
-            handler.stream.write("\n")  # sets this start apart, and ends a line that a crash has cut
     except OSError as error:
         raise unwritable(path, error) from error
+    if path.stat().st_size:
+        handler.stream.write("\n")  # sets this start apart, and ends a line that a crash has cut
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
 
 
 def _screen() -> logging.Handler:
-    from i2sb.runtime.console import console
-
     if not console().is_terminal:  # rich would break lines at 80 characters there
         return _plain("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
     from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
 
     return RichHandler(
-        console=console(),
-        show_path=False,
-        markup=False,
-        highlighter=NullHighlighter(),
-        log_time_format="%H:%M:%S",
+        console=console(), show_path=False, markup=False, highlighter=NullHighlighter(), log_time_format="%H:%M:%S"
     )
 
 

@@ -1,6 +1,4 @@
-"""How much memory a process has used at most."""
-
-from __future__ import annotations
+"""The peak memory of a process."""
 
 import sys
 
@@ -8,7 +6,7 @@ import torch
 
 
 def peak_memory(device: torch.device) -> float:
-    """GiB: of the GPU's memory for tensors on it, else of the process's own memory; NaN where nobody tells."""
+    """GiB: of the GPU's memory for tensors on it, else of the process's own memory; NaN where that is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     try:

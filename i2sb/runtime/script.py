@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from i2sb.errors import EndedElsewhere, UserError, one_line, printable
-from i2sb.runtime.console import print_anything
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
@@ -46,6 +45,13 @@ def short_report(name: str, error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, UserError | EndedElsewhere):
         return f"{name}: error: {printable(error)}", 2 if isinstance(error, UserError) else 1
     return None
+
+
+def print_anything() -> None:
+    """From now on characters that the terminal's encoding lacks (ASCII, Latin-1) are printed as escapes: \\u2192."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

@@ -27,43 +27,29 @@ def run(code: str, *args: object, **variables: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, timeout=60)
 
 
-def test_file_and_plain_lines_where_there_is_no_terminal(tmp_path):
-    text = "x" * 300 + " [bold]not markup[/bold]"
-    code = "import sys; from i2sb.runtime.logger import build_logger as b; b(sys.argv[1], 'a').info('%s', sys.argv[2])"
-    done = run(code, tmp_path, text)
-    first, second = done.stderr.decode().splitlines()
-    assert first.endswith(f"INFO started a, log file {tmp_path}/a/log.txt")
-    assert second.endswith(f" INFO {text}")
-    assert done.stdout == b""
-    in_file = (tmp_path / "a" / "log.txt").read_text().splitlines()
-    assert [line.split(" ", 2)[2] for line in in_file] == [line.split(" ", 1)[1] for line in (first, second)]
-
-
 def test_on_a_terminal_rich_shows_the_lines_without_reading_markup(tmp_path):
-    code = (
-        "import sys; from i2sb.runtime.logger import build_logger as b; b(sys.argv[1], 'a').error('[red]x[/red] %d', 7)"
-    )
+    code = "import sys; from i2sb.runtime.logger import *; build_logger(sys.argv[1], 'a').error('[red]x[/red] %d', 7)"
     shown, _ = on_terminal(code, tmp_path)
     assert "ERROR" in shown
     assert "[red]x[/red] 7" in shown
 
 
-def test_a_resume_is_appended_and_marked(tmp_path):
-    build_logger(tmp_path, "a", console=False).info("one")
+def test_a_resume_is_appended_and_marked_and_without_a_terminal_lines_are_plain(tmp_path, capsys):
+    build_logger(tmp_path, "a").info("one %s", "x" * 300)
     with (tmp_path / "a" / "log.txt").open("a") as file:
         file.write("torn li")
-    build_logger(tmp_path, "a", resumed=True, console=False).warning("two")
+    build_logger(tmp_path, "a", resumed=True).warning("two [bold]not markup[/bold]")
     lines = (tmp_path / "a" / "log.txt").read_text().splitlines()
-    said = [" ".join(line.split()[3:5]) for line in lines if "INFO" in line or "WARNING" in line]
-    assert said == ["started a,", "one", "resumed a,", "two"]
-    assert "torn li" in lines
-
-
-def test_a_new_logger_takes_the_place_of_the_one_before(tmp_path):
-    build_logger(tmp_path, "a", console=False)
-    build_logger(tmp_path, "b", console=False).info("for b only")
-    assert "for b only" not in (tmp_path / "a" / "log.txt").read_text()
-    assert (tmp_path / "b" / "log.txt").read_text().count("for b only") == 1
+    assert lines.pop(2) == "torn li"
+    shown = capsys.readouterr()
+    assert [line.split(" ", 1)[1] for line in shown.err.splitlines()] == [line.split(" ", 2)[2] for line in lines]
+    assert [line.split()[3:5] for line in lines] == [
+        ["started", "a,"],
+        ["one", "x" * 300],
+        ["resumed", "a,"],
+        ["two", "[bold]not"],
+    ]
+    assert shown.out == ""
 
 
 def test_other_ranks_write_no_file_and_warnings_only(tmp_path):
@@ -75,18 +61,14 @@ def test_other_ranks_write_no_file_and_warnings_only(tmp_path):
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["new", "file/below"])
-def test_an_unwritable_folder_is_one_line(name):
+def test_a_folder_or_file_that_cannot_be_written_is_one_line(tmp_path):
     with readonly_folder() as folder:
-        answer = as_child(lambda: build_logger(folder, name, console=False), no_root=True)
-    assert answer.startswith(f"UserError: --log-dir: {folder}/{name} cannot be written: ")
+        answer = as_child(lambda: build_logger(folder, "new"), no_root=True)
+    assert answer.startswith(f"UserError: --log-dir: {folder}/new cannot be written: ")
     assert "\n" not in answer
-
-
-def test_a_folder_in_the_place_of_the_log_file_is_one_line(tmp_path):
     (tmp_path / "a" / "log.txt").mkdir(parents=True)
     with pytest.raises(UserError, match=r"^--log-dir: .*/a/log\.txt cannot be written: .*directory"):
-        build_logger(tmp_path, "a", console=False)
+        build_logger(tmp_path, "a")
 
 
 def test_a_full_disk_is_said_once_and_the_run_continues(tmp_path):
@@ -98,13 +80,12 @@ def test_a_full_disk_is_said_once_and_the_run_continues(tmp_path):
     done = run(code, tmp_path)
     assert done.returncode == 0
     said = done.stderr.decode()
-    assert said.count("log.txt: cannot be written: No space left on device; the run continues") == 1
+    assert said.count("log.txt: cannot be written: [Errno 28] No space left on device; the run continues") == 1
     assert [line.split()[-1] for line in said.splitlines() if " INFO " in line][-2:] == ["one", "two"]
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_any_text_is_printed_in_any_encoding(tmp_path, encoding):
+def test_any_text_is_printed_in_any_encoding(tmp_path):
     code = (
         "import sys; from i2sb.runtime.script import run_script\n"
         "def work():\n"
@@ -115,17 +96,16 @@ def test_any_text_is_printed_in_any_encoding(tmp_path, encoding):
         "    return 0\n"
         "sys.exit(run_script('x.py', work))"
     )
-    done = run(code, tmp_path, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    done = run(code, tmp_path, PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
-    e = "é" if encoding == "latin-1" else "\\xe9"
-    assert done.stdout.decode(encoding).startswith(f"{e} \\u2192 \\udcff")
+    assert done.stdout.decode("latin-1").startswith("é \\u2192 \\udcff")
     assert b"INFO \\u0416 \\u2192 \\udcff" in done.stderr
     assert "\u0416 → \\udcff" in (tmp_path / "a" / "log.txt").read_text("utf-8")
 
 
 def test_all_options_but_the_key_are_listed(tmp_path):
     opt = argparse.Namespace(lr=5e-5, corrupt="sr4x-pool", wandb_api_key="0123", wandb_user=None)
-    log_options(build_logger(tmp_path, "a", console=False), opt)
+    log_options(build_logger(tmp_path, "a"), opt)
     text = (tmp_path / "a" / "log.txt").read_text()
     shown = dict(line.split() for line in text.splitlines() if line.startswith("  "))
     assert shown == {"lr": "5e-05", "corrupt": "sr4x-pool", "wandb_user": "None"}

@@ -12,9 +12,9 @@ from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress
 log = build_logger(sys.argv[1], "a")
 with Progress("training", total=400, done=100, text="100/400") as bar:
-    for iteration in range(110, 160, 10):
+    for iteration in (110, 120, 130):
         time.sleep(0.3)
-        bar.advance(10, f"{iteration}/400  loss 0.125")
+        bar.update(iteration, f"{iteration}/400  loss 0.125")
         log.info("iteration %d", iteration)
     with Progress("evaluation", total=None) as inner:
         for done in range(3):
@@ -27,8 +27,8 @@ print("to the pipe")
 def test_a_bar_shows_text_and_time_left_below_the_log_lines(tmp_path):
     shown, out = on_terminal(TRAIN, tmp_path)
     assert "100/400" in shown
-    assert re.search(r"training .*150/400 +loss 0\.125 +0:00:\d\d left", shown)
-    for iteration in range(110, 160, 10):
+    assert re.search(r"training .*130/400 +loss 0\.125 +0:00:\d\d left", shown)
+    for iteration in (110, 120, 130):
         lines = [line for line in re.split(r"[\r\n]+", shown) if f"iteration {iteration}" in line]
         assert len(lines) == 1
         assert "training" not in lines[0]
@@ -43,17 +43,12 @@ def test_output_to_a_file_stays_out_of_the_terminal():
     assert "result" not in shown
 
 
-def test_a_hidden_bar_shows_nothing_and_loads_no_rich():
-    code = (
-        "import sys; from i2sb.runtime.progress import Progress\n"
-        "with Progress('x', 3, shown=False) as bar: bar.update(1, 'text'); bar.advance()\n"
-        "print(any(name.partition('.')[0] == 'rich' for name in sys.modules))"
-    )
-    assert on_terminal(code) == ("", "False\n")
+def test_no_bar_on_other_ranks():
+    code = "from i2sb.runtime.progress import Progress\nwith Progress('x', 3, shown=False) as bar: bar.advance()"
+    assert on_terminal(code) == ("", "")
 
 
-def test_no_bar_without_a_terminal(capfd, monkeypatch):
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
+def test_no_bar_without_a_terminal(capfd):
     with Progress("x", 3) as bar:
         bar.update(1, "text")
         bar.advance(2)
