@@ -38,8 +38,9 @@ __all__ = ["RESULTS", "build_ckpt_option", "download_ckpt", "load_checkpoint", "
 RESULTS = Path("results")
 LATEST = "latest.pt"
 # Options of the process that runs, in place of those of the process that trained.
+# Options of this run, in place of those of the run that trained.
 _OF_THIS_RUN = ("device", "distributed", "global_rank", "local_rank", "global_size", "compile", "channels_last", "gpu")
-_DATA_OF_THIS_RUN = ("dataset_dir", "val_list", "num_workers", "exif_rotate")
+_OF_THIS_RUN += ("dataset_dir", "val_list", "num_workers", "exif_rotate")
 
 
 def with_defaults(opt: Any) -> Any:
@@ -54,10 +55,10 @@ def with_defaults(opt: Any) -> Any:
 
 @contextlib.contextmanager
 def only_training(opt: argparse.Namespace) -> Iterator[None]:
-    """Hold results/NAME against other trainings (rank 0 does, for all ranks).
+    """Keep other trainings out of results/NAME (rank 0 does, for all ranks).
 
     Raises:
-        UserError: another one is at work there, or the folder cannot be written to, or that of --ckpt is missing.
+        UserError: another training is running there, the folder cannot be written to, or that of --ckpt is missing.
     """
     if opt.ckpt is not None:
         _check_is_there(RESULTS / opt.ckpt)
@@ -74,7 +75,7 @@ def only_training(opt: argparse.Namespace) -> Iterator[None]:
             yield
     finally:
         with contextlib.suppress(OSError):
-            folder.rmdir()  # where nothing came of it
+            folder.rmdir()  # if nothing was saved
 
 
 def _check_is_there(folder: Path) -> None:
@@ -94,8 +95,7 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     Args:
         opt: options of this run: `device`; `precision`, `use_fp16`, `compile`, `channels_last`, `dataset_dir`,
             `val_list`, `num_workers` where present, and `image_size` if it was given on the command line.
-            Its `network` does not count: sampling and training have rules of their own for that.
-        ckpt_path: the folder with latest.pt and options.pkl.
+        ckpt_path: the folder with latest.pt and options.pkl, or with an exported bridge.
 
     Raises:
         UserError: no such folder or file, or files that are damaged or do not belong together.
@@ -115,7 +115,7 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     saved.use_fp16 = bool(getattr(opt, "use_fp16", False))
     saved.precision = "fp16" if saved.use_fp16 else getattr(opt, "precision", "fp32")
     saved.compile, saved.channels_last, saved.gpu = False, False, None
-    for name in (*_OF_THIS_RUN, *_DATA_OF_THIS_RUN):
+    for name in _OF_THIS_RUN:
         if hasattr(opt, name):
             setattr(saved, name, getattr(opt, name))
     if "image_size" in getattr(opt, "given", ()):
@@ -149,38 +149,25 @@ def _saved_options(folder: Path) -> argparse.Namespace:
 
 
 def options_to_save(opt: Any, network: Mapping[str, Any]) -> argparse.Namespace:
-    """A copy of the options as files hold them: with the network, and without secrets."""
-    kept = {name: value for name, value in vars(opt).items() if name not in ("given", "wandb_api_key")}
+    """A copy of the options as files hold them: plain values and paths, with the network, and without secrets."""
     # use_fp16 is the original's name; --precision says it here
-    return argparse.Namespace(**{"use_fp16": False, **kept, "wandb_api_key": None, "network": dict(network)})
+    options = {"use_fp16": False, **vars(opt), "wandb_api_key": None, "network": dict(network)}
+    kinds = (bool, int, float, str, list, tuple, dict, PurePath, type(None))
+    return argparse.Namespace(**{k: v for k, v in options.items() if isinstance(v, kinds) and k != "given"})
 
 
-def save_options(opt: argparse.Namespace, folder: Path) -> None:
-    """options.pkl, as the original's loaders read it, and options.json for people.
+def save_options(options: argparse.Namespace, folder: Path) -> None:
+    """Write options.pkl, as the original's loaders read it, and options.json for people.
 
     Args:
-        opt: as `options_to_save` gives them.
+        options: as `options_to_save` gives them.
 
     Raises:
         UserError: they cannot be written.
     """
-    dump_options(opt, folder / "options.pkl")
+    dump_options(options, folder / "options.pkl")
     with atomic_write(folder / "options.json") as file:
-        file.write((json.dumps(_plain(vars(opt)), indent=2, sort_keys=True) + "\n").encode())
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as JSON and torch.load(weights_only=True) take them: paths as text, without run-time objects."""
-    plain = {name: str(value) if isinstance(value, PurePath) else value for name, value in options.items()}
-    return {name: value for name, value in plain.items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    return value is None or type(value) in (bool, int, float, str)
+        file.write((json.dumps(vars(options), indent=2, sort_keys=True, default=str) + "\n").encode())
 
 
 # Checkpoints
@@ -190,23 +177,24 @@ def save_checkpoint(path: Path, state: dict[str, Any], opt: Any, bridge: BridgeC
     """Write a checkpoint so that `path` is at every moment a whole one, the old or the new.
 
     Args:
-        opt, bridge, network: what it was trained with, kept inside, and the options beside it as well.
+        opt, bridge, network: what it was trained with; saved inside, the options also beside it.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to; `path` is as it was.
     """
     options = options_to_save(opt, network)
+    plain = json.loads(json.dumps(vars(options), default=str))  # what torch.load(weights_only=True) takes
     with atomic_write(path) as file:
-        torch.save({**state, "bridge": bridge.to_dict(), "options": _plain(vars(options))}, file)
+        torch.save({**state, "bridge": bridge.to_dict(), "options": plain}, file)
         sync(file.fileno())  # all that takes long or can fail is done: the old files stay together until then
         save_options(options, path.parent)
 
 
 def keep_checkpoint(latest: Path, iteration: int) -> Path:
-    """Keep the present latest.pt under a name with its iteration: a link, where the file system has them.
+    """Keep the present latest.pt under a name with its iteration: a hard link, or a copy where there are none.
 
     Raises:
-        UserError: it has none, and no room for a copy.
+        UserError: no room for a copy.
     """
     kept = latest.with_name(f"iteration_{iteration:07d}.pt")
     kept.unlink(missing_ok=True)
@@ -221,9 +209,9 @@ def keep_checkpoint(latest: Path, iteration: int) -> Path:
 def load_checkpoint(path: str | os.PathLike, log: Any = None) -> dict[str, Any]:
     """The content of a latest.pt; tensors stay on the disk until they are used, and no code in it runs.
 
-    Besides the keys of the file: "identity", which tells the averaged weights from others.  The average, which
-    is all that sampling needs, is compared with the file's checksums; `verify` does so for the rest.  An exported
-    ema.safetensors serves as well: its "ema" is None, and it has no optimizer.
+    Besides the keys of the file: "identity", which tells the averaged weights from others.  Only the average is
+    compared with the file's checksums, see `verify`.  An exported ema.safetensors serves as well: its "ema" is
+    None, and it has no optimizer.
 
     Raises:
         UserError: no such file, or it is damaged, or no checkpoint.
@@ -236,7 +224,7 @@ def load_checkpoint(path: str | os.PathLike, log: Any = None) -> dict[str, Any]:
 
 
 def verify(path: str | os.PathLike, state: Mapping[str, Any], log: Any = None) -> None:
-    """Compare with the file's checksums what a resumed training uses besides the average.
+    """Compare weights and optimizer, which a resumed training uses besides the average, with the file's checksums.
 
     Raises:
         UserError: bytes differ: the file is damaged.

@@ -49,6 +49,7 @@ class Diffusion:
 
     Attributes:
         betas, std_fwd, std_bwd, std_sb, mu_x0, mu_x1: float32 tensors [N] on `device`.
+        std_fwd_list, std_sb_list: two of them as lists of float64.
     """
 
     def __init__(self, betas: np.ndarray, device: torch.device | str = "cpu"):
@@ -62,15 +63,11 @@ class Diffusion:
         self.device = device
         self.betas, self.std_fwd, self.std_bwd = table(betas), table(std_fwd), table(std_bwd)
         self.std_sb, self.mu_x0, self.mu_x1 = table(std_sb), table(mu_x0), table(mu_x1)
-        # The sampler walks with plain numbers: reading a table on the device would stall it at every step.
-        self._std_fwd, self._std_sb = std_fwd.tolist(), std_sb.tolist()
+        # For the sampler: reading a table on the device would stall it at every step.
+        self.std_fwd_list, self.std_sb_list = std_fwd.tolist(), std_sb.tolist()
 
     def __len__(self) -> int:
-        return len(self._std_fwd)
-
-    def std_sb_at(self, step: int) -> float:
-        """Standard deviation of the marginal (Eq. 11) at one step, as a plain number."""
-        return self._std_sb[step]
+        return len(self.std_fwd_list)
 
     def get_std_fwd(self, step, xdim: Sequence[int] | None = None) -> Tensor:
         """std_fwd at `step` (int or LongTensor [B]); shaped [B,1,..] to go with images of shape [B,*xdim]."""
@@ -87,14 +84,7 @@ class Diffusion:
         return xt.detach()
 
     def p_posterior(
-        self,
-        nprev: int,
-        n: int,
-        x_n: Tensor,
-        x0: Tensor,
-        ot_ode: bool = False,
-        *,
-        randn: Noise = torch.randn_like,
+        self, nprev: int, n: int, x_n: Tensor, x0: Tensor, ot_ode: bool = False, *, randn: Noise = torch.randn_like
     ) -> Tensor:
         """Draw x_nprev given x_n and (predicted) x0, Eq. 4; its mean when `ot_ode` or nprev is 0.
 
@@ -103,7 +93,7 @@ class Diffusion:
         """
         if not 0 <= nprev < n < len(self):
             raise ValueError(f"steps must satisfy 0 <= nprev < n < {len(self)}, got nprev={nprev}, n={n}")
-        w0, wn, var = posterior(self._std_fwd[nprev], self._std_fwd[n])
+        w0, wn, var = posterior(self.std_fwd_list[nprev], self.std_fwd_list[n])
         x_prev = w0 * x0 + wn * x_n
         if not ot_ode and nprev > 0:
             x_prev = x_prev + var**0.5 * randn(x_prev)

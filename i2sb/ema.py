@@ -28,7 +28,6 @@ class ExponentialMovingAverage:
         self.num_updates = 0
         self._params = list(parameters)
         self.shadow_params = [p.detach().clone() for p in self._params]
-        self.collected_params: list[Tensor] | None = None
 
     def _targets(self, parameters: Iterable[Parameter] | None) -> list[Tensor]:
         params = self._params if parameters is None else list(parameters)
@@ -55,39 +54,21 @@ class ExponentialMovingAverage:
         for target, shadow in zip(self._targets(parameters), self.shadow_params):
             target.copy_(shadow)
 
-    def store(self, parameters: Iterable[Parameter] | None = None) -> None:
-        """Remember the current parameters, for `restore`."""
-        self.collected_params = [p.clone() for p in self._targets(parameters)]
-
-    @torch.no_grad()
-    def restore(self, parameters: Iterable[Parameter] | None = None) -> None:
-        """Put back what `store` remembered.
-
-        Raises:
-            RuntimeError: nothing is stored.
-        """
-        if self.collected_params is None:
-            raise RuntimeError("EMA.restore() needs a store() before it")
-        for target, kept in zip(self._targets(parameters), self.collected_params):
-            target.copy_(kept)
-        self.collected_params = None
-
     @contextlib.contextmanager
     def average_parameters(self, parameters: Iterable[Parameter] | None = None) -> Iterator[None]:
         """The average in place of the parameters inside a `with` block."""
-        params = None if parameters is None else list(parameters)
-        self.store(params)
+        params = self._params if parameters is None else list(parameters)
+        before = [p.detach().clone() for p in params]
         self.copy_to(params)
         try:
             yield
         finally:
-            self.restore(params)
+            for param, kept in zip(params, before):
+                param.data.copy_(kept)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
         """Move the average to a device; `dtype` changes its floating-point type."""
         self.shadow_params = [shadow.to(device=device, dtype=dtype) for shadow in self.shadow_params]
-        if self.collected_params is not None:
-            self.collected_params = [kept.to(device=device, dtype=dtype) for kept in self.collected_params]
 
     def state_dict(self) -> dict:
         """torch_ema's four fields; the tensors are the live ones, not copies."""
@@ -95,7 +76,7 @@ class ExponentialMovingAverage:
             "decay": self.decay,
             "num_updates": self.num_updates,
             "shadow_params": self.shadow_params,
-            "collected_params": self.collected_params,
+            "collected_params": None,
         }
 
     @torch.no_grad()
@@ -114,7 +95,5 @@ class ExponentialMovingAverage:
         for i, (mine, theirs) in enumerate(zip(self.shadow_params, loaded)):
             if mine.shape != theirs.shape:
                 raise ValueError(f"EMA tensor {i} has shape {tuple(theirs.shape)}, the network's {tuple(mine.shape)}")
-        for mine, theirs in zip(self.shadow_params, loaded):
             mine.copy_(theirs)
         self.decay, self.num_updates = float(state["decay"]), int(state["num_updates"] or 0)
-        self.collected_params = None

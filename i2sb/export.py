@@ -1,4 +1,4 @@
-"""A bridge for others: the averaged weights as safetensors, which say themselves what they are.
+"""A bridge for others: the averaged weights as safetensors, with a description inside.
 
     ema.safetensors     tensors `diffusion_model.*`, float32; metadata "bridge": the record of `BridgeConfig`
     ema.json            the same record, for people
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,18 @@ def load_options(folder: Path) -> argparse.Namespace:
         try:
             different = BridgeConfig.from_dict(read_json(beside)["bridge"]).differences(bridge)
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{beside}: describes no bridge ({error}); remove it, {WEIGHTS} says it too") from error
+            raise UserError(f"{beside}: describes no bridge ({error}); remove it, {WEIGHTS} holds the same") from error
         if different:
             raise UserError(
                 f"{beside}: is not that of {WEIGHTS} ({'; '.join(different[:3])}); put back the one that belongs to "
-                f"it, or remove it: {WEIGHTS} says it too"
+                f"it, or remove it: {WEIGHTS} holds the same"
             )
     values = bridge.to_dict()
     return argparse.Namespace(corrupt=values.pop("task"), **values)
 
 
 def load_weights(path: Path) -> dict[str, Any]:
-    """What `ckpt_util.load_checkpoint` gives, of a safetensors file.
+    """A safetensors file as `ckpt_util.load_checkpoint` returns it.
 
     Raises:
         UserError: no such file, or a damaged one.
@@ -82,7 +83,7 @@ def load_weights(path: Path) -> dict[str, Any]:
 
     state = _reading(path, load_file)
     if not all(tensor.is_floating_point() for tensor in state.values()):
-        raise UserError(f"{path}: refused: its tensors are no weights, as they hold integers")
+        raise UserError(f"{path}: refused: its tensors hold integers, so they are no weights")
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(f"{name} {state[name].dtype}".encode())
@@ -94,22 +95,22 @@ def load_weights(path: Path) -> dict[str, Any]:
 def _record(path: Path) -> BridgeConfig:
     from safetensors import safe_open
 
-    def read(path: Path) -> dict[str, str] | None:
+    def metadata(path: Path) -> dict[str, str] | None:
         with safe_open(path, "pt") as file:
             return file.metadata()
 
     try:
-        return BridgeConfig.from_dict(json.loads((_reading(path, read) or {})["bridge"]))
+        return BridgeConfig.from_dict(json.loads((_reading(path, metadata) or {})["bridge"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: says of no bridge that it has these weights ({one_line(error)})") from error
+        raise UserError(f"{path}: its metadata describe no bridge ({one_line(error)})") from error
 
 
-def _reading(path: Path, read: Any) -> Any:
+def _reading(path: Path, read: Callable[[Path], Any]) -> Any:
     from safetensors import SafetensorError
 
     try:
         return read(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, ValueError) as error:
         raise UserError(f"{path}: refused: {one_line(error, 200)}") from None

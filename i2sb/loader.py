@@ -1,13 +1,14 @@
 """In which order training sees the images, and how they get to it.
 
 Position p counts the images that training has seen over all ranks, from the very first.  Every epoch is a
-permutation of the data set, and everything random about an image follows from (seed, p), so that a run can be
-taken up at any position, by any number of ranks and workers.
+permutation of the data set, and everything random about an image follows from (seed, p), so that a run can
+resume at any position, with any number of ranks and workers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.util
 import signal
@@ -26,8 +27,7 @@ class EpochOrder:
 
     def __init__(self, num_images: int, seed: int):
         self.num_images, self.seed = num_images, seed
-        self._epoch = -1
-        self._permutation: list[int] = []
+        self._epoch, self._permutation = -1, []
 
     def __getitem__(self, position: int) -> int:
         epoch, place = divmod(position, self.num_images)
@@ -38,21 +38,15 @@ class EpochOrder:
         return self._permutation[place]
 
 
-class RankBatches:
+def rank_batches(
+    order: EpochOrder, microbatch: int, rank: int, world_size: int, start: int
+) -> Iterator[list[tuple[int, int]]]:
     """Endless micro-batches of one rank, as lists of (position, index).
 
     All ranks together take consecutive positions: `world_size * microbatch` per micro-batch.
     """
-
-    def __init__(self, order: EpochOrder, microbatch: int, rank: int, world_size: int, start: int):
-        self.order, self.microbatch = order, microbatch
-        self.rank, self.world_size, self.start = rank, world_size, start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        position = self.start + self.rank * self.microbatch
-        while True:
-            yield [(p, self.order[p]) for p in range(position, position + self.microbatch)]
-            position += self.world_size * self.microbatch
+    for first in itertools.count(start + rank * microbatch, world_size * microbatch):
+        yield [(position, order[position]) for position in range(first, first + microbatch)]
 
 
 class SeededItems(Dataset):
@@ -87,7 +81,7 @@ def training_loader(
         num_workers: processes that load images ahead; 0: loaded by this one.
         device: where the batches will go; for a GPU they lie in pinned memory.
     """
-    batches = RankBatches(EpochOrder(len(dataset), seed), microbatch, rank, world_size, start)
+    batches = rank_batches(EpochOrder(len(dataset), seed), microbatch, rank, world_size, start)
     return iter(_loader(SeededItems(dataset, seed), num_workers, device, batch_sampler=batches))
 
 
@@ -114,14 +108,13 @@ def _loader(dataset: Dataset, num_workers: int, device: torch.device | str, **op
 
 
 def _end_workers() -> None:
-    """Kill the loaders that are left when a process ends.
+    """Kill the workers that are left when a process ends: they ignore the SIGTERM by which Python would ask them to.
 
-    An error keeps its loader alive until then, and Python would ask the workers to end by SIGTERM, which they
-    ignore, and wait for them for ever.  They only read, so nothing is lost.
+    They only read, so nothing is lost.
     """
     workers = [child for child in multiprocessing.active_children() if child.daemon]
     if workers and hasattr(signal, "SIGCHLD"):
-        # torch's handler would call these deaths an error, on top of the one that is being told
+        # torch's handler would call these deaths an error, on top of the one that is reported
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in workers:
@@ -131,14 +124,14 @@ def _end_workers() -> None:
 
 def _begin_worker(_: int) -> None:
     """Ctrl-C and a scheduler's signals reach all processes; the parent saves and then ends its workers."""
-    sys.excepthook = _tell_all_but_a_lost_parent
+    sys.excepthook = _ignore_a_lost_parent
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
-def _tell_all_but_a_lost_parent(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """A worker's thread that hands tensors over loses its reader when that is killed, which is reported elsewhere."""
+def _ignore_a_lost_parent(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """No traceback where a worker cannot hand over tensors because the parent was killed."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)

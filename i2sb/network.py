@@ -1,4 +1,4 @@
-"""The network of the bridge: a U-Net that is given a step's noise level, and the degraded image if asked for."""
+"""The network of the bridge: a U-Net that takes the step's noise level and, with --cond-x1, the degraded image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BridgeNet(nn.Module):
 
     Args:
         kwargs: of `create_model`; in_channels is doubled for a network that sees the degraded image.
-        levels: [N], what the time embedding is given at each step, see `schedule.noise_levels`.
+        levels: [N], the input of the time embedding at each step, see `schedule.noise_levels`.
         cond: whether the network sees the degraded image.
 
     Raises:
@@ -112,9 +112,8 @@ def build_network(opt: Any, log: Any = None) -> BridgeNet:
     """
     kwargs = network_kwargs(getattr(opt, "network", None), opt.cond_x1, log)
     try:
-        for name in ("class_cond", "learn_sigma"):
-            if kwargs.get(name):
-                raise ValueError(f"{name} is for other models: a bridge has no classes and predicts no variances")
+        if kwargs.get("class_cond") or kwargs.get("learn_sigma"):
+            raise ValueError("class_cond, learn_sigma: a bridge has no classes and predicts no variances")
         return BridgeNet(kwargs, noise_levels(opt.t0, opt.T, opt.interval), bool(opt.cond_x1))
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         origin = f"{opt.load}: " if getattr(opt, "load", None) else ""

@@ -16,13 +16,13 @@ from torch.optim.lr_scheduler import StepLR
 
 
 class Optimizer:
-    """One object for what happens between the backward pass and the next forward pass.
+    """What happens between the backward pass and the next forward pass.
 
-    A step of which a loss or a gradient is a NaN or an infinity is skipped and counted.  On a GPU neither the
-    check nor the skipping waits for the device.
+    A step with NaN or inf in a loss or gradient is skipped and counted.  On a GPU neither the check nor the
+    skipping waits for the device.
 
     Args:
-        parameters: what is optimised.
+        parameters: what is optimized.
         lr, gamma, step_size: learning rate, multiplied by gamma every step_size steps; gamma 1: constant.
         weight_decay: AdamW's.
         fp16: scale the losses, so that small gradients survive in float16.
@@ -54,15 +54,17 @@ class Optimizer:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those that are there."""
         # A NaN loss may have finite gradients: spoil them, so that every rank skips the step.
-        sound = torch.where(loss.detach().isfinite(), 1.0, math.nan)
-        self.scaler.scale(loss * sound).backward()
+        factor = torch.where(loss.detach().isfinite(), 1.0, math.nan)
+        self.scaler.scale(loss * factor).backward()
 
     def step(self) -> Tensor:
-        """Take one step with the gathered gradients and forget them.  Returns their norm, on the device."""
+        """Take one step with the accumulated gradients and clear them.  Returns their norm, on the device."""
         self.scaler.unscale_(self.adamw)
         norm = get_total_norm(p.grad for p in self.parameters if p.grad is not None)
         bad = (~norm.isfinite()).float()
-        self._count(bad)
+        self._skipped += bad
+        self._in_a_row.add_(1).mul_(bad)
+        torch.maximum(self._worst, self._in_a_row, out=self._worst)
         if self.scaler.is_enabled():
             self.scaler.step(self.adamw)  # skips by itself
             self.scaler.update()
@@ -77,11 +79,6 @@ class Optimizer:
                 self.sched.step()
         self.adamw.zero_grad(set_to_none=True)
         return norm
-
-    def _count(self, bad: Tensor) -> None:
-        self._skipped += bad
-        self._in_a_row.add_(1).mul_(bad)
-        torch.maximum(self._worst, self._in_a_row, out=self._worst)
 
     def skipped(self) -> tuple[int, int]:
         """(steps skipped so far, longest row of skipped steps); waits for the device."""
@@ -99,14 +96,12 @@ class Optimizer:
         """Take over a state of `state_dict`, or the original's; "scaler" may be missing.
 
         Args:
-            keep: which of lr, lr_gamma, lr_step, l2_norm stay as this optimizer was made with.
+            keep: which of lr, lr_gamma, lr_step, l2_norm stay as in the constructor.
 
         Raises:
             ValueError: it is of another network.
         """
-        mine = dict(self.adamw.param_groups[0])
-        first = mine.get("initial_lr", mine["lr"])
-        schedule = None if self.sched is None else (self.sched.gamma, self.sched.step_size)
+        mine, my_rates = dict(self.adamw.param_groups[0]), self._rates()
         self.adamw.load_state_dict(state["optimizer"])
         for group in self.adamw.param_groups:
             for key in ("fused", "foreach", "capturable", "differentiable"):  # ways to compute on this device
@@ -115,30 +110,25 @@ class Optimizer:
                 group["weight_decay"] = mine["weight_decay"]
         if self.sched is not None and state.get("sched") is not None:
             self.sched.load_state_dict(state["sched"])
-        self._change_rates(first, schedule, keep)
+        loaded = self._rates()
+        wanted = {key: my_rates[key] if key in keep else loaded[key] for key in loaded}
+        if wanted != loaded:
+            self._set_rates(**wanted)
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
 
-    def _change_rates(self, first: float, schedule: tuple[float, int] | None, keep: Iterable[str]) -> None:
-        """Go over to another rate or schedule, where `keep` names what differs from the loaded ones."""
+    def _rates(self) -> dict[str, float]:
+        """The rate that training began with, and its schedule if it has one, by their names as options."""
         group = self.adamw.param_groups[0]
-        before = group.get("initial_lr", group["lr"]), None
-        if self.sched is not None:
-            before = before[0], (self.sched.gamma, self.sched.step_size)
-            gamma, step_size = before[1]
-            self.sched.gamma = schedule[0] if "lr_gamma" in keep else gamma
-            self.sched.step_size = schedule[1] if "lr_step" in keep else step_size
-        after = first if "lr" in keep else before[0], None
-        if self.sched is not None:
-            after = after[0], (self.sched.gamma, self.sched.step_size)
-        if after != before:
-            self._set_lr(after[0])
+        first = {"lr": group.get("initial_lr", group["lr"])}
+        return first if self.sched is None else {**first, "lr_gamma": self.sched.gamma, "lr_step": self.sched.step_size}
 
-    def _set_lr(self, first: float) -> None:
-        """The rate that the schedule would be at, had it begun with `first`."""
+    def _set_rates(self, lr: float, lr_gamma: float = 1.0, lr_step: int = 1) -> None:
+        """Go over to the rate that training would have now, had it begun with these."""
+        now = lr
+        if self.sched is not None:
+            now = lr * lr_gamma ** (self.sched.last_epoch // lr_step)
+            self.sched.gamma, self.sched.step_size = lr_gamma, lr_step
+            self.sched.base_lrs, self.sched._last_lr = [lr], [now]
         for group in self.adamw.param_groups:
-            group["lr"] = group["initial_lr"] = first
-            if self.sched is not None:
-                self.sched.base_lrs = [first]
-                group["lr"] = first * self.sched.gamma ** (self.sched.last_epoch // self.sched.step_size)
-                self.sched._last_lr = [group["lr"]]
+            group["initial_lr"], group["lr"] = lr, now

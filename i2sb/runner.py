@@ -84,17 +84,13 @@ class Runner:
             self.net.to(memory_format=torch.channels_last)
         self.ema = ExponentialMovingAverage(self.net.parameters(), decay=opt.ema)
         if self.loaded is not None and self.loaded["ema"] is not None:  # exported weights are the average
-            self._load_average(opt)
+            try:
+                self.ema.load_state_dict(self.loaded["ema"])
+            except (ValueError, TypeError, AttributeError) as error:
+                raise UserError(f"{opt.load}: its averaged weights do not fit: {error}") from error
+            if "ema" in opt.given:
+                self.ema.decay = opt.ema
         self.forward = torch.compile(self.net) if opt.compile else self.net
-
-    def _load_average(self, opt: Any) -> None:
-        decay = self.ema.decay
-        try:
-            self.ema.load_state_dict(self.loaded["ema"])
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{opt.load}: its averaged weights do not fit: {error}") from error
-        if "ema" in opt.given:
-            self.ema.decay = decay
 
     def loaded_iteration(self) -> int:
         """After which iteration the loaded checkpoint was saved; 0 without one."""
@@ -103,13 +99,13 @@ class Runner:
     # Alg. 1
 
     def compute_label(self, step: Tensor, x0: Tensor, xt: Tensor) -> Tensor:
-        """What the network should say at xt, Eq. 12.  step: LongTensor [B]; x0, xt: [B,C,H,W]."""
+        """What the network should predict at xt, Eq. 12.  step: LongTensor [B]; x0, xt: [B,C,H,W]."""
         return label_from_x0(self.diffusion.get_std_fwd(step, xdim=x0.shape[1:]), x0, xt).detach()
 
     def training_loss(
         self, given: Given, corrupt: Callable, draws: TrainingDraws, forward: Callable | None = None
     ) -> Tensor:
-        """The loss of one micro-batch, a number to be minimized.
+        """The loss of one micro-batch, a scalar.
 
         Args:
             given: what the data set gave, on this runner's device; see `batch.unpack`.
@@ -167,10 +163,10 @@ class Runner:
         from i2sb.training import Training
 
         self.opt = opt = with_defaults(opt)
-        with contextlib.ExitStack() as stack:
-            if writer is None and opt.log_writer:
-                writer = build_writer(opt, network=self.net.kwargs, start=self.loaded_iteration())
-                stack.enter_context(writer)
+        shown = contextlib.nullcontext(writer)
+        if writer is None and opt.log_writer:
+            shown = build_writer(opt, network=self.net.kwargs, start=self.loaded_iteration())
+        with shown as writer:
             return Training(self, opt, train_dataset, val_dataset, corrupt_method, writer, judges).run()
 
     # Alg. 2
@@ -236,7 +232,7 @@ class Runner:
             )
 
     def keep_average_only(self) -> None:
-        """For good: averaged weights in the network, in the precision of the options, all other memory freed."""
+        """Put the averaged weights into the network, in the precision of the options, and free all else, for good."""
         self.ema.copy_to()
         self.ema = self.loaded = None
         if self.opt.precision in LOW:

@@ -8,7 +8,7 @@ A further sampler is one function and its entry in `SAMPLERS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ def ddpm(
         pred_x0 = pred_x0_fn(xt, n).detach()
         xt = diffusion.p_posterior(nprev, n, xt, pred_x0, ot_ode, randn=randn)
         if mask is not None:
-            known = x1 if ot_ode else x1 + diffusion.std_sb_at(nprev) * randn(x1)
+            known = x1 if ot_ode else x1 + diffusion.std_sb_list[nprev] * randn(x1)
             xt = fill_hole(known, mask, xt)
         if on_step is not None:
             on_step(nprev, xt, pred_x0)
@@ -55,20 +55,10 @@ def ddpm(
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm}
-"""Name -> sampler."""
 
 
 def sample(
-    name: str,
-    diffusion: Diffusion,
-    steps: Sequence[int],
-    pred_x0_fn: PredX0,
-    x1: Tensor,
-    *,
-    mask: Tensor | None = None,
-    ot_ode: bool = False,
-    randn: Noise = torch.randn_like,
-    on_step: OnStep | None = None,
+    name: str, diffusion: Diffusion, steps: Sequence[int], pred_x0_fn: PredX0, x1: Tensor, **options: Any
 ) -> Tensor:
     """Walk from x1 back to x0 with the sampler `name`.
 
@@ -77,10 +67,11 @@ def sample(
         steps: ascending, from 0 to at most N - 1; the network is called at each but 0, from the last down.
         pred_x0_fn: (xt [B,C,H,W], step) -> predicted x0 [B,C,H,W].
         x1: the degraded images [B,C,H,W], a hole already filled with noise.
-        mask: 1 in the hole, [B,1,H,W]; None: nothing is known for certain.
-        ot_ode: no noise, the mean of each step.
-        randn: source of noise, see `noise.Noise`.
-        on_step: called as on_step(nprev, x_nprev, predicted x0) after each step.
+        options:
+            mask: 1 in the hole, [B,1,H,W]; None: no pixel is known.
+            ot_ode: no noise, the mean of each step.
+            randn: source of noise, see `noise.Noise`.
+            on_step: called as on_step(nprev, x_nprev, predicted x0) after each step.
 
     Raises:
         ValueError: an unknown sampler, or steps that do not ascend from 0 inside the schedule.
@@ -92,7 +83,4 @@ def sample(
         raise ValueError(
             f"steps must ascend from 0 to at most {len(diffusion) - 1}, two at least, got {steps[:5]}..{steps[-1:]}"
         )
-    x1 = x1.detach().to(diffusion.device)
-    return SAMPLERS[name](
-        diffusion, steps, pred_x0_fn, x1, mask=mask, ot_ode=ot_ode, randn=randn, on_step=on_step
-    ).detach()
+    return SAMPLERS[name](diffusion, steps, pred_x0_fn, x1.detach().to(diffusion.device), **options).detach()

@@ -32,25 +32,21 @@ from i2sb.validation import evaluate
 FIRST_EVALUATIONS = (0, 500)
 
 
-class Diverged(UserError):
-    """Too many steps in a row without a finite loss: the weights are not worth saving."""
-
-
 @dataclass
 class State:
-    """Where a training stands.
+    """How far a training is.
 
     Attributes:
         iteration, num_images: iterations done, and images seen over all ranks.
         saved: the iteration of latest.pt.
-        whole: weights, average and optimizer belong to one iteration.
+        worth_saving: weights, average and optimizer belong to one iteration, and training has not diverged.
         random: the random states (of this rank's global generators, of the bridge's noise) at that iteration.
     """
 
     iteration: int = 0
     num_images: int = 0
     saved: int = 0
-    whole: bool = True
+    worth_saving: bool = True
     random: tuple[dict, dict] = ({}, {})
 
 
@@ -72,7 +68,13 @@ class Training:
         self.writer, self.judges = writer or Writer(), judges or {}
         self.rank, self.world_size = opt.global_rank, opt.global_size
         self.latest = Path(opt.ckpt_path) / LATEST
-        self.num_micro = self._num_micro()
+        per_pass = self.world_size * opt.microbatch
+        if opt.batch_size % per_pass:
+            raise UserError(
+                f"--batch-size {opt.batch_size}: must be a multiple of processes x --microbatch = "
+                f"{self.world_size} x {opt.microbatch} = {per_pass}"
+            )
+        self.num_micro = opt.batch_size // per_pass
         if opt.deterministic:
             use_deterministic_kernels()
         runner.net.diffusion_model.set_checkpointing(opt.grad_checkpoint)
@@ -90,19 +92,9 @@ class Training:
         self.meter = Meter(runner.device, opt.batch_size)
         runner.net.train()
 
-    def _num_micro(self) -> int:
-        """Micro-batches of each rank per step."""
-        opt, together = self.opt, self.world_size * self.opt.microbatch
-        if opt.batch_size % together:
-            raise UserError(
-                f"--batch-size {opt.batch_size}: must be a multiple of processes x --microbatch = "
-                f"{self.world_size} x {opt.microbatch} = {together}"
-            )
-        return opt.batch_size // together
-
     def _start(self) -> State:
         """Iteration 0, or where the loaded checkpoint ends."""
-        # With several ranks the bridge's noise has generators of its own, and dropout differs by rank.
+        # With several ranks dropout differs by rank; the bridge's noise has its own generators.
         torch.manual_seed(self.opt.seed + (self.rank if self.world_size > 1 else 0))
         state, loaded = State(), self.runner.loaded
         if loaded is not None and "optimizer" not in loaded:
@@ -110,17 +102,18 @@ class Training:
         elif loaded is not None:
             log = of_all_ranks(self.log, self.rank)
             verify(self.opt.load, loaded, log)
-            iteration, num_images = starting_point(loaded, self.opt, log, len(self.train_dataset))
-            state = State(iteration, num_images, saved=iteration)
             try:
+                iteration, num_images = starting_point(loaded, self.opt, log, len(self.train_dataset))
+                state = State(iteration, num_images, saved=iteration)
                 self.optimizer.load_state_dict(loaded, keep=self.opt.given)
                 restore_random_state(loaded, self.draws, self.rank, self.world_size, log)
-            except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
                 raise UserError(f"{self.opt.load}: cannot be resumed: its state does not fit: {error}") from error
         self.runner.loaded = None  # as large as the network four times over
         return state
 
     def _distributed(self) -> Callable:
+        """The network; with several ranks inside DistributedDataParallel."""
         runner = self.runner
         if self.world_size == 1:
             return runner.forward
@@ -142,9 +135,7 @@ class Training:
             return True
         with StopSignal() as stop, Progress("training", opt.num_itr, state.iteration, shown=self.rank == 0) as bar:
             try:
-                stopped_by = self._iterate(self._batches(), stop, bar)
-            except Diverged:
-                raise
+                stopped_by = self._iterate(stop, bar)
             except Exception:
                 self._rescue()
                 raise
@@ -157,14 +148,33 @@ class Training:
         self.log.info(f"[Train] {state.iteration} iterations are done: {self.latest}")
         return True
 
-    def _iterate(self, batches: Iterator[Any], stop: StopSignal, bar: Progress) -> str | None:
+    def _iterate(self, stop: StopSignal, bar: Progress) -> str | None:
         """Alg. 1.  Returns the name of the signal that ended it early."""
         opt, state, stopped_by = self.opt, self.state, None
+        batches = training_loader(
+            self.train_dataset,
+            microbatch=opt.microbatch,
+            seed=opt.seed,
+            start=state.num_images,
+            rank=self.rank,
+            world_size=self.world_size,
+            num_workers=opt.num_workers,
+            device=self.runner.device,
+        )
         state.random = self._random_state()
         while state.iteration < opt.num_itr and not stopped_by:
             if self._due_for_evaluation():
                 with self.meter.paused():
-                    stopped_by = self.evaluate(stop.poll)
+                    stopped_by = evaluate(
+                        self.runner,
+                        opt,
+                        self.val_dataset,
+                        self.corrupt,
+                        self.judges,
+                        self.writer,
+                        state.iteration,
+                        stop.poll,
+                    )
             self.meter.add(*self.step(batches))
             state.iteration += 1
             state.num_images += opt.batch_size
@@ -189,42 +199,23 @@ class Training:
                 loss = self.runner.training_loss(given, self.corrupt, self.draws, self.forward)
                 self.optimizer.backward(loss)
             losses.append(loss.detach())
-        self.state.whole = False
+        self.state.worth_saving = False
         norm = self.optimizer.step()
         self.runner.ema.update()
-        self.state.whole = True
+        self.state.worth_saving = True
         return torch.stack(losses).mean(), norm / self.num_micro  # the gradients are summed, as published
 
     # Now and then
-
-    def _batches(self) -> Iterator[Any]:
-        return training_loader(
-            self.train_dataset,
-            microbatch=self.opt.microbatch,
-            seed=self.opt.seed,
-            start=self.state.num_images,
-            rank=self.rank,
-            world_size=self.world_size,
-            num_workers=self.opt.num_workers,
-            device=self.runner.device,
-        )
 
     def _due_for_evaluation(self) -> bool:
         every, iteration = self.opt.eval_every, self.state.iteration
         return every > 0 and (iteration in FIRST_EVALUATIONS or iteration % every == 0)
 
-    def evaluate(self, poll: Callable[[], str | None]) -> str | None:
-        """Restore, judge and show a few validation images.  Returns the name of a signal that ended it."""
-        iteration = self.state.iteration
-        self.log.info(f"[Eval] iteration {iteration}")
-        runner, dataset = self.runner, self.val_dataset
-        return evaluate(runner, self.opt, dataset, self.corrupt, self.judges, self.writer, iteration, poll)
-
     def report(self, bar: Progress) -> None:
         """Log the averages since the last time: the only place where the loop waits for the device.
 
         Raises:
-            Diverged: --max-nonfinite steps in a row had a NaN or an infinity.
+            UserError: --max-nonfinite steps in a row had NaN or inf.
         """
         opt, iteration = self.opt, self.state.iteration
         values = self.meter.read()
@@ -242,8 +233,9 @@ class Training:
         self.log.info(f"[Train] {iteration}/{opt.num_itr} | {text}")
         bar.update(iteration, f"{iteration}/{opt.num_itr}  loss {values['loss']:.4g}  {speed}")
         if in_a_row >= opt.max_nonfinite:
+            self.state.worth_saving = False
             what_now = f"{self.latest} is as it was last saved: resume" if self.latest.exists() else "start again"
-            raise Diverged(
+            raise UserError(
                 f"--max-nonfinite {opt.max_nonfinite}: so many steps in a row had a loss or gradients with NaN or inf, "
                 f"stopped at iteration {iteration}; {what_now} with a lower --lr or another --precision"
             )
@@ -279,12 +271,11 @@ class Training:
         state.saved = state.iteration
 
     def _rescue(self) -> None:
-        """Save what is done before an error ends the run: a bad image or a dead loader need not cost anything.
+        """Save what is done before an error, such as a bad image, ends the run.
 
-        Of several ranks the others would have to take part, and they wait for this one elsewhere: nothing is
-        saved then.
+        Not with several ranks: all would have to take part, and the others wait for this one elsewhere.
         """
-        if self.world_size > 1 or not self.state.whole or self.state.saved == self.state.iteration:
+        if self.world_size > 1 or not self.state.worth_saving or self.state.saved == self.state.iteration:
             return
         with contextlib.suppress(Exception):  # the error that ends the run is the one to report
             self.save()

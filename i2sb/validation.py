@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 
-from i2sb.batch import Given, make_batch, unpack
+from i2sb.batch import make_batch, unpack
 from i2sb.noise import ImageNoise
 from i2sb.runtime.distributed import gather_objects
 from i2sb.runtime.progress import Progress
@@ -18,7 +17,7 @@ from i2sb.schedule import num_evaluations
 
 
 class _Stopped(Exception):
-    """A signal came while images were restored."""
+    """A signal, named here, came while images were restored."""
 
 
 def evaluate(
@@ -33,7 +32,7 @@ def evaluate(
 ) -> str | None:
     """Restore one micro-batch per rank with the averaged weights; write scores and five grids.
 
-    The random numbers of the training are not touched: each image has a generator of its own.
+    Neither the random numbers of the training nor the network's mode change: each image has its own generator.
 
     Args:
         judges: name -> function (images, clean, labels) -> scores [B].
@@ -41,19 +40,27 @@ def evaluate(
 
     Returns the name of the signal that ended it, or None.
     """
+    runner.log.info(f"[Eval] iteration {iteration}")
     numbers = [(opt.global_rank * opt.microbatch + i) % len(dataset) for i in range(opt.microbatch)]
     given = unpack(default_collate([dataset[i] for i in numbers])).to(runner.device)
     noise = ImageNoise(opt.seed, numbers, runner.device)
-    batch = _boundary(runner, opt, given, corrupt, numbers, noise)
-    nfe = num_evaluations(opt.eval_nfe, opt.interval)
-    stopped_by: list[str] = []
-    with Progress("evaluating", nfe, shown=opt.global_rank == 0) as bar, _unchanged_mode(runner.net):
+    with torch.random.fork_rng(devices=[runner.device] if runner.device.type == "cuda" else []):
+        torch.manual_seed(opt.seed)  # for operators that draw from torch's generator
+        batch = make_batch(
+            given,
+            corrupt,
+            cond_x1=opt.cond_x1,
+            add_x1_noise=opt.add_x1_noise,
+            index=torch.tensor(numbers),
+            randn=noise.randn_like,
+        )
+    nfe, mode = num_evaluations(opt.eval_nfe, opt.interval), runner.net.training
+    with Progress("evaluating", nfe, shown=opt.global_rank == 0) as bar:
 
         def on_step(*_: Any) -> None:
             bar.advance()
             if signal := poll():
-                stopped_by.append(signal)
-                raise _Stopped
+                raise _Stopped(signal)
 
         try:
             xs, pred_x0s = runner.ddpm_sampling(
@@ -68,8 +75,10 @@ def evaluate(
                 redraw_hole=False,
                 on_step=on_step,
             )
-        except _Stopped:
-            return stopped_by[0]
+        except _Stopped as stopped:
+            return str(stopped)
+        finally:
+            runner.net.train(mode)
     shown = {"clean": batch.x0, "corrupt": batch.x1, "recon": xs[:, 0]}
     _write_scores(runner, shown, given.labels, judges, writer, iteration)
     for name, grid in shown.items():
@@ -78,30 +87,6 @@ def evaluate(
         rows = states.flip(1).flatten(0, 1)  # a row per image, from degraded to restored
         writer.add_image(iteration, f"trajectory/{name}", _grid(rows, columns=states.shape[1]))
     return None
-
-
-def _boundary(runner: Any, opt: Any, given: Given, corrupt: Callable, numbers: list[int], noise: ImageNoise) -> Any:
-    """Both ends of the bridge; an operator that draws from torch's generator leaves the training's as it is."""
-    with torch.random.fork_rng(devices=[runner.device] if runner.device.type == "cuda" else []):
-        torch.manual_seed(opt.seed)
-        return make_batch(
-            given,
-            corrupt,
-            cond_x1=opt.cond_x1,
-            add_x1_noise=opt.add_x1_noise,
-            index=torch.tensor(numbers),
-            randn=noise.randn_like,
-        )
-
-
-@contextlib.contextmanager
-def _unchanged_mode(net: nn.Module) -> Iterator[None]:
-    """Dropout is on after the block where it was on before, however the block ends."""
-    training = net.training
-    try:
-        yield
-    finally:
-        net.train(training)
 
 
 def _write_scores(
@@ -113,9 +98,9 @@ def _write_scores(
         for name, images in shown.items():
             if metric != "psnr" or name != "clean":
                 scores[f"{metric}/{name}"] = judge(images.cpu(), clean, labels).float().mean().item()
-    every = gather_objects(scores)
-    means = {key: sum(each[key] for each in every) / len(every) for key in scores}
-    if means:
+    if scores:
+        ranks = gather_objects(scores)
+        means = {key: sum(each[key] for each in ranks) / len(ranks) for key in scores}
         writer.add_scalars(iteration, means)
         runner.log.info("[Eval] " + " | ".join(f"{key} {value:.4g}" for key, value in means.items()))
 

@@ -12,19 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ckpt", required=True, metavar="NAME", help="the checkpoint is results/NAME/latest.pt")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the two files (default: results/NAME itself)"
-    )
-    return parser.parse_args(argv)
+from i2sb.runtime.script import run_script
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    from i2sb.runtime.script import run_script
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ckpt", required=True, metavar="NAME", help="the checkpoint is results/NAME/latest.pt")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the two files (default: results/NAME)")
+    args = parser.parse_args(argv)
 
     def work() -> int:
         from i2sb.ckpt_util import RESULTS, build_ckpt_option

@@ -12,35 +12,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from i2sb.runtime.script import run_script
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the new data set")
-    parser.add_argument("--size", type=int, default=64, help="side of the crops [pixels]")
-    parser.add_argument(
-        "--val-size", type=int, default=argparse.SUPPRESS, help="side of the validation crops (default: --size)"
-    )
-    parser.add_argument("--num-train", type=int, default=3000, help="training crops in all")
-    parser.add_argument("--num-val", type=int, default=12, help="validation crops per held-out photograph")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the new data set")
+    add("--size", type=int, default=64, help="side of the crops [pixels]")
+    add("--val-size", type=int, default=argparse.SUPPRESS, help="side of the validation crops (default: --size)")
+    add("--num-train", type=int, default=3000, help="training crops in all")
+    add("--num-val", type=int, default=12, help="validation crops per held-out photograph")
+    options = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     def work() -> int:
         from dataset.bundled import build_bundled_photos
 
-        build_bundled_photos(
-            args.out,
-            logging.getLogger(),
-            size=args.size,
-            val_size=getattr(args, "val_size", None),
-            num_train=args.num_train,
-            num_val=args.num_val,
-        )
+        build_bundled_photos(options.pop("out"), logging.getLogger(), **options)
         return 0
 
     return run_script("make_photo_dataset.py", work)

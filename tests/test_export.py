@@ -95,8 +95,8 @@ def written(name, data):
     ("damage", "message"),
     [
         (without_a_tensor, "ema.safetensors: its weights do not fit the network of the options: Missing key"),
-        (whole_numbers, "ema.safetensors: refused: its tensors are no weights"),
-        (without_its_record, "ema.safetensors: says of no bridge that it has these weights"),
+        (whole_numbers, "ema.safetensors: refused: its tensors hold integers"),
+        (without_its_record, "ema.safetensors: its metadata describe no bridge"),
         (written("ema.safetensors", b""), "ema.safetensors: refused: "),
         (written("ema.safetensors", b"\xff" * 8), "ema.safetensors: refused: "),
         (of_another_bridge, "ema.json: is not that of ema.safetensors (beta_max 1.0, not 0.3)"),

@@ -21,28 +21,19 @@ def build_parser(metrics: Sequence[str] = ()) -> Parser:
     run = shared.add_run(parser)
     shared.add_gpu(run)
     shared.add_samples(run)
-    group = parser.add_argument_group("metrics")
-    group.add_argument(
-        "--metrics",
-        nargs="+",
-        choices=metrics or None,
-        default=list(DEFAULT_METRICS),
-        metavar="METRIC",
-        help=f"among {', '.join(metrics)} (default: {' '.join(DEFAULT_METRICS)})",
+    add = parser.add_argument_group("metrics").add_argument
+    defaults = list(DEFAULT_METRICS)
+    about = f"among {', '.join(metrics)} (default: {' '.join(defaults)})"
+    add("--metrics", nargs="+", choices=metrics or None, default=defaults, metavar="METRIC", help=about)
+    mode = "clean-fid's way to resize and its network"
+    add("--mode", choices=MODES, default="legacy_pytorch", help=mode)
+    reference = (
+        "reference of FID and KID: an npz file with mu and sigma, or a data set or folder of images "
+        "(default: ImageNet's training set for sr4x-*, the validation set for others)"
     )
-    group.add_argument(
-        "--mode", choices=MODES, default="legacy_pytorch", help="clean-fid's way to resize and its network"
-    )
-    group.add_argument(
-        "--fid-ref",
-        metavar="FILE|DATASET",
-        help="reference of FID and KID: an npz file with mu and sigma, or a data set or folder of images "
-        "(default: ImageNet's training set for sr4x-*, the validation set for others)",
-    )
-    group.add_argument(
-        "--batch-size", type=positive_int, default=64, metavar="N", help="images at a time through a network"
-    )
-    group.add_argument("--report", action="store_true", help="also write report.html beside the samples")
+    add("--fid-ref", metavar="FILE|DATASET", help=reference)
+    add("--batch-size", type=positive_int, default=64, metavar="N", help="images at a time through a network")
+    add("--report", action="store_true", help="also write report.html beside the samples")
     shared.add_data(parser)
     return parser
 

@@ -51,11 +51,11 @@ def number(kind: type, low: float = -math.inf, high: float = math.inf, *, above:
 
     what = "a whole number" if kind is int else "a number"
     if high < math.inf:
-        legal = f"{what} {'above' if above else 'from'} {low:g} {'up to' if above else 'to'} {high:g}"
+        expected = f"{what} {'above' if above else 'from'} {low:g} {'up to' if above else 'to'} {high:g}"
     elif low > -math.inf:
-        legal = f"{what} above {low:g}" if above else f"{what} of at least {low:g}"
+        expected = f"{what} above {low:g}" if above else f"{what} of at least {low:g}"
     else:
-        legal = what
+        expected = what
 
     def parse(text: str) -> Any:
         try:
@@ -63,7 +63,7 @@ def number(kind: type, low: float = -math.inf, high: float = math.inf, *, above:
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
-            raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected {legal}")
+            raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected {expected}")
         return value
 
     return parse

@@ -9,70 +9,38 @@ from . import shared
 from .parser import Parser, experiment, non_negative_int, partition, positive_int
 
 DESCRIPTION = "Restore the validation images with a trained bridge."
-EPILOG = (
-    "Writes results/CKPT/samples_nfeNFE/recon.pt. The same command resumes an interrupted run."
-)
+EPILOG = "Writes results/CKPT/samples_nfeNFE/recon.pt. The same command resumes an interrupted run."
 
 
 def build_parser() -> Parser:
     parser = Parser("sample.py", DESCRIPTION, EPILOG)
     run = shared.add_run(parser)
     shared.add_gpu(run)
-    run.add_argument(
-        "--ckpt", type=experiment, required=True, metavar="NAME", help="the checkpoint is results/NAME/latest.pt"
-    )
+    where = "the checkpoint is results/NAME/latest.pt"
+    run.add_argument("--ckpt", type=experiment, required=True, metavar="NAME", help=where)
     run.add_argument("--overwrite", action="store_true", help="restore again, and remove what is there")
-    _add_sampling(parser)
+
+    add = parser.add_argument_group("sampling").add_argument
+    nfe = "network calls per image (default: one less than the training's --interval)"
+    add("--nfe", type=positive_int, metavar="NFE", help=nfe)
+    add("--clip-denoise", action="store_true", help="clamp predicted clean images to [-1,1] at each step")
+    add("--batch-size", type=positive_int, default=32, metavar="N", help="images at a time, per process")
+    part = "restore part I of N of the set only (I from 0 to N-1), such as 0_4"
+    add("--partition", type=partition, metavar="I_N", help=part)
     shared.add_data(parser)
-    _add_output(parser)
+
+    add = parser.add_argument_group("output").add_argument
+    dtype = "numbers in recon.pt: float32 as published, or 8-bit pixels in a quarter of the space"
+    add("--recon-dtype", choices=("float32", "uint8"), default="float32", help=dtype)
+    images = "also write each restored image as a png or jpg file"
+    add("--save-images", choices=("png", "jpg"), metavar="FORMAT", help=images)
+    trajectory = "write the trajectories of the first K images, as animated WebP and as a strip of PNG"
+    add("--save-trajectory", type=non_negative_int, default=0, metavar="K", help=trajectory)
     shared.add_network(parser)
     speed = shared.add_speed(parser, channels_last=None)
     speed.add_argument("--use-fp16", action="store_true", help="the same as --precision fp16")
     shared.add_launch(parser)
     return parser
-
-
-def _add_sampling(parser: Parser) -> None:
-    group = parser.add_argument_group("sampling")
-    group.add_argument(
-        "--nfe",
-        type=positive_int,
-        metavar="NFE",
-        help="network calls per image (default: one less than the training's --interval)",
-    )
-    group.add_argument(
-        "--clip-denoise", action="store_true", help="clamp predicted clean images to [-1,1] at each step"
-    )
-    group.add_argument("--batch-size", type=positive_int, default=32, metavar="N", help="images at a time, per process")
-    group.add_argument(
-        "--partition",
-        type=partition,
-        metavar="I_N",
-        help="restore part I of N of the set only (I from 0 to N-1), such as 0_4",
-    )
-
-
-def _add_output(parser: Parser) -> None:
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--recon-dtype",
-        choices=("float32", "uint8"),
-        default="float32",
-        help="numbers in recon.pt: float32 as published, or 8-bit pixels in a quarter of the space",
-    )
-    group.add_argument(
-        "--save-images",
-        choices=("png", "jpg"),
-        metavar="FORMAT",
-        help="also write each restored image as a png or jpg file",
-    )
-    group.add_argument(
-        "--save-trajectory",
-        type=non_negative_int,
-        default=0,
-        metavar="K",
-        help="write the trajectories of the first K images, as animated WebP and as a strip of PNG",
-    )
 
 
 def parse_sample_options(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -13,31 +13,17 @@ from .parser import Parser, experiment, image_size, non_negative_int, number, po
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # Options that change a named network, as `create_model` calls them.
-NET_OVERRIDES = (
-    "num_channels",
-    "num_res_blocks",
-    "channel_mult",
-    "attention_resolutions",
-    "num_heads",
-    "num_head_channels",
-    "dropout",
-)
+NET_OVERRIDES = ("num_channels", "num_res_blocks", "channel_mult", "attention_resolutions")
+NET_OVERRIDES += ("num_heads", "num_head_channels", "dropout")
 
 
 def add_run(parser: Parser) -> Any:
     group = parser.add_argument_group("run")
-    group.add_argument(
-        "--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help="seed of all random draws"
-    )
-    group.add_argument(
-        "--device",
-        choices=("auto", "cuda", "mps", "cpu"),
-        default="auto",
-        help="where to compute; auto: a GPU if there is one, else the CPU",
-    )
-    group.add_argument(
-        "--debug", action="store_true", help="open ipdb where an error occurs, instead of one line about it"
-    )
+    add = group.add_argument
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help="seed of all random draws")
+    device = "where to compute; auto: a GPU if there is one, else the CPU"
+    add("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help=device)
+    add("--debug", action="store_true", help="open ipdb where an error occurs, instead of one line about it")
     return group
 
 
@@ -46,122 +32,67 @@ def add_gpu(group: Any) -> None:
 
 
 def add_samples(group: Any) -> None:
-    where = "the samples are in results/NAME/"
-    group.add_argument("--ckpt", type=experiment, required=True, metavar="NAME", help=where)
-    group.add_argument(
-        "--sample-dir",
-        type=experiment,
-        required=True,
-        nargs="+",
-        metavar="DIR",
-        help="which folder (or folders) in results/NAME/, such as samples_nfe999",
-    )
+    add = group.add_argument
+    add("--ckpt", type=experiment, required=True, metavar="NAME", help="the samples are in results/NAME/")
+    folders = "which folder (or folders) in results/NAME/, such as samples_nfe999"
+    add("--sample-dir", type=experiment, required=True, nargs="+", metavar="DIR", help=folders)
 
 
 def add_launch(parser: Parser) -> None:
-    group = parser.add_argument_group("several processes (torchrun's environment, where present, wins)")
-    group.add_argument(
-        "--n-gpu-per-node", type=positive_int, default=1, metavar="G", help="processes, so GPUs, on each node"
-    )
-    group.add_argument("--num-proc-node", type=positive_int, default=1, metavar="N", help="number of nodes")
-    group.add_argument(
-        "--node-rank",
-        type=non_negative_int,
-        nargs="?",  # `--node-rank $NODE_RANK` where the variable is not set
-        metavar="I",
-        help="index of this node, 0 to N-1 (default, or without a number: what mpirun or SLURM says, else 0)",
-    )
-    group.add_argument("--master-address", default="localhost", metavar="HOST", help="address of the node of index 0")
-    group.add_argument(
-        "--master-port",
-        type=number(int, 1, 65535),
-        metavar="PORT",
-        help="TCP port at that address (default: a free one on one node, 6020 across nodes)",
-    )
+    add = parser.add_argument_group("several processes (torchrun's environment, where present, wins)").add_argument
+    add("--n-gpu-per-node", type=positive_int, default=1, metavar="G", help="processes, so GPUs, on each node")
+    add("--num-proc-node", type=positive_int, default=1, metavar="N", help="number of nodes")
+    rank = "index of this node, 0 to N-1 (default, or without a number: what mpirun or SLURM says, else 0)"
+    # "?": `--node-rank $NODE_RANK` where the variable is not set
+    add("--node-rank", type=non_negative_int, nargs="?", metavar="I", help=rank)
+    add("--master-address", default="localhost", metavar="HOST", help="address of the node of index 0")
+    port = "TCP port at that address (default: a free one on one node, 6020 across nodes)"
+    add("--master-port", type=number(int, 1, 65535), metavar="PORT", help=port)
 
 
-def add_data(parser: Parser) -> Any:
-    group = parser.add_argument_group("data")
-    group.add_argument("--image-size", type=image_size, default=256, metavar="PX", help="side of the images [pixels]")
-    group.add_argument(
-        "--dataset-dir",
-        type=Path,
-        default=Path("/dataset"),
-        metavar="DIR",
-        help="folder with {train,val}_faster_imagefolder.lmdb, or {train,val}/CLASS/ to make them from",
+def add_data(parser: Parser) -> None:
+    add = parser.add_argument_group("data").add_argument
+    add("--image-size", type=image_size, default=256, metavar="PX", help="side of the images [pixels]")
+    folder = "folder with {train,val}_faster_imagefolder.lmdb, or {train,val}/CLASS/ to make them from"
+    add("--dataset-dir", type=Path, default=Path("/dataset"), metavar="DIR", help=folder)
+    val_list = (
+        "evaluate on the images of this list, a CLASS/FILE per line (default: the published 10k list "
+        "on ImageNet, all images on other data)"
     )
-    group.add_argument(
-        "--val-list",
-        type=Path,
-        metavar="FILE",
-        help="evaluate on the images of this list, a CLASS/FILE per line (default: the published 10k list "
-        "on ImageNet, all images on other data)",
-    )
-    group.add_argument(
-        "--exif-rotate",
-        action="store_true",
-        help="turn photographs as their EXIF orientation says (default: take the pixels as stored, as published)",
-    )
-    group.add_argument(
-        "--skip-unreadable",
-        type=non_negative_int,
-        default=0,
-        metavar="N",
-        help="when building an LMDB, leave out up to N images that cannot be decoded, and list them",
-    )
-    group.add_argument(
-        "--num-workers",
-        type=non_negative_int,
-        default=min(4, os.cpu_count() or 1),
-        metavar="N",
-        help="processes that load images, besides each process that computes (0: none)",
-    )
-    return group
+    add("--val-list", type=Path, metavar="FILE", help=val_list)
+    rotate = "turn photographs as their EXIF orientation says (default: take the pixels as stored, as published)"
+    add("--exif-rotate", action="store_true", help=rotate)
+    skip = "when building an LMDB, leave out up to N images that cannot be decoded, and list them"
+    add("--skip-unreadable", type=non_negative_int, default=0, metavar="N", help=skip)
+    cores = min(4, os.cpu_count() or 1)
+    workers = "processes that load images, besides each process that computes (0: none)"
+    add("--num-workers", type=non_negative_int, default=cores, metavar="N", help=workers)
 
 
 def add_network(parser: Parser) -> None:
     about = "; ".join(f"{name}: {text}" for name, text in presets.ABOUT.items())
-    group = parser.add_argument_group("network", about)
-    group.add_argument(
-        "--net",
-        choices=tuple(presets.TABLE),
-        help=f"which network (default: the checkpoint's own, else {presets.DEFAULT})",
-    )
-    group.add_argument("--num-channels", type=positive_int, metavar="N", help="base width of the network [channels]")
-    group.add_argument("--num-res-blocks", type=positive_int, metavar="N", help="residual blocks per level")
-    group.add_argument(
-        "--channel-mult", metavar="A,B,..", help="width of each level as multiple of the base, such as 1,2,2"
-    )
-    group.add_argument(
-        "--attention-resolutions",
-        metavar="R,..",
-        help='image sizes at which attention sits [pixels], such as 32,16; "" for none',
-    )
-    group.add_argument(
-        "--num-heads", type=positive_int, metavar="N", help="attention heads, where --num-head-channels is -1"
-    )
-    group.add_argument("--num-head-channels", type=number(int, -1), metavar="N", help="channels per attention head")
-    group.add_argument(
-        "--dropout", type=number(float, 0, 1), metavar="P", help="share of activations dropped in training"
-    )
+    add = parser.add_argument_group("network", about).add_argument
+    net = f"which network (default: the checkpoint's own, else {presets.DEFAULT})"
+    add("--net", choices=tuple(presets.TABLE), help=net)
+    add("--num-channels", type=positive_int, metavar="N", help="base width of the network [channels]")
+    add("--num-res-blocks", type=positive_int, metavar="N", help="residual blocks per level")
+    add("--channel-mult", metavar="A,B,..", help="width of each level as multiple of the base, such as 1,2,2")
+    attention = 'image sizes at which attention sits [pixels], such as 32,16; "" for none'
+    add("--attention-resolutions", metavar="R,..", help=attention)
+    add("--num-heads", type=positive_int, metavar="N", help="attention heads, where --num-head-channels is -1")
+    add("--num-head-channels", type=number(int, -1), metavar="N", help="channels per attention head")
+    add("--dropout", type=number(float, 0, 1), metavar="P", help="share of activations dropped in training")
 
 
 def add_speed(parser: Parser, channels_last: bool | None) -> Any:
     group = parser.add_argument_group("precision and speed")
-    group.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="fp32 as published; tf32: fp32 with faster products on NVIDIA GPUs; bf16, fp16: half the memory",
-    )
-    group.add_argument("--compile", action="store_true", help="torch.compile the network (slow first step)")
-    auto = "; default: on CPUs and for half precision" if channels_last is None else ""
-    group.add_argument(
-        "--channels-last",
-        action=argparse.BooleanOptionalAction,
-        default=channels_last,
-        help=f"keep channels last in memory: faster on CPUs and new GPUs{auto}",
-    )
+    add = group.add_argument
+    precision = "fp32 as published; tf32: fp32 with faster products on NVIDIA GPUs; bf16, fp16: half the memory"
+    add("--precision", choices=PRECISIONS, default="fp32", help=precision)
+    add("--compile", action="store_true", help="torch.compile the network (slow first step)")
+    layout = "keep channels last in memory: faster on CPUs and new GPUs"
+    layout += "; default: on CPUs and for half precision" if channels_last is None else ""
+    add("--channels-last", action=argparse.BooleanOptionalAction, default=channels_last, help=layout)
     return group
 
 

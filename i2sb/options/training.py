@@ -30,138 +30,77 @@ def build_parser() -> Parser:
     parser = Parser("train.py", DESCRIPTION, EPILOG)
     run = shared.add_run(parser)
     shared.add_gpu(run)
-    run.add_argument(
-        "--name", type=experiment, metavar="NAME", help="the results go to results/NAME (default: --corrupt)"
-    )
-    run.add_argument(
-        "--ckpt", type=experiment, metavar="NAME", help="resume from results/NAME (its own name by default)"
-    )
-    run.add_argument("--overwrite", action="store_true", help="start from scratch where a checkpoint is already")
+    add = run.add_argument
+    add("--name", type=experiment, metavar="NAME", help="the results go to results/NAME (default: --corrupt)")
+    add("--ckpt", type=experiment, metavar="NAME", help="resume from results/NAME (its own name by default)")
+    add("--overwrite", action="store_true", help="start from scratch where a checkpoint is already")
     _add_bridge(parser)
     shared.add_data(parser)
     shared.add_network(parser)
-    _add_optimisation(parser)
+    _add_optimization(parser)
     _add_periodic(parser)
-    speed = shared.add_speed(parser, channels_last=False)
-    speed.add_argument(
-        "--grad-checkpoint",
-        choices=("none", "attention", "all"),
-        default="none",
-        help="activations to recompute in the backward pass, for less memory",
-    )
-    speed.add_argument("--deterministic", action="store_true", help="only kernels that give the same bits each time")
+    add = shared.add_speed(parser, channels_last=False).add_argument
+    modes = ("none", "attention", "all")
+    about = "activations to recompute in the backward pass, for less memory"
+    add("--grad-checkpoint", choices=modes, default="none", help=about)
+    add("--deterministic", action="store_true", help="only kernels that give the same bits each time")
     shared.add_launch(parser)
     _add_logging(parser)
     return parser
 
 
 def _add_bridge(parser: Parser) -> None:
-    group = parser.add_argument_group("bridge")
-    group.add_argument(
-        "--corrupt",
-        choices=TASKS,
-        required=True,
-        metavar="TASK",
-        help=f"the degradation to learn to undo: {', '.join(TASKS)}",
-    )
-    group.add_argument(
-        "--interval", type=even_int, default=1000, metavar="N", help="steps of the bridge, an even number"
-    )
-    group.add_argument(
-        "--beta-max",
-        type=positive_float,
-        default=0.3,
-        metavar="B",
-        help="noise of the bridge: N times the largest beta of the ramp",
-    )
-    group.add_argument("--t0", type=non_negative_float, default=1e-4, metavar="T0", help="network time at step 0")
-    group.add_argument("--T", type=positive_float, default=1.0, metavar="T", help="network time at the last step")
-    group.add_argument("--ot-ode", action="store_true", help="no noise: the deterministic limit, optimal transport")
-    group.add_argument(
-        "--clip-denoise", action="store_true", help="clamp predicted clean images to [-1,1] when sampling"
-    )
-    group.add_argument(
-        "--cond-x1", action="store_true", help="the network also sees the degraded image (6 input channels)"
-    )
-    group.add_argument(
-        "--add-x1-noise", action="store_true", help="add Gaussian noise of deviation 1 to degraded images"
-    )
+    add = parser.add_argument_group("bridge").add_argument
+    tasks = f"the degradation to learn to undo: {', '.join(TASKS)}"
+    add("--corrupt", choices=TASKS, required=True, metavar="TASK", help=tasks)
+    add("--interval", type=even_int, default=1000, metavar="N", help="steps of the bridge, an even number")
+    beta_max = "noise of the bridge: N times the largest beta of the ramp"
+    add("--beta-max", type=positive_float, default=0.3, metavar="B", help=beta_max)
+    add("--t0", type=non_negative_float, default=1e-4, metavar="T0", help="network time at step 0")
+    add("--T", type=positive_float, default=1.0, metavar="T", help="network time at the last step")
+    add("--ot-ode", action="store_true", help="no noise: the deterministic limit, optimal transport")
+    add("--clip-denoise", action="store_true", help="clamp predicted clean images to [-1,1] when sampling")
+    add("--cond-x1", action="store_true", help="the network also sees the degraded image (6 input channels)")
+    add("--add-x1-noise", action="store_true", help="add Gaussian noise of deviation 1 to degraded images")
 
 
-def _add_optimisation(parser: Parser) -> None:
-    group = parser.add_argument_group("optimisation")
-    group.add_argument(
-        "--batch-size",
-        type=positive_int,
-        default=256,
-        metavar="N",
-        help="images per optimizer step, over all processes",
-    )
-    group.add_argument(
-        "--microbatch", type=positive_int, default=2, metavar="N", help="images per forward pass and process"
-    )
-    group.add_argument("--num-itr", type=positive_int, default=1_000_000, metavar="N", help="optimizer steps in all")
-    group.add_argument("--lr", type=positive_float, default=5e-5, metavar="LR", help="learning rate of AdamW")
-    group.add_argument(
-        "--lr-gamma",
-        type=number(float, 0, 1, above=True),
-        default=0.99,
-        metavar="G",
-        help="factor of the learning rate ..",
-    )
-    group.add_argument("--lr-step", type=positive_int, default=1000, metavar="N", help=".. every so many iterations")
-    group.add_argument("--l2-norm", type=non_negative_float, default=0.0, metavar="W", help="weight decay of AdamW")
-    group.add_argument(
-        "--ema", type=number(float, 0, 1), default=0.99, metavar="D", help="decay of the weights' average"
-    )
-    group.add_argument("--no-pretrained", action="store_true", help="start ADM-256 from random weights, fetch nothing")
-    group.add_argument(
-        "--max-nonfinite",
-        type=positive_int,
-        default=50,
-        metavar="N",
-        help="stop after so many steps in a row with NaN or inf in loss or gradients (each is skipped)",
-    )
+def _add_optimization(parser: Parser) -> None:
+    add = parser.add_argument_group("optimization").add_argument
+    batch = "images per optimizer step, over all processes"
+    add("--batch-size", type=positive_int, default=256, metavar="N", help=batch)
+    add("--microbatch", type=positive_int, default=2, metavar="N", help="images per forward pass and process")
+    add("--num-itr", type=positive_int, default=1_000_000, metavar="N", help="optimizer steps in all")
+    add("--lr", type=positive_float, default=5e-5, metavar="LR", help="learning rate of AdamW")
+    gamma = number(float, 0, 1, above=True)
+    add("--lr-gamma", type=gamma, default=0.99, metavar="G", help="factor of the learning rate ..")
+    add("--lr-step", type=positive_int, default=1000, metavar="N", help=".. every so many iterations")
+    add("--l2-norm", type=non_negative_float, default=0.0, metavar="W", help="weight decay of AdamW")
+    add("--ema", type=number(float, 0, 1), default=0.99, metavar="D", help="decay of the weights' moving average")
+    add("--no-pretrained", action="store_true", help="start ADM-256 from random weights, fetch nothing")
+    nonfinite = "stop after so many steps in a row with NaN or inf in loss or gradients (each is skipped)"
+    add("--max-nonfinite", type=positive_int, default=50, metavar="N", help=nonfinite)
 
 
 def _add_periodic(parser: Parser) -> None:
-    group = parser.add_argument_group("saving and evaluation")
-    group.add_argument(
-        "--save-every", type=positive_int, default=5000, metavar="N", help="iterations between checkpoints"
-    )
-    group.add_argument(
-        "--keep-every",
-        type=non_negative_int,
-        default=0,
-        metavar="N",
-        help="also keep a numbered checkpoint every N iterations (0: none)",
-    )
-    group.add_argument(
-        "--eval-every",
-        type=non_negative_int,
-        default=3000,
-        metavar="N",
-        help="iterations between evaluations, besides those at 0 and 500 (0: no evaluation at all)",
-    )
-    group.add_argument(
-        "--eval-nfe",
-        type=positive_int,
-        metavar="NFE",
-        help="network calls per image in evaluations (default: one less than --interval)",
-    )
-    group.add_argument("--log-every", type=positive_int, default=10, metavar="N", help="iterations between log lines")
+    add = parser.add_argument_group("saving and evaluation").add_argument
+    add("--save-every", type=positive_int, default=5000, metavar="N", help="iterations between checkpoints")
+    keep = "also keep a numbered checkpoint every N iterations (0: none)"
+    add("--keep-every", type=non_negative_int, default=0, metavar="N", help=keep)
+    evaluate = "iterations between evaluations, besides those at 0 and 500 (0: no evaluation at all)"
+    add("--eval-every", type=non_negative_int, default=3000, metavar="N", help=evaluate)
+    nfe = "network calls per image in evaluations (default: one less than --interval)"
+    add("--eval-nfe", type=positive_int, metavar="NFE", help=nfe)
+    add("--log-every", type=positive_int, default=10, metavar="N", help="iterations between log lines")
 
 
 def _add_logging(parser: Parser) -> None:
-    group = parser.add_argument_group("logging")
-    group.add_argument(
-        "--log-dir", type=Path, default=Path(".log"), metavar="DIR", help="log file, metrics.jsonl, event files"
-    )
-    group.add_argument("--log-writer", choices=("tensorboard", "wandb"), help="also log scalars and images to this")
-    group.add_argument(
-        "--wandb-api-key", metavar="KEY", help="Weights & Biases key (or WANDB_API_KEY, or netrc); never saved"
-    )
-    group.add_argument("--wandb-user", metavar="USER", help="Weights & Biases user or team")
+    add = parser.add_argument_group("logging").add_argument
+    files = "log file, metrics.jsonl, event files"
+    add("--log-dir", type=Path, default=Path(".log"), metavar="DIR", help=files)
+    add("--log-writer", choices=("tensorboard", "wandb"), help="also log scalars and images to this")
+    key = "Weights & Biases key (or WANDB_API_KEY, or netrc); never saved"
+    add("--wandb-api-key", metavar="KEY", help=key)
+    add("--wandb-user", metavar="USER", help="Weights & Biases user or team")
 
 
 def parse_train_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -192,7 +131,7 @@ def contradiction(opt: argparse.Namespace) -> str | None:
 
 
 def fault_of_saved(options: Mapping[str, Any]) -> str | None:
-    """Which number among options that were saved train.py would not take; None: it takes them all."""
+    """Which saved number train.py would not accept; None: it accepts all."""
     for action in build_parser()._actions:
         if type(action.default) in (int, float):
             value = options.get(action.dest, action.default)

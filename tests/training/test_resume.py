@@ -12,7 +12,7 @@ from small_runs import photos, script, train_argv
 
 import train
 from guided_diffusion import presets
-from i2sb.loader import EpochOrder, RankBatches
+from i2sb.loader import EpochOrder, rank_batches
 from i2sb.options.shared import misfit
 from i2sb.runner import Runner
 
@@ -162,7 +162,7 @@ def test_changes_on_purpose_are_told_and_kept(dataset, capsys):
 @pytest.mark.parametrize(("world_size", "microbatch"), [(1, 4), (2, 2), (4, 1)])
 def test_all_ranks_together_see_a_permutation_per_epoch(world_size, microbatch):
     seen = []
-    ranks = [iter(RankBatches(EpochOrder(10, 3), microbatch, r, world_size, start=0)) for r in range(world_size)]
+    ranks = [rank_batches(EpochOrder(10, 3), microbatch, r, world_size, start=0) for r in range(world_size)]
     for _ in range(5):
         for rank in ranks:
             seen += next(rank)
@@ -174,8 +174,8 @@ def test_all_ranks_together_see_a_permutation_per_epoch(world_size, microbatch):
 
 
 def test_another_number_of_ranks_skips_no_image():
-    first = [iter(RankBatches(EpochOrder(10, 0), 2, rank, 2, start=0)) for rank in range(2)]
-    then = iter(RankBatches(EpochOrder(10, 0), 3, 0, 1, start=4))
+    first = [rank_batches(EpochOrder(10, 0), 2, rank, 2, start=0) for rank in range(2)]
+    then = rank_batches(EpochOrder(10, 0), 3, 0, 1, start=4)
     seen = [item for rank in first for item in next(rank)] + next(then) + next(then)
     assert sorted(index for _, index in seen) == list(range(10))
 
