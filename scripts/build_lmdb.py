@@ -48,7 +48,9 @@ def build(args: argparse.Namespace) -> int:
     index = build_lmdb(
         args.images, args.lmdb, threads=args.threads, log=logging.getLogger(), skip_unreadable=args.skip_unreadable
     )
-    state = f"was there already; to rebuild it: {how_to_rebuild(args.images, args.lmdb)}" if was_there else "is complete"
+    state = "is complete"
+    if was_there:
+        state = f"was there already; to rebuild it: {how_to_rebuild(args.images, args.lmdb)}"
     print(f"{args.lmdb}: {len(index.samples)} images of {len(index.classes)} classes; it {state}")
     return 0
 

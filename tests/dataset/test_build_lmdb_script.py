@@ -100,7 +100,7 @@ def test_the_originals_lmdbs_are_sound():
         (["x.lmdb"], "give the folder of images and the LMDB to build"),
         (["val", "x"], "must end in .lmdb"),
         (["val", "x.lmdb", "--verify"], "--verify takes the LMDB alone"),
-        (["val", "x.lmdb", "--threads", "0"], "--threads 0: must be 1 or more"),
+        (["val", "x.lmdb", "--threads", "0"], "--threads: '0' is invalid"),
         (["none", "x.lmdb"], "none: there is no such folder of images"),
         (["--verify", "none.lmdb"], "none.lmdb: cannot be opened as an LMDB: No such file"),
     ],
