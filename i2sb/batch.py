@@ -1,4 +1,4 @@
-"""From what a data set hands out to the two ends of the bridge: the one place where that is decided."""
+"""From a batch of a data set to the two ends of the bridge."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from corruption.base import Corruption
 from i2sb.noise import Noise
+from i2sb.precision import full_float32
 from i2sb.samplers import fill_hole
 
 
 class Given(NamedTuple):
-    """What a data set gives: clean images x0 [B,C,H,W]; maybe degraded ones x1, labels [B], masks [B,1,H,W]."""
+    """A batch of a data set: clean images x0 [B,C,H,W]; maybe degraded ones x1, labels [B], masks [B,1,H,W]."""
 
     x0: Tensor
     x1: Tensor | None = None
@@ -23,8 +24,7 @@ class Given(NamedTuple):
 
     def to(self, device: torch.device) -> Given:
         """The same on `device`; the labels stay where they are."""
-        moved = (None if t is None else t.to(device, non_blocking=True) for t in (self.x0, self.x1, self.mask))
-        x0, x1, mask = moved
+        x0, x1, mask = (t if t is None else t.to(device, non_blocking=True) for t in (self.x0, self.x1, self.mask))
         return Given(x0, x1, self.labels, mask)
 
 
@@ -38,10 +38,10 @@ class Batch(NamedTuple):
 
 
 def unpack(batch: Any) -> Given:
-    """Tell apart what people's data sets hand out.
+    """Tell apart images | (images, labels, ..) | (clean, degraded[, labels]) | (images, labels, masks).
 
-    images | (images, labels, ..) | (clean, degraded[, labels]) | (images, labels, masks).  A second entry of
-    floating point and of the first's shape is the degraded image; a third of four dimensions is a mask.
+    A second entry of floating point and of the first's shape is the degraded image; a third of four dimensions is
+    a mask.
     """
     if isinstance(batch, Tensor):
         return Given(batch)
@@ -63,7 +63,7 @@ def make_batch(
     integers: Callable[[int, int], Tensor] | None = None,
     randn: Noise = torch.randn_like,
 ) -> Batch:
-    """Get everything ready that training and sampling need: degrade clean images, unless they come in pairs.
+    """The two ends of the bridge: degrade clean images, unless they come in pairs.
 
     A hole is filled with noise; cond, if wanted, is x1 with that noise, before any other is added.
 
@@ -99,10 +99,11 @@ def degrade(
     randn: Noise = torch.randn_like,
 ) -> tuple[Tensor, Tensor | None]:
     """(degraded image as people see it, mask or None); holes are white.  Arguments as those of `make_batch`."""
-    if not isinstance(corrupt, Corruption):
-        shown = corrupt(x0)
-    elif corrupt.draws_noise:
-        shown = corrupt(x0, index, integers, randn=randn)
-    else:
-        shown = corrupt(x0, index, integers)
+    with full_float32():
+        if not isinstance(corrupt, Corruption):
+            shown = corrupt(x0)
+        elif corrupt.draws_noise:
+            shown = corrupt(x0, index, integers, randn=randn)
+        else:
+            shown = corrupt(x0, index, integers)
     return shown if isinstance(shown, tuple) else (shown, None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from guided_diffusion import presets
+from i2sb.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,22 @@ class BridgeConfig:
         mine |= {f"network's {key}": value for key, value in mine.pop("network").items()}
         theirs |= {f"network's {key}": value for key, value in theirs.pop("network").items()}
         return [f"{key} {mine[key]}, not {theirs.get(key)}" for key in mine if mine[key] != theirs.get(key)]
+
+    def check_description(self, path: Path, weights: str, read: Callable[[], BridgeConfig]) -> None:
+        """Check that the file beside the weights, which `read` reads, describes this bridge.
+
+        Raises:
+            UserError: it describes another one, or none.
+        """
+        try:
+            different = read().differences(self)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: describes no bridge ({error}); remove it, {weights} holds the same") from error
+        if different:
+            raise UserError(
+                f"{path}: is not that of {weights} ({'; '.join(different[:3])}); put back the one that belongs to it, "
+                f"or remove it: {weights} holds the same"
+            )
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(BridgeConfig))

@@ -93,8 +93,8 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     """The options that results/NAME was trained with, but device, precision and data of this run.
 
     Args:
-        opt: options of this run: `device`; `precision`, `use_fp16`, `compile`, `channels_last`, `dataset_dir`,
-            `val_list`, `num_workers` where present, and `image_size` if it was given on the command line.
+        opt: options of this run: `device`, and where present those of `_OF_THIS_RUN`, `precision`, `use_fp16`, and
+            `image_size` if it was given on the command line.
         ckpt_path: the folder with latest.pt and options.pkl, or with an exported bridge.
 
     Raises:
@@ -133,23 +133,14 @@ def _saved_options(folder: Path) -> argparse.Namespace:
         return load_options(beside)
     saved = argparse.Namespace(**state["options"])
     if beside.is_file():
-        other = load_options(beside)
-        try:
-            trained = BridgeConfig.from_dict(state["bridge"])
-            network = getattr(other, "network", None) or trained.network
-            different = BridgeConfig.from_options(other, network).differences(trained)
-        except ValueError as error:
-            raise UserError(f"{folder}: {beside.name} and {LATEST} cannot be compared: {error}") from error
-        if different:
-            raise UserError(
-                f"{folder}: {beside.name} is not that of {LATEST} ({'; '.join(different[:3])}); put back the one that "
-                f"belongs to it, or remove it: {LATEST} holds its own options"
-            )
+        other, trained = load_options(beside), BridgeConfig.from_dict(state["bridge"])
+        network = getattr(other, "network", None) or trained.network
+        trained.check_description(beside, LATEST, lambda: BridgeConfig.from_options(other, network))
     return saved
 
 
 def options_to_save(opt: Any, network: Mapping[str, Any]) -> argparse.Namespace:
-    """A copy of the options as files hold them: plain values and paths, with the network, and without secrets."""
+    """The options as files hold them: plain values and paths, with the network, and without secrets."""
     # use_fp16 is the original's name; --precision says it here
     options = {"use_fp16": False, **vars(opt), "wandb_api_key": None, "network": dict(network)}
     kinds = (bool, int, float, str, list, tuple, dict, PurePath, type(None))

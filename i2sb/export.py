@@ -57,18 +57,9 @@ def load_options(folder: Path) -> argparse.Namespace:
     Raises:
         UserError: weights without a record, or beside the description of another bridge.
     """
-    bridge = _record(folder / WEIGHTS)
-    beside = folder / DESCRIPTION
+    bridge, beside = _record(folder / WEIGHTS), folder / DESCRIPTION
     if beside.is_file():
-        try:
-            different = BridgeConfig.from_dict(read_json(beside)["bridge"]).differences(bridge)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{beside}: describes no bridge ({error}); remove it, {WEIGHTS} holds the same") from error
-        if different:
-            raise UserError(
-                f"{beside}: is not that of {WEIGHTS} ({'; '.join(different[:3])}); put back the one that belongs to "
-                f"it, or remove it: {WEIGHTS} holds the same"
-            )
+        bridge.check_description(beside, WEIGHTS, lambda: BridgeConfig.from_dict(read_json(beside)["bridge"]))
     values = bridge.to_dict()
     return argparse.Namespace(corrupt=values.pop("task"), **values)
 

@@ -21,8 +21,8 @@ FIRST, LAST = "input_blocks.0.0.weight", ("out.2.weight", "out.2.bias")
 def load_initial(net: BridgeNet, named: bool, log: Any, data_dir: str | Path = "data") -> None:
     """Fill a new network: ADM's weights for ADM-256, fetched at first use; others stay random.
 
-    Where the options name no network (`named`), a bare state dict `256x256_diffusion_{uncond,cond}_fixedsigma.pt`
-    in `data_dir`, such as the original made, is taken instead if it is there.
+    Unless the options name a network (`named`), the original's bare state dict
+    `256x256_diffusion_{uncond,cond}_fixedsigma.pt` in `data_dir` is taken instead if it is there.
 
     Raises:
         UserError: the weights cannot be fetched, or are of another network.
@@ -48,8 +48,8 @@ def is_adm_256(kwargs: Mapping[str, Any]) -> bool:
 def load_initial_weights(net: BridgeNet, path: str | Path) -> None:
     """Start from the weights of a diffusion model: ADM's published file, or any bare U-Net state dict.
 
-    ADM also predicts variances (6 output channels): the first 3 are kept. A network that sees the degraded
-    image has twice the input channels: the first half takes ADM's kernel, the others stay as initialized.
+    ADM also predicts variances (6 output channels): the first 3 are kept. Of a network that sees the degraded
+    image, the first half of the input channels takes ADM's kernel, the others stay as initialized.
 
     Raises:
         UserError: the file cannot be read or is of another network.
@@ -62,11 +62,7 @@ def load_initial_weights(net: BridgeNet, path: str | Path) -> None:
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], path: str | Path) -> None:
-    """Fill a module, strictly: all names and shapes must be its own.
-
-    Raises:
-        UserError: the weights are of another network.
-    """
+    """Fill a module, strictly; weights of another network are a UserError."""
     try:
         # as a plain dict: torch would otherwise take the version of each layer from the file
         module.load_state_dict(dict(state), strict=True)

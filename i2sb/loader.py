@@ -78,8 +78,8 @@ def training_loader(
 
     Args:
         microbatch: images per micro-batch and rank.
-        num_workers: processes that load images ahead; 0: loaded by this one.
-        device: where the batches will go; for a GPU they lie in pinned memory.
+        num_workers: processes that load images ahead; 0: this one loads them.
+        device: of the network; for a GPU the batches lie in pinned memory.
     """
     batches = rank_batches(EpochOrder(len(dataset), seed), microbatch, rank, world_size, start)
     return iter(_loader(SeededItems(dataset, seed), num_workers, device, batch_sampler=batches))

@@ -13,10 +13,9 @@ from i2sb.runtime.distributed import mean_over_ranks
 
 
 class Meter:
-    """Means of loss and gradient norm, and the speed.
+    """Means of loss and gradient norm, and the speed; only `read` waits for the device.
 
     Args:
-        device: where losses and norms lie; nothing waits for it but `read`.
         batch_size: images per iteration, over all ranks.
     """
 
@@ -26,7 +25,7 @@ class Meter:
         self._count, self._since = 0, time.perf_counter()
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
-        """One iteration more."""
+        """Take note of one iteration."""
         self._sums += torch.stack([loss, norm])
         self._count += 1
 

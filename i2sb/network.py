@@ -53,10 +53,7 @@ class Image256Net(BridgeNet):
     """The published name: the network described by the pickle in `ckpt_dir`, else ADM-256.
 
     Args:
-        log: anything with info and warning.
-        noise_levels: [N].
-        use_fp16: the torso in float16.
-        cond: the network also sees the degraded image.
+        noise_levels: [N]; cond: the network also sees the degraded image; use_fp16: the torso in float16.
         pretrained_adm: start from the weights in `ckpt_dir`, fetched unless they are there.
     """
 
@@ -86,9 +83,8 @@ def network_file(cond_x1: bool, data_dir: str | Path = "data") -> Path:
 def network_kwargs(
     named: Mapping[str, Any] | None, cond_x1: bool, log: Any = None, data_dir: str | Path = "data"
 ) -> dict[str, Any]:
-    """The arguments of `create_model`: those of the options where they name a network, else the original's choice.
-
-    That is `data/256x256_diffusion_{uncond,cond}_fixedsigma.pkl` in the current folder, else ADM-256.
+    """The arguments of `create_model`: those of the options where they name a network, else the original's choice:
+    those in `data/256x256_diffusion_{uncond,cond}_fixedsigma.pkl` of the current folder, else ADM-256.
 
     Raises:
         UserError: that file cannot be read.

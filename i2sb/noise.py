@@ -13,16 +13,15 @@ Noise = Callable[[Tensor], Tensor]
 
 
 class TrainingDraws:
-    """Random numbers of a rank's micro-batch, the same images drawing the same whatever the number of ranks.
+    """Random numbers of a rank's micro-batch: an image draws the same whatever the number of ranks.
 
-    Every rank draws for all ranks and keeps its own rows, so that one process and several go through the
-    same numbers.  With one process that is torch's global generator, in the published order; with several
-    a generator of its own, so that what else a rank draws (dropout) does not shift the ranks apart.
+    Every rank draws for all ranks and keeps its own rows.  One process draws from torch's global generator, in the
+    published order; several have separate generators, so that dropout does not shift the ranks apart.
 
     Args:
-        rank, world_size: which rows are ours: those from rank * B.
+        rank, world_size: this rank keeps rows rank * B to (rank + 1) * B.
         device: where the noise is drawn.
-        seed: of the own generators; not looked at with one process.
+        seed: of the separate generators.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu", seed: int = 0):
@@ -47,7 +46,7 @@ class TrainingDraws:
         return drawn[self.rank * count : (self.rank + 1) * count]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """States of the own generators; empty with one process."""
+        """States of the separate generators; empty with one process."""
         if self.on_cpu is None:
             return {}
         return {"cpu": self.on_cpu.get_state(), "device": self.on_device.get_state()}
@@ -63,14 +62,10 @@ class TrainingDraws:
 
 
 class ImageNoise:
-    """Noise for a batch in which every image has a generator of its own, seeded by (seed, image's number).
+    """Noise from one generator per image, seeded by (seed, image's position in the data set).
 
-    A restored image then does not depend on batch size, order, number of GPUs, or partition.
-
-    Args:
-        seed: of the whole run.
-        numbers: positions of the batch's images in the data set.
-        device: where the noise is drawn; a GPU gives other numbers than the CPU.
+    A restored image then does not depend on batch size, order, number of GPUs, or partition; only on the kind of
+    device.
     """
 
     def __init__(self, seed: int, numbers: Iterable[int], device: torch.device | str = "cpu"):
@@ -82,8 +77,5 @@ class ImageNoise:
         """Standard normal noise of x's shape, dtype and device; row i from generator i."""
         if len(x) != len(self._generators):
             raise ValueError(f"noise for {len(self._generators)} images was asked for {len(x)}")
-        rows = [
-            torch.randn(x.shape[1:], dtype=x.dtype, device=x.device, generator=generator)
-            for generator in self._generators
-        ]
-        return torch.stack(rows)
+        like = {"dtype": x.dtype, "device": x.device}
+        return torch.stack([torch.randn(x.shape[1:], generator=g, **like) for g in self._generators])

@@ -23,27 +23,17 @@ class Optimizer:
 
     Args:
         parameters: what is optimized.
-        lr, gamma, step_size: learning rate, multiplied by gamma every step_size steps; gamma 1: constant.
-        weight_decay: AdamW's.
-        fp16: scale the losses, so that small gradients survive in float16.
+        opt: `lr`, multiplied by `lr_gamma` every `lr_step` steps (1: constant); `l2_norm`, AdamW's weight decay;
+            `precision`: with fp16 the losses are scaled, so that small gradients survive.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[Parameter],
-        *,
-        lr: float,
-        gamma: float = 1.0,
-        step_size: int = 1000,
-        weight_decay: float = 0.0,
-        fp16: bool = False,
-    ):
+    def __init__(self, parameters: Iterable[Parameter], opt: Any):
         self.parameters = list(parameters)
         device = self.parameters[0].device
         self._on_gpu = device.type == "cuda"
-        self.adamw = AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=self._on_gpu or None)
-        self.sched = StepLR(self.adamw, step_size=step_size, gamma=gamma) if gamma < 1 else None
-        self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+        self.adamw = AdamW(self.parameters, lr=opt.lr, weight_decay=opt.l2_norm, fused=self._on_gpu or None)
+        self.sched = StepLR(self.adamw, step_size=opt.lr_step, gamma=opt.lr_gamma) if opt.lr_gamma < 1 else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=opt.precision == "fp16")
         self._skipped, self._in_a_row, self._worst = torch.zeros(3, device=device).unbind()
 
     @property

@@ -21,12 +21,13 @@ def set_float32_products(precision: str) -> None:
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """No TF32 inside the block: it would flip roundings of jpeg and put 1e-3 on blur."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    set_float32_products("fp32")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

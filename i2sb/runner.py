@@ -108,8 +108,7 @@ class Runner:
         """The loss of one micro-batch, a scalar.
 
         Args:
-            given: what the data set gave, on this runner's device; see `batch.unpack`.
-            corrupt: see `batch.make_batch`.
+            given: on this runner's device; corrupt: see `batch.make_batch`.
             draws: source of all random numbers.
             forward: the network, or what wraps it.
         """
@@ -142,19 +141,17 @@ class Runner:
         writer: Any = None,
         judges: dict[str, Callable] | None = None,
     ) -> bool:
-        """Train from where the checkpoint (if any) ends to `opt.num_itr` iterations.
+        """Train from where the checkpoint (if any) ends to `opt.num_itr` iterations, and save.
 
         Args:
             opt: the options; those of the constructor, or others with the same bridge.
-            train_dataset: items (image [C,S,S] in [-1,1], class index); pairs (clean, degraded, class index) are
-                used as they are, and so are images without labels.
+            train_dataset: items (image [C,S,S] in [-1,1], class index), or others of `batch.unpack`.
             val_dataset: the same; None where opt.eval_every is 0.
             corrupt_method: see `batch.make_batch`.
             writer: takes scalars and images, see `runtime.writers`; None: the one that opt.log_writer names.
             judges: name -> function (images, clean, labels) -> scores [B], for evaluations.
 
-        Returns True when all iterations are done, False when a signal ended them early; either way
-        latest.pt is saved.
+        Returns True when all iterations are done, False when a signal ended them early.
 
         Raises:
             UserError: a batch that does not divide, a full disk, too many steps in a row with NaN or inf.

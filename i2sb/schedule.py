@@ -10,14 +10,11 @@ BETA_MIN = 1e-4  # r_0^2: the schedule starts at this beta whatever the interval
 
 
 def make_betas(interval: int, beta_max: float) -> np.ndarray:
-    """Symmetric beta table: a quadratic ramp over the first half, then the same half mirrored.
+    """Symmetric beta table, float64 [N]: a quadratic ramp over the first half, then the same half mirrored.
 
     Args:
         interval: number of steps N; even, at least 2.
         beta_max: N times the value that the ramp would reach at its own end; above 0.
-
-    Returns:
-        float64 [N], the noise added at each step.
 
     Raises:
         ValueError: interval is odd or below 2, or beta_max is not above 0.
@@ -46,7 +43,7 @@ def accumulated_stds(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def noise_levels(t0: float, T: float, interval: int) -> np.ndarray:
-    """What the network's time embedding is given at step n: linspace(t0, T, N) * N, float64 [N]."""
+    """Input of the network's time embedding at step n: linspace(t0, T, N) * N, float64 [N]."""
     return np.linspace(t0, T, interval, dtype=np.float64) * interval
 
 
@@ -91,9 +88,6 @@ def sampling_steps(interval: int, nfe: int | None = None, log_count: int = 10) -
     Raises:
         ValueError: nfe is not in 1 .. interval - 1, or log_count is below 1.
     """
-    nfe = num_evaluations(nfe, interval)
-    if log_count < 1:
-        raise ValueError(f"log_count must be at least 1, got {log_count}")
-    steps = space_indices(interval, nfe + 1)
+    steps = space_indices(interval, num_evaluations(nfe, interval) + 1)
     recorded = space_indices(len(steps) - 1, min(len(steps) - 1, log_count))
     return steps, [steps[i] for i in recorded]

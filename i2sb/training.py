@@ -78,14 +78,7 @@ class Training:
         if opt.deterministic:
             use_deterministic_kernels()
         runner.net.diffusion_model.set_checkpointing(opt.grad_checkpoint)
-        self.optimizer = Optimizer(
-            runner.net.parameters(),
-            lr=opt.lr,
-            gamma=opt.lr_gamma,
-            step_size=opt.lr_step,
-            weight_decay=opt.l2_norm,
-            fp16=opt.precision == "fp16",
-        )
+        self.optimizer = Optimizer(runner.net.parameters(), opt)
         self.draws = TrainingDraws(self.rank, self.world_size, runner.device, opt.seed)
         self.state = self._start()
         self.forward = self._distributed()
@@ -165,16 +158,7 @@ class Training:
         while state.iteration < opt.num_itr and not stopped_by:
             if self._due_for_evaluation():
                 with self.meter.paused():
-                    stopped_by = evaluate(
-                        self.runner,
-                        opt,
-                        self.val_dataset,
-                        self.corrupt,
-                        self.judges,
-                        self.writer,
-                        state.iteration,
-                        stop.poll,
-                    )
+                    stopped_by = evaluate(self, stop.poll)
             self.meter.add(*self.step(batches))
             state.iteration += 1
             state.num_images += opt.batch_size

@@ -20,26 +20,18 @@ class _Stopped(Exception):
     """A signal, named here, came while images were restored."""
 
 
-def evaluate(
-    runner: Any,
-    opt: Any,
-    dataset: Any,
-    corrupt: Callable,
-    judges: dict[str, Callable],
-    writer: Any,
-    iteration: int,
-    poll: Callable[[], str | None],
-) -> str | None:
+def evaluate(training: Any, poll: Callable[[], str | None]) -> str | None:
     """Restore one micro-batch per rank with the averaged weights; write scores and five grids.
 
     Neither the random numbers of the training nor the network's mode change: each image has its own generator.
 
     Args:
-        judges: name -> function (images, clean, labels) -> scores [B].
+        training: the `training.Training` whose data, operator, judges and writer are used.
         poll: asked after each step; the name of a signal ends the evaluation.
 
     Returns the name of the signal that ended it, or None.
     """
+    runner, opt, dataset, iteration = training.runner, training.opt, training.val_dataset, training.state.iteration
     runner.log.info(f"[Eval] iteration {iteration}")
     numbers = [(opt.global_rank * opt.microbatch + i) % len(dataset) for i in range(opt.microbatch)]
     given = unpack(default_collate([dataset[i] for i in numbers])).to(runner.device)
@@ -48,7 +40,7 @@ def evaluate(
         torch.manual_seed(opt.seed)  # for operators that draw from torch's generator
         batch = make_batch(
             given,
-            corrupt,
+            training.corrupt,
             cond_x1=opt.cond_x1,
             add_x1_noise=opt.add_x1_noise,
             index=torch.tensor(numbers),
@@ -80,29 +72,29 @@ def evaluate(
         finally:
             runner.net.train(mode)
     shown = {"clean": batch.x0, "corrupt": batch.x1, "recon": xs[:, 0]}
-    _write_scores(runner, shown, given.labels, judges, writer, iteration)
+    _write_scores(training, shown, given.labels)
     for name, grid in shown.items():
-        writer.add_image(iteration, f"image/{name}", _grid(grid))
+        training.writer.add_image(iteration, f"image/{name}", _grid(grid))
     for name, states in (("recon_traj", xs), ("pred_clean_traj", pred_x0s)):
         rows = states.flip(1).flatten(0, 1)  # a row per image, from degraded to restored
-        writer.add_image(iteration, f"trajectory/{name}", _grid(rows, columns=states.shape[1]))
+        training.writer.add_image(iteration, f"trajectory/{name}", _grid(rows, columns=states.shape[1]))
     return None
 
 
-def _write_scores(
-    runner: Any, shown: dict[str, Tensor], labels: Any, judges: dict[str, Callable], writer: Any, iteration: int
-) -> None:
+def _write_scores(training: Any, shown: dict[str, Tensor], labels: Any) -> None:
+    """Means over all ranks of what each judge says of each kind of images [B,3,S,S]."""
     clean = shown["clean"].cpu()
-    scores = {}
-    for metric, judge in judges.items():
-        for name, images in shown.items():
-            if metric != "psnr" or name != "clean":
-                scores[f"{metric}/{name}"] = judge(images.cpu(), clean, labels).float().mean().item()
+    scores = {
+        f"{metric}/{name}": judge(images.cpu(), clean, labels).float().mean().item()
+        for metric, judge in training.judges.items()
+        for name, images in shown.items()
+        if (metric, name) != ("psnr", "clean")
+    }
     if scores:
         ranks = gather_objects(scores)
         means = {key: sum(each[key] for each in ranks) / len(ranks) for key in scores}
-        writer.add_scalars(iteration, means)
-        runner.log.info("[Eval] " + " | ".join(f"{key} {value:.4g}" for key, value in means.items()))
+        training.writer.add_scalars(training.state.iteration, means)
+        training.log.info("[Eval] " + " | ".join(f"{key} {value:.4g}" for key, value in means.items()))
 
 
 def _grid(images: Tensor, columns: int = 8) -> Tensor:

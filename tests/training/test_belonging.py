@@ -43,7 +43,7 @@ def test_options_of_another_training_are_refused_and_not_needed(dataset, capsys)
     ):
         assert script.main(argv) == 2
         told = last_line(capsys)
-        assert "results/a: options.pkl is not that of latest.pt (beta_max 1.0, not 0.3; ot_ode True, not False)" in told
+        assert "results/a/options.pkl: is not that of latest.pt (beta_max 1.0, not 0.3; ot_ode True, not False)" in told
         assert "remove it" in told
     Path("results/a/options.pkl").unlink()
     assert sample.main([*sample_argv(dataset, "a"), "--overwrite"]) == 0
@@ -66,7 +66,7 @@ def test_a_kill_between_the_two_renames_mixes_nothing(dataset, capsys, monkeypat
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert sample.main(sample_argv(dataset, "a")) == 2
-    assert "options.pkl is not that of latest.pt (interval 20, not 10)" in last_line(capsys)
+    assert "options.pkl: is not that of latest.pt (interval 20, not 10)" in last_line(capsys)
 
 
 def test_one_flipped_bit_is_noticed(dataset, capsys):
