@@ -211,7 +211,7 @@ def _write(samples: Samples, dataset: Any, table: Scores, values: Values, settin
     """metrics.json and metrics_per_image.csv; other scores of the same run, judged alike, stay in them."""
     names = [dataset.short_name(path) for path, _ in dataset.samples]
     earlier, scores, columns = _earlier(samples, names, settings)
-    merged = {row: dict(scores.get(row, {})) for row in [*table, *scores]}
+    merged = {row: dict(scores.get(row, {})) for row in ("degraded", "restored", "clean") if row in {*table, *scores}}
     for row, found in table.items():
         merged[row] |= {m: score for m, score in found.items() if score.value is not None or m not in merged[row]}
     columns |= {f"{metric}_{row}": column for row, found in values.items() for metric, column in found.items()}

@@ -16,7 +16,6 @@ from evaluation.fid import (
     frechet_distance,
     load_statistics,
     save_statistics,
-    statistics_path,
 )
 from evaluation.metrics import MetricUnavailable
 from i2sb.errors import UserError
@@ -187,15 +186,3 @@ def test_cache_computes_once_and_again_for_other_images(tmp_path):
     np.testing.assert_array_equal(load_statistics(path)[0].mu, made[1].mu)
     save_statistics(path, Features(np.zeros(2), np.eye(2)))  # put there by hand: trusted
     assert cached_statistics(path, lambda: pytest.fail("must not compute"), "b").num_images is None
-
-
-def test_a_failed_computation_leaves_no_file(tmp_path):
-    with pytest.raises(ZeroDivisionError):
-        cached_statistics(tmp_path / "fid.npz", lambda: 1 / 0, "a")
-    assert not list(tmp_path.iterdir())
-
-
-def test_published_names():
-    assert str(statistics_path(256)) == "data/fid_imagenet_256_val.npz"
-    assert str(statistics_path(64, "train")) == "data/fid_imagenet_64_train.npz"
-    assert str(statistics_path(64, "val", "clean")) == "data/fid_imagenet_64_val_clean.npz"

@@ -12,7 +12,6 @@ from golden.formulas import image
 
 from evaluation import inception
 from evaluation.inception import MODES, build_inception, resize
-from evaluation.weights import WeightsUnavailable
 from i2sb import addresses
 from i2sb.pixels import to_uint8
 
@@ -128,23 +127,6 @@ def test_torchscript_modes(torchscript_folder, mode, pixels):
             expected = theirs(resize(pixels, mode))
     assert features.shape == (2, 2048)
     torch.testing.assert_close(features, expected)
-
-
-def test_a_bad_torchscript_file_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(inception, "TORCHSCRIPT_FOLDER", tmp_path)
-    path = tmp_path / "inception-2015-12-05.pt"
-    path.write_bytes(b"half a file")
-    with pytest.raises(WeightsUnavailable, match=str(path)) as caught:
-        build_inception("clean")
-    assert "\n" not in str(caught.value)
-
-
-def test_the_address_is_cleanfids():
-    from cleanfid.downloads_helper import inception_url
-    from cleanfid.inception_pytorch import FID_WEIGHTS_URL
-
-    assert addresses.INCEPTION_PYTORCH.url == FID_WEIGHTS_URL
-    assert addresses.INCEPTION_TORCHSCRIPT.url == inception_url
 
 
 def test_unknown_modes_are_named():

@@ -74,13 +74,6 @@ def test_equals_torchmetrics(hub, tmp_path, monkeypatch):
     torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_zero_where_equal_and_symmetric(network):
-    images, clean = pair()
-    assert network(clean, clean).tolist() == [0, 0, 0]
-    torch.testing.assert_close(network(images, clean), network(clean, images))
-    assert (network(images, clean) > 0).all()
-
-
 def test_per_image_and_of_8_bit_pixels(network):
     images, clean = pair()
     together = network(images, clean)

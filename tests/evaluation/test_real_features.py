@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from evaluation.fid import FeatureSums, distance
-from evaluation.image_quality import psnr, ssim
 from evaluation.kid import kid
 from evaluation.reference import ImageFiles
 from evaluation.resnet import Normalizer, top1
@@ -135,10 +134,3 @@ def test_collected_fid_equals_cleanfids_pipeline(judged, dim, quality, rel):
         warnings.simplefilter("ignore")  # clean-fid calls scipy's sqrtm in a way that SciPy deprecates
         expected = float(frechet_distance(*theirs))
     assert distance(*ours) == pytest.approx(expected, rel=rel)
-
-
-def test_quality_falls_with_jpeg_strength(photographs):
-    images = photographs[0][:6]
-    for metric in (psnr, ssim):
-        values = torch.stack([metric(jpeg(images, quality), images) for quality in QUALITIES])
-        assert (values.diff(dim=0) < 0).all()

@@ -14,6 +14,7 @@ from evaluation.metrics import METRICS
 from evaluation.published import PUBLISHED
 from evaluation.table import (
     Score,
+    bootstrap_interval,
     mean_scores,
     metrics_table,
     print_scores,
@@ -101,11 +102,19 @@ def test_infinite_psnr_leaves_an_image_out_of_both_rows():
     assert (nothing.value, nothing.num_images) == (None, 0)
 
 
+def test_intervals_of_normal_and_binomial_data_are_the_known_ones():
+    values = np.random.default_rng(0).normal(25, 3, 2000)
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.std(ddof=1) / np.sqrt(2000)
+    assert (values.mean() - low, high - values.mean()) == pytest.approx((half, half), rel=0.12)
+    assert bootstrap_interval([True] * 70 + [False] * 30) == pytest.approx((0.61, 0.79), abs=0.025)
+    assert bootstrap_interval(values) == (low, high) != bootstrap_interval(values, seed=1)
+    assert bootstrap_interval([2.0] * 5) == (2, 2)
+
+
 def test_intervals_are_shown_and_written(tmp_path):
     psnr = mean_scores({"restored": np.linspace(20, 30, 100).tolist()})["restored"]
     low, high = psnr.interval
-    # The mean's standard error is 0.2916, so both ends lie about 1.96 of it from the mean
-    assert (25 - low, high - 25) == pytest.approx((0.57, 0.57), abs=0.06)
     scores = {"restored": {"psnr": psnr, "lpips": Score(0.25, interval=(0.2, 0.32)), "kid": Score(1.2344)}}
     lines = printed(scores).splitlines()
     assert any(f"25.00 ± {(high - low) / 2:.2f} " in line and "0.2500 ± 0.0600" in line for line in lines)

@@ -227,6 +227,7 @@ def test_scores_of_the_same_run_are_merged_and_of_another_dropped(restored, feat
     assert {"psnr_restored", "ssim_restored", "ssim_degraded"} < set(columns(folder))
     with_fid = judge(restored, "--metrics", "fid", "--fid-ref", restored / "photos/val")
     assert set(values(with_fid)) == {"psnr", "ssim", "fid"}
+    assert list(with_fid["scores"]) == ["degraded", "restored"]
     kept = judge(restored, "--metrics", "psnr")
     assert kept["scores"] == with_fid["scores"]
     assert kept["settings"]["fid_reference"] == str(restored / "photos/val")
