@@ -8,7 +8,7 @@ import random
 import shutil
 from argparse import Namespace
 
-import hostile
+import bad_files
 import lmdb
 import pytest
 import torch
@@ -98,7 +98,7 @@ def test_no_untrusted_file_is_executed(here, capsys, path, script):
     trap = here / "trap"
     trap.mkdir()
     good = (here / path).read_bytes()
-    some = list(hostile.attacks(trap).values())[::20]  # all of them meet the readers in tests/i2sb
+    some = list(bad_files.attacks(trap).values())[::20]  # all of them meet the readers in tests/i2sb
     for data in (*some, b"", good[: len(good) // 2], b"<!DOCTYPE html><html>", bytes(100)):
         (here / path).write_bytes(data)
         code, last = run(script, here, capsys)
@@ -139,7 +139,7 @@ def mutate(here, capsys, count: int, seed: int) -> int:
     originals = {path: (here / path).read_bytes() for path in FILES}
     refused = 0
     for path, script in CASES:
-        for data in hostile.damaged([originals[path]], count, seed):
+        for data in bad_files.damaged([originals[path]], count, seed):
             (here / path).write_bytes(data)
             refused += run(script, here, capsys)[0] == 2  # 0: a byte that means nothing, or an option of no weight
             for other, content in originals.items():

@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 from pathlib import Path, PosixPath, PurePosixPath, PureWindowsPath
 
-import hostile
+import bad_files
 import numpy as np
 import pytest
 import torch
@@ -121,8 +121,8 @@ def test_options_of_other_pythons_and_protocols(path):
 
 def test_paths_of_windows_and_paths_that_are_not_utf8(tmp_path):
     for module in (b"pathlib", b"pathlib._local"):
-        path = b"c" + module + b"\nWindowsPath\n(" + hostile.text("C:\\") + hostile.text("data") + b"tR"
-        assert load_options(put(tmp_path, hostile.option(path))).seed == PureWindowsPath("C:/data")
+        path = b"c" + module + b"\nWindowsPath\n(" + bad_files.text("C:\\") + bad_files.text("data") + b"tR"
+        assert load_options(put(tmp_path, bad_files.option(path))).seed == PureWindowsPath("C:/data")
     options = argparse.Namespace(dataset_dir=PosixPath("/m\udcfcsli"))
     dump_options(options, tmp_path / "options.pkl")
     assert load_options(tmp_path / "options.pkl") == options
@@ -202,7 +202,7 @@ def legacy_file(object_pickle: bytes) -> bytes:
 
 def test_no_attack_runs(trap, tmp_path):
     good = saved(checkpoint())
-    attacks = hostile.attacks(trap)
+    attacks = bad_files.attacks(trap)
     assert len(attacks) > 100
     for name, data in attacks.items():
         for load in (load_options, load_plain_dict, load_torch):
@@ -213,7 +213,7 @@ def test_no_attack_runs(trap, tmp_path):
 
 
 def test_the_attacks_are_real(tmp_path):
-    attack = next(iter(hostile.attacks(tmp_path).values()))
+    attack = next(iter(bad_files.attacks(tmp_path).values()))
     torch.load(put(tmp_path, legacy_file(attack)), weights_only=False)
     assert (tmp_path / "executed").exists()
 
@@ -226,9 +226,9 @@ def test_stand_ins_are_no_way_to_run_code_or_to_change_later_readings(tmp_path):
     for name in names:
         for attribute in ("__setstate__", "__new__", "__init__", "__class__", "__reduce__", "__str__", "parts", "seed"):
             for value in (*names, b"N"):
-                slots = b"N}" + hostile.text(attribute) + value + b"s\x86b"  # BUILD with (None, {attribute: value})
+                slots = b"N}" + bad_files.text(attribute) + value + b"s\x86b"  # BUILD with (None, {attribute: value})
                 for made in (b"", b")R", b")\x81"):
-                    is_refused(put(tmp_path, hostile.option(name + made + slots + b"}b")), load_options)
+                    is_refused(put(tmp_path, bad_files.option(name + made + slots + b"}b")), load_options)
     assert load_options(OPTIONS[0]) == before
     assert str(PosixPath("a")) == "a"
 
@@ -249,12 +249,12 @@ def test_archives_that_torch_would_run(tmp_path):
 
 
 def test_what_is_no_options_file_is_refused(tmp_path):
-    for name, data in hostile.oddities().items():
+    for name, data in bad_files.oddities().items():
         assert refusal(put(tmp_path, data), load_options), name
     for path in (tmp_path / "missing.pkl", tmp_path, tmp_path / ("x" * 300)):
         for load in (load_options, load_torch, load_image_folder, load_npz, read_json):
             refusal(path, load)
-    assert "asks for builtins.print" in refusal(put(tmp_path, pickle.dumps(hostile.Call(print, "x"))), load_options)
+    assert "asks for builtins.print" in refusal(put(tmp_path, pickle.dumps(bad_files.Call(print, "x"))), load_options)
     assert "asks for ?[2Jxxx" in refusal(put(tmp_path, b"c\x1b[2J" + b"x" * 5000 + b"\nsystem\n."), load_options)
     for content in (b"", b"{", b"\xff\xfe", b"[" * 10**6):
         assert "no JSON" in refusal(put(tmp_path, content), read_json)
@@ -345,7 +345,7 @@ def test_every_truncation_is_refused(tmp_path, legacy):
 
 def mutate(folder: Path, trap: Path, count: int, seed: int) -> None:
     """`count` damaged files of each kind: whatever fails is one line, whatever loads can be used."""
-    attacks = list(hostile.attacks(trap).values())
+    attacks = list(bad_files.attacks(trap).values())
     options = [path.read_bytes() for path in [*OPTIONS, *FROM_PYTHONS]]
     value = checkpoint()
     good = saved(value)
@@ -364,9 +364,9 @@ def mutate(folder: Path, trap: Path, count: int, seed: int) -> None:
         "JSON": ([json.dumps({"a": [1, {"b": "x"}]}).encode() * 3], read_json),
     }
     for name, (goods, load) in kinds.items():
-        refused = sum(is_refused(put(folder, data), load) for data in hostile.damaged(goods, count, seed))
+        refused = sum(is_refused(put(folder, data), load) for data in bad_files.damaged(goods, count, seed))
         assert refused > count / 4, (name, refused)
-    datas = (rebuilt(good, data) for data in hostile.damaged([described, *attacks], count, seed))
+    datas = (rebuilt(good, data) for data in bad_files.damaged([described, *attacks], count, seed))
     assert sum(is_refused(put(folder, data), load_torch) for data in datas) > count / 4
 
 
