@@ -34,25 +34,16 @@ class Corruption(nn.Module):
     about 1e-3 on blur and may flip roundings of jpeg.
     """
 
-    name: ClassVar[str] = "corruption"
-    """Set by the registry."""
-    has_mask: ClassVar[bool] = False
-    """True: `forward` returns (image, mask)."""
-    uses_mask_bank: ClassVar[bool] = False
-    """True: the constructor takes `mask_bank` besides `image_size`."""
-    draws_noise: ClassVar[bool] = False
-    """True: `forward` takes `randn` besides, the source of the noise that it puts into images."""
-    channels: ClassVar[int] = 3
+    name: ClassVar[str] = "corruption"  # set by the registry
+    has_mask: ClassVar[bool] = False  # `forward` returns (image, mask)
+    uses_mask_bank: ClassVar[bool] = False  # the constructor takes `mask_bank` besides `image_size`
+    draws_noise: ClassVar[bool] = False  # `forward` takes `randn` besides, the source of the noise in its images
 
     # How the published results of a task were made; `corruption.registry.lookup(task)` reads them.
     beta_max: ClassVar[float] = 0.3
-    """Published training's --beta-max."""
     ot_ode: ClassVar[bool] = False
-    """Published training's --ot-ode."""
-    val_subset: ClassVar[Literal["10k", "full"]] = "10k"
-    """The images judged: Palette's 10,000 of ImageNet's validation set, or all 50,000."""
-    fid_split: ClassVar[Literal["val", "train"]] = "val"
-    """ImageNet's part whose FID statistics results are compared with."""
+    val_subset: ClassVar[Literal["10k", "full"]] = "10k"  # of ImageNet's validation set: Palette's 10,000, or all
+    fid_split: ClassVar[Literal["val", "train"]] = "val"  # ImageNet's part whose statistics the FID compares with
 
     def __init__(self, image_size: int):
         super().__init__()
@@ -85,9 +76,9 @@ class Corruption(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError unless x is floating point of shape [B,3,S,S]."""
-        expected = [self.channels, self.image_size, self.image_size]
-        if list(x.shape[1:]) != expected:
-            raise ValueError(f"{self.name}: expected images [B, {str(expected)[1:]}, got {list(x.shape)}")
+        size = self.image_size
+        if x.shape[1:] != (3, size, size):
+            raise ValueError(f"{self.name}: expected images [B, 3, {size}, {size}], got {list(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"{self.name}: expected floating-point images in [-1,1], got {x.dtype}")
 

@@ -42,8 +42,8 @@ def spectrum(kernel: tuple[float, ...], size: int) -> tuple[np.ndarray, np.ndarr
     return u, vt.T, shifted_gains(np.outer(s, s))
 
 
-def shifted_gains(products: np.ndarray, channels: int = 3) -> np.ndarray:
-    """Gains [C,S,S] from the products s_i s_j [S,S], as the release applies them.
+def shifted_gains(products: np.ndarray) -> np.ndarray:
+    """Gains [3,S,S] from the products s_i s_j [S,S], as the release applies them.
 
     Let g be the products in descending order. Coefficient p of that order is multiplied in channel c by
     g[(3p + c) mod S^2]. Quirk: the ideal blur would multiply it by g[p]; the release mixes up the layouts of channels
@@ -52,10 +52,10 @@ def shifted_gains(products: np.ndarray, channels: int = 3) -> np.ndarray:
     """
     flat = products.ravel()
     order = np.argsort(-flat, kind="stable")
-    place = channels * np.arange(flat.size) + np.arange(channels)[:, None]
-    gains = np.empty((channels, flat.size))
+    place = 3 * np.arange(flat.size) + np.arange(3)[:, None]
+    gains = np.empty((3, flat.size))
     gains[:, order] = flat[order][place % flat.size]
-    return gains.reshape(channels, *products.shape)
+    return gains.reshape(3, *products.shape)
 
 
 class Blur(Corruption):

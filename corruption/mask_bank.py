@@ -30,7 +30,6 @@ KINDS = {  # kind -> (key in the published file, least and largest hole ratio)
 NUM_MASKS = 10_000  # size of the published bank; the brush offers as many in training
 CHECKED = 64  # masks of a bank whose hole ratio is looked at: enough to tell kinds apart, and holes from the rest
 TOLERANCE = 0.01  # of their mean hole ratio
-CHUNK = 256  # masks packed at a time
 
 MaskBank = np.ndarray | Callable[[str], np.ndarray | None]
 """Masks [n,s,s] of zeros and ones, their packed bits [n,s*s/8], or a function from a kind to one of these or None."""
@@ -71,26 +70,17 @@ def packed(masks: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
     Raises ValueError if the shape is not one of a bank, values are not 0 and 1, or the mean hole ratio of a sample of
     64 masks lies outside low .. high.
     """
-    masks = np.asarray(masks)
     square = masks.ndim == 3 and masks.shape[1] == masks.shape[2]
-    if not (square or (masks.ndim == 2 and masks.dtype == np.uint8)) or not masks.size:
+    if not (square or masks.ndim == 2) or masks.dtype not in (np.uint8, bool) or not masks.size:
         raise ValueError(f"{name}: expected masks [n, s, s] of zeros and ones, got {masks.dtype} {list(masks.shape)}")
-    bits, area = masks, masks[0].size if square else masks[0].size * 8
-    if square:
-        chunks = np.array_split(masks.reshape(-1, area), math.ceil(len(masks) / CHUNK))
-        bits = np.concatenate([_bits(chunk, name) for chunk in chunks])
+    if square and masks.max() > 1:
+        raise ValueError(f"{name}: holds other values than 0 (keep) and 1 (hole)")
+    bits = np.packbits(masks.reshape(len(masks), -1), axis=1) if square else masks
     sample = bits[np.linspace(0, len(bits) - 1, CHECKED).astype(int)]
-    ratio = np.unpackbits(sample).sum() / (area * CHECKED)
+    ratio = np.unpackbits(sample).sum() / (CHECKED * (masks[0].size if square else 8 * masks[0].size))
     if not low - TOLERANCE <= ratio <= high + TOLERANCE:
         raise ValueError(f"{name}: holes cover {ratio:.1%} of the masks on average, not {low:.0%} to {high:.0%}")
     return bits
-
-
-def _bits(masks: np.ndarray, name: str) -> np.ndarray:
-    holes = masks == 1
-    if not (holes | (masks == 0)).all():
-        raise ValueError(f"{name}: holds other values than 0 (keep) and 1 (hole)")
-    return np.packbits(holes, axis=1)
 
 
 class StoredMasks:

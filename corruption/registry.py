@@ -31,13 +31,11 @@ C = TypeVar("C", bound="type[Corruption]")
 
 
 def corruption(name: str) -> Callable[[C], C]:
-    """Class decorator that registers a `Corruption`.  Raises ValueError if another class already has the name."""
+    """Class decorator that registers a `Corruption`.  Raises ValueError if a class already has the name."""
 
     def register(cls: C) -> C:
-        taken = CORRUPTIONS.get(name)
-        # The same class again is a module reloaded, not a clash.
-        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"corruption '{name}' is registered twice: by {taken} and {cls}; choose another name")
+        if name in CORRUPTIONS:
+            raise ValueError(f"corruption '{name}' is registered twice: by {CORRUPTIONS[name]} and {cls}")
         cls.name = name
         CORRUPTIONS[name] = cls
         return cls

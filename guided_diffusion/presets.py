@@ -226,10 +226,6 @@ def _check_reachable(name: str, image_size: int, num_levels: int, resolutions: t
 
 def level_widths(model_channels: int, channel_mult: Sequence[float], num_groups: int = NUM_GROUPS) -> list[int]:
     """Channels of each level, checked."""
-    if num_groups < 1:
-        raise ValueError(f"num_groups must be at least 1; got {num_groups}")
-    if model_channels % 2:  # half of the time embedding is cosines, half sines
-        raise ValueError(f"num_channels must be even; got {model_channels}")
     for mult in channel_mult:
         width = mult * model_channels
         if width <= 0 or width % num_groups:

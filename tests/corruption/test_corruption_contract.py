@@ -41,19 +41,18 @@ def operator(request) -> Corruption:
 # --- every registered operator ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [1, 9])
-@pytest.mark.parametrize("index", [None, "positions"])
-def test_shape_and_input_left_alone(operator, batch, index):
-    x = pictures(batch)
+@pytest.mark.parametrize("index", [None, torch.arange(9)])
+def test_shape_and_input_left_alone(operator, index):
+    x = pictures()
     before = x.clone()
-    y, _ = degrade(operator, x, index=None if index is None else torch.arange(batch))
+    y, _ = degrade(operator, x, index=index)
     assert y.shape == x.shape
     assert y.isfinite().all()
     assert torch.equal(x, before)
     assert not torch.equal(y, x)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_dtype_follows_the_input(operator, dtype):
     x = pictures().to(dtype)
     index = torch.arange(9)  # holes of the mixture hold noise, which differs among dtypes: compare the rest
@@ -62,7 +61,7 @@ def test_dtype_follows_the_input(operator, dtype):
     assert y.dtype == dtype
     assert mask is None or mask.dtype == dtype
     rows = slice(0, 6) if operator.name == "mixture" else slice(None)
-    step = {torch.float16: 2**-10, torch.bfloat16: 2**-7, torch.float64: 1e-5}[dtype]
+    step = {torch.bfloat16: 2**-7, torch.float64: 1e-5}[dtype]
     torch.testing.assert_close(y[rows].double(), reference[rows].double(), rtol=step, atol=step)
 
 
@@ -95,27 +94,16 @@ def test_tables_are_buffers_that_move_and_are_not_saved(operator):
 
 def test_same_seed_same_result(operator):
     x = pictures()
-
-    def draw(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        return degrade(operator, x)[0]
-
-    def draw_from_generator(seed: int) -> torch.Tensor:
-        return degrade(operator, x, generator=torch.Generator().manual_seed(seed))[0]
-
-    assert torch.equal(draw(5), draw(5))
-    assert torch.equal(draw_from_generator(5), draw_from_generator(5))
-    random = operator.name == "mixture" or "freeform" in operator.name
-    assert torch.equal(draw(5), draw(6)) != random
-    assert torch.equal(draw_from_generator(5), draw_from_generator(6)) != random
-
-
-def test_generator_leaves_the_global_one_alone(operator):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    operator(pictures(), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(torch.rand(3), expected)
+    first, again, other = (
+        degrade(operator, x, generator=torch.Generator().manual_seed(seed))[0] for seed in (5, 5, 6)
+    )
+    assert torch.equal(first, again)
+    random = operator.name == "mixture" or "freeform" in operator.name
+    assert torch.equal(first, other) != random
+    assert torch.equal(torch.rand(3), expected)  # the global generator is left alone
 
 
 def test_an_image_does_not_depend_on_its_batch(operator):
@@ -144,33 +132,19 @@ def test_mask_contract(operator):
     assert torch.equal(y[~hole], x[~hole])
 
 
-@pytest.mark.parametrize(
-    "x",
-    [
-        torch.zeros(3, SIZE, SIZE),
-        torch.zeros(2, 1, SIZE, SIZE),
-        torch.zeros(2, 3, SIZE, 48),
-        torch.zeros(2, 3, 48, 48),
-    ],
-    ids=["no batch", "grey", "oblong", "other size"],
-)
-def test_wrong_shape_is_one_line(operator, x):
+@pytest.mark.parametrize("shape", [(3, SIZE, SIZE), (2, 1, SIZE, SIZE), (2, 3, 48, 48)])
+def test_what_is_no_batch_of_images_is_refused(operator, shape):
     with pytest.raises(ValueError, match=rf"{operator.name}: expected images \[B, 3, {SIZE}, {SIZE}\], got") as e:
-        operator(x)
-    assert str(list(x.shape)) in str(e.value)
-    assert "\n" not in str(e.value)
-
-
-def test_whole_numbers_are_no_image(operator):
+        operator(torch.zeros(shape))
+    assert str(list(shape)) in str(e.value)
     with pytest.raises(ValueError, match=r"floating-point images in \[-1,1\], got torch.uint8"):
         operator(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("size", [0, -16, 8, 40, 250])
-def test_size_must_be_a_multiple_of_16(task, size):
+@pytest.mark.parametrize("size", [0, 8, 40])
+def test_size_must_be_a_multiple_of_16(size):
     with pytest.raises(ValueError, match=f"image size {size}: must be a positive multiple of 16"):
-        create_corruption(task, size)
+        create_corruption("jpeg-5", size)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def bank(low: float, high: float, count: int = 12, size: int = SIZE) -> np.ndarr
 # --- the brush -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("size", [16, 64, 256])
 @pytest.mark.parametrize(("low", "high"), RANGES)
 def test_hole_ratio_is_inside_for_every_seed(size, low, high):
     seeds = range(800 if size <= 64 else 60)
@@ -106,13 +106,11 @@ def test_a_bank_of_another_size_is_resized(size, caplog):
     ("stored", "message"),
     [
         (bank(0.1, 0.2)[:, :16], r"mask bank: expected masks \[n, s, s\] of zeros and ones, got uint8 \[12, 16, 32\]"),
-        (bank(0.1, 0.2)[:0], r"got uint8 \[0, 32, 32\]"),
-        (bank(0.1, 0.2)[0], r"mask bank: holes cover 2\.1% of the masks"),
         (bank(0.2, 0.3), r"mask bank: holes cover 24\.5% of the masks on average, not 10% to 20%"),
         (1 - bank(0.1, 0.2), r"holes cover 85\.5%"),
         (255 * bank(0.1, 0.2), r"holds other values than 0 \(keep\) and 1 \(hole\)"),
     ],
-    ids=["oblong", "empty", "one mask", "other kind", "inverted", "0 and 255"],
+    ids=["oblong", "other kind", "inverted", "0 and 255"],
 )
 def test_wrong_bank_is_refused_in_one_line(stored, message):
     with pytest.raises(ValueError, match=message) as e:
@@ -126,7 +124,6 @@ def test_wrong_bank_is_refused_in_one_line(stored, message):
         ([0, 12], r"12 masks, none for image 12 \(counted from 0\)"),
         ([0, -1], r"index: expected 2 positions, counted from 0, got torch.int64 \[0, -1\]"),
         ([0], r"index: expected 2 positions, counted from 0, got torch.int64 \[0\]"),
-        ([0.0, 1.0], r"index: expected 2 positions, counted from 0, got torch.float32"),
     ],
 )
 def test_wrong_index_is_refused(index, message):
@@ -146,9 +143,9 @@ def published(kind: str, count: int = 10) -> np.ndarray:
     return masks
 
 
-def put(name: str, save=np.savez, **arrays: np.ndarray) -> Path:
+def put(name: str, **arrays: np.ndarray) -> Path:
     Path("data").mkdir(exist_ok=True)
-    save(Path("data") / name, **arrays)
+    np.savez_compressed(Path("data") / name, **arrays)
     return Path("data") / name
 
 
@@ -161,11 +158,10 @@ BARE = {"image_size": 256, "device": "cpu"}  # of the original's options, those 
 
 
 @pytest.mark.usefixtures("_in_tmp_path")
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("shape", [(-1,), (10, 8192), (10, 256, 32)])
-def test_build_corruption_uses_the_published_file(save, shape):
+@pytest.mark.parametrize("shape", [(-1,), (10, 256, 32)])
+def test_build_corruption_uses_the_published_file(shape):
     arrays = {key: np.packbits(published(kind)).reshape(shape) for kind, (key, *_) in KINDS_ON_DISK.items()}
-    put(PUBLISHED_FILE, save, **arrays)
+    put(PUBLISHED_FILE, **arrays)
     for kind in ("freeform1020", "freeform2030"):
         operator = build_corruption(Namespace(corrupt=f"inpaint-{kind}", **BARE), None)
         _, mask = operator(torch.zeros(2, 3, 256, 256), index=torch.tensor([9, 4]))
@@ -177,9 +173,8 @@ def test_build_corruption_uses_the_published_file(save, shape):
 
 
 @pytest.mark.usefixtures("_in_tmp_path")
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_build_corruption_uses_the_unpacked_file_of_the_original(save):
-    put("imagenet_freeform1020_masks.npz", save, mask=published("freeform1020"))
+def test_build_corruption_uses_the_unpacked_file_of_the_original():
+    put("imagenet_freeform1020_masks.npz", mask=published("freeform1020"))
     operator = build_corruption(Namespace(corrupt="inpaint-freeform1020", **BARE), None)
     _, mask = operator(torch.zeros(1, 3, 256, 256), index=torch.tensor([7]))
     assert np.array_equal(mask[0, 0].numpy(), published("freeform1020")[7])
@@ -199,19 +194,11 @@ def test_without_files_build_corruption_means_the_brush():
 
 
 @pytest.mark.usefixtures("_in_tmp_path")
-@pytest.mark.parametrize("name", [PUBLISHED_FILE, "imagenet_freeform1020_masks.npz"])
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda data: data[: len(data) // 2], "not a whole npz file"),
-        (lambda data: b"", "not a whole npz file"),
-        (lambda data: b"<html>sorry</html>", "not a whole npz file"),
-    ],
-)
-def test_a_damaged_file_is_refused_by_name(name, damage, message):
-    path = put(name, mask=published("freeform1020"), **{"10-20% freeform": np.packbits(published("freeform1020"))})
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"<html>sorry</html>"])
+def test_a_damaged_file_is_refused_by_name(damage):
+    path = put(PUBLISHED_FILE, **{"10-20% freeform": np.packbits(published("freeform1020"))})
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=f"data/{name}: {message}") as e:
+    with pytest.raises(ValueError, match=f"data/{PUBLISHED_FILE}: not a whole npz file") as e:
         build_corruption(Namespace(corrupt="inpaint-freeform1020", **BARE), None)
     assert "\n" not in str(e.value)
 
@@ -222,7 +209,6 @@ def test_a_damaged_file_is_refused_by_name(name, damage, message):
     [
         (PUBLISHED_FILE, {"mask": np.zeros(3)}, "holds no '10-20% freeform': put the right file there"),
         (PUBLISHED_FILE, {"10-20% freeform": np.zeros(8192, np.int64)}, r"is int64 \[8192\], not packed bits"),
-        (PUBLISHED_FILE, {"10-20% freeform": np.zeros(100, np.uint8)}, r"is uint8 \[100\], not packed bits"),
         (PUBLISHED_FILE, {"10-20% freeform": np.packbits(published("freeform3040"))}, "holes cover 35"),
         ("imagenet_freeform1020_masks.npz", {"mask": np.zeros((2, 8, 256))}, r"got float64 \[2, 8, 256\]"),
         ("imagenet_freeform1020_masks.npz", {"mask": published("freeform2030")}, r"holes cover 25.0%"),

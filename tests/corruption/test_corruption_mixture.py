@@ -48,15 +48,6 @@ def test_training_draws_all_nine(mixture):
     assert len(mixture(x, randn=torch.zeros_like)[:, :, 0].unique(dim=0)) > 9  # of which 7 without a mask of their own
 
 
-def test_holes_hold_noise_not_white(mixture):
-    x = noisy(1)
-    noise = torch.full_like(x, 5.0)
-    y = mixture(x, index=torch.tensor([6]), randn=lambda like: noise)  # 6: the centre hole
-    inner = slice(SIZE // 4, 3 * SIZE // 4)
-    assert (y[..., inner, inner] == 5).all()
-    assert torch.equal(y[..., 0, :], x[..., 0, :])
-
-
 @pytest.mark.parametrize("numbers", [[0], [6], [0, 6, 7]])
 def test_noise_is_asked_for_once_for_the_whole_batch(mixture, numbers):
     """So that a source with one generator per image does not depend on the neighbours' kinds."""

@@ -2,24 +2,24 @@
 
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from webserver import Site, closed_address, serving
 
-from evaluation import inception, reference, resnet, weights
+from evaluation import inception, reference, weights
 from evaluation.weights import WeightsUnavailable
 from i2sb import addresses
 from i2sb.addresses import Remote
 
 
-def message_of(caught, remote, path) -> str:
-    """The one line, which names the address and where the file belongs."""
+def assert_one_line(caught, remote: Remote, path: Path) -> None:
+    """The message names the address and where the file belongs."""
     message = str(caught.value)
     assert remote.url in message
     assert str(path) in message
     assert "\n" not in message
-    return message
 
 
 def test_fetched_once_into_torch_hubs_folder(tmp_path, monkeypatch):
@@ -37,7 +37,7 @@ def test_a_file_of_another_hash_is_refused_though_it_is_there(tmp_path):
     (tmp_path / addresses.RESNET50.name).write_bytes(b"another file")
     with pytest.raises(WeightsUnavailable, match="0676ba61 is expected; remove it") as caught:
         weights.find(addresses.RESNET50, tmp_path)
-    message_of(caught, addresses.RESNET50, tmp_path / addresses.RESNET50.name)
+    assert_one_line(caught, addresses.RESNET50, tmp_path / addresses.RESNET50.name)
 
 
 @pytest.mark.parametrize("mode", inception.MODES)
@@ -49,17 +49,8 @@ def test_inception_says_where_its_weights_belong(tmp_path, monkeypatch, mode):
     monkeypatch.setattr(addresses, name, remote)
     with pytest.raises(WeightsUnavailable, match="the Inception weights: could not fetch") as caught:
         inception.build_inception(mode)
-    message_of(caught, remote, tmp_path / ("home/hub/checkpoints" if mode == "legacy_pytorch" else "") / remote.name)
-
-
-def test_resnet_says_where_its_weights_belong(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with serving(Site(answer=lambda handler: handler.send_page(b"gone", 404))) as site:
-        remote = replace(addresses.RESNET50, url=site.url)
-        monkeypatch.setattr(addresses, "RESNET50", remote)
-        with pytest.raises(WeightsUnavailable, match=r"the ResNet-50 weights: could not fetch .*404") as caught:
-            resnet.build_resnet50()
-    message_of(caught, remote, tmp_path / "hub" / "checkpoints" / remote.name)
+    folder = tmp_path / "home/hub/checkpoints" if mode == "legacy_pytorch" else tmp_path
+    assert_one_line(caught, remote, folder / remote.name)
 
 
 def test_training_statistics_say_where_they_belong(tmp_path, monkeypatch):
@@ -68,4 +59,4 @@ def test_training_statistics_say_where_they_belong(tmp_path, monkeypatch):
     monkeypatch.setattr(addresses, "FID_TRAIN_STATISTICS", remote)
     with pytest.raises(WeightsUnavailable, match="the FID statistics of ImageNet's training set") as caught:
         reference.build_reference(Namespace(fid_ref=None), Namespace(corrupt="sr4x-pool"), True, None, None)
-    message_of(caught, remote, tmp_path / "data" / remote.name)
+    assert_one_line(caught, remote, tmp_path / "data" / remote.name)

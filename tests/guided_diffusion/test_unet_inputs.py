@@ -62,16 +62,11 @@ def test_classes():
         tiny()(x, t, torch.tensor([0, 1]))
 
 
-@pytest.mark.parametrize("size", [(15, 16), (16, 15)])
-def test_size_not_divisible(size):
-    with raises(f"multiples of 2 for this network; got {size[0]}x{size[1]}"):
-        tiny()(torch.randn(1, 3, *size), torch.rand(1))
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1)])
-def test_one_time_per_image(shape):
-    with raises(f"t needs one time per image, shape [2]; got {list(shape)}"):
-        tiny()(torch.randn(2, 3, 16, 16), torch.rand(shape))
+def test_shapes_that_do_not_fit():
+    with raises("multiples of 2 for this network; got 16x15"):
+        tiny()(torch.randn(1, 3, 16, 15), torch.rand(1))
+    with raises("t needs one time per image, shape [2]; got [1]"):
+        tiny()(torch.randn(2, 3, 16, 16), torch.rand(1))
 
 
 @pytest.mark.parametrize(
@@ -80,35 +75,18 @@ def test_one_time_per_image(shape):
         ({"num_channels": 48}, "multiple of 32 on every level; got 48 x 1 = 48"),
         ({"channel_mult": "1,1.25"}, "multiple of 32 on every level; got 32 x 1.25 = 40"),
         ({"num_channels": 0}, "got 0 x 1 = 0"),
-        ({"num_channels": 33, "channel_mult": "32"}, "num_channels must be even; got 33"),
-        ({"channel_mult": ""}, None),
         ({"channel_mult": "", "image_size": 96}, 'for 96 name it, such as "1,2,2"'),
-        ({"channel_mult": "1,two"}, "channel_mult is positive numbers"),
         ({"channel_mult": "1,-2"}, "channel_mult is positive numbers"),
-        ({"channel_mult": "1,,2"}, "channel_mult is positive numbers"),
         ({"channel_mult": []}, "channel_mult needs at least one number"),
         ({"attention_resolutions": "16,x"}, "attention_resolutions is positive whole numbers"),
-        ({"attention_resolutions": "0"}, "attention_resolutions is positive whole numbers"),
         ({"num_head_channels": 24}, "num_head_channels must divide the 32 channels"),
         ({"num_head_channels": -1, "num_heads": 5}, "num_heads must divide the 32 channels"),
-        ({"num_head_channels": 0}, "num_head_channels must divide the 32 channels"),
         ({"num_res_blocks": 0}, "num_res_blocks must be at least 1; got 0"),
         ({"dropout": 1.5}, "dropout probability has to be between 0 and 1, but got 1.5"),
         ({"depth": 3, "use_kl": True}, "no argument named depth"),
     ],
 )
 def test_wrong_arguments(kwargs, text):
-    with torch.device("meta"):
-        if text is None:
-            create_model(**{**TINY, **kwargs})
-            return
-        with raises(text) as caught:
-            create_model(**{**TINY, **kwargs})
+    with torch.device("meta"), raises(text) as caught:
+        create_model(**{**TINY, **kwargs})
     assert "\n" not in str(caught.value)
-
-
-def test_wrong_precision_and_checkpointing():
-    with raises("torch.bfloat16; not in torch.int8"):
-        tiny().convert_torso(torch.int8)
-    with raises("none, attention, all; not 'some'"):
-        tiny().set_checkpointing("some")

@@ -65,12 +65,11 @@ def test_a_file_is_fetched_once(site, tmp_path):
     assert log == [f"fetching weights.pt: {site.url} -> {path}"]
 
 
-@pytest.mark.parametrize("sha256", [SHA256.upper(), SHA256[:8]])
-def test_size_and_hash_are_checked(site, path, sha256):
+def test_size_and_hash_are_checked(site, path):
     assert f"its sha256 is {SHA256}, 00000000 is expected" in failure(site.url, path, sha256="0" * 8)
     assert "it has 1000000 bytes, 5 are expected" in failure(site.url, path, size=5)
     assert names(path.parent) == []
-    assert download(site.url, path, size=len(DATA), sha256=sha256).read_bytes() == DATA
+    assert download(site.url, path, size=len(DATA), sha256=SHA256[:8].upper()).read_bytes() == DATA
     assert len(site.requests) == 3
 
 
@@ -136,7 +135,6 @@ def test_parts_of_two_files_are_not_joined(site, path, case):
         (lambda handler: handler.send_page(b"busy", 503), "503 Server Error: Service Unavailable", 2),
         (lambda handler: handler.send_page(b""), "it is empty", 1),
         (lambda handler: handler.send_page(b"\n <!DocType HTML><title>Sign in"), "it is a web page", 1),
-        (lambda handler: handler.send_page(b"\xef\xbb\xbf<html lang='en'>"), "it is a web page", 1),
         (lambda handler: time.sleep(1), "the server does not answer", 2),
     ],
 )
@@ -144,11 +142,6 @@ def test_a_server_that_does_not_serve(site, path, answer, reason, count):
     site.answer = answer
     assert reason in failure(site.url, path, retries=1, timeout=0.2)
     assert len(site.requests) == count
-
-
-def test_a_busy_server_is_asked_again(site, path):
-    site.answer = lambda handler: handler.send_page(b"", 429) if len(site.requests) < 2 else handler.send_part(site)
-    assert download(site.url, path).read_bytes() == DATA
 
 
 def test_offline(path):
