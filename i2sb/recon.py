@@ -1,9 +1,10 @@
 """Restored images on disk: the one place that writes recon.pt, and the one that reads it.
 
 results/NAME/samples_nfeN[_clip]/
-    recon[_I_N].pt          {"arr": [n,C,S,S], "label_arr": [n]} in the order of the data set
-    recon[_I_N].json        the settings it was made with: the identity of its run; and the time per image
-    recon[_I_N].crc32.npz   CRC-32 of the image file that each image was restored from, uint32 [n]
+    recon[_I_N].pt          {"arr": [n,C,S,S], "label_arr": [n]} in the order of the data set, as the original's, and
+                            "made_with": the settings, which are the identity of its run; "crc32": [n], of the image
+                            file that each image was restored from
+    recon[_I_N].json        the same settings while images are restored, and for people; and the time per image
     .recon[_I_N].parts/     START_STOP.npz, a whole batch each; gone when recon.pt is there
     images/, trajectories/, metrics.json, metrics_per_image.csv, report.html: derived from the images of the same run
 """
@@ -49,11 +50,25 @@ def partition_range(partition: str | None, count: int) -> tuple[int, int]:
 
 
 def made_with(recon: Path) -> dict[str, Any]:
-    """The settings a recon.pt was made with, and SECONDS; {} where no file beside it says so (the original's).
+    """The settings a recon.pt was made with, and SECONDS; {} where nothing says so (the original's).
 
     Raises:
-        UserError: the file beside it is damaged, or another program's.
+        UserError: the file beside it is damaged, another program's, or describes other images.
     """
+    beside = _settings_beside(recon)
+    inside = load_torch(recon).get("made_with") if recon.is_file() else None
+    if not isinstance(inside, dict):
+        return beside
+    described = {key: value for key, value in beside.items() if key != SECONDS}
+    if described and (different := differences(described, inside)):
+        raise UserError(
+            f"{recon}: is not the one that {recon.stem}.json describes ({different}); put back the one that belongs "
+            "to it, or restore the images again with --overwrite"
+        )
+    return {**beside, **inside}
+
+
+def _settings_beside(recon: Path) -> dict[str, Any]:
     side = recon.with_suffix(".json")
     found = read_json(side) if side.is_file() else {}
     if not isinstance(found, dict) or not all(type(found.get(name, 1)) is int for name in ("seed", "nfe")):
@@ -63,7 +78,11 @@ def made_with(recon: Path) -> dict[str, Any]:
 
 def identity(recon: Path) -> dict[str, Any]:
     """What tells the run that made a recon.pt from other runs: its settings, but for the partition."""
-    return {key: value for key, value in made_with(recon).items() if key not in _NOT_IDENTITY}
+    return _identity(made_with(recon))
+
+
+def _identity(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _NOT_IDENTITY}
 
 
 def run_identity(folder: Path) -> dict[str, Any]:
@@ -84,8 +103,8 @@ def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
 
 def image_checksums(recon: Path) -> list[int] | None:
     """CRC-32 of the image file that each image of a recon.pt was restored from, in order; None where unknown."""
-    path = recon.with_suffix(".crc32.npz")
-    return load_npz(path, ["crc32"])["crc32"].tolist() if path.is_file() else None
+    checksums = load_torch(recon).get("crc32")
+    return checksums.tolist() if isinstance(checksums, Tensor) else None
 
 
 def find_recon(folder: Path) -> list[Path]:
@@ -109,8 +128,7 @@ def find_recon(folder: Path) -> list[Path]:
     paths = [folder / f"recon_{part}_{counts[0]}.pt" for part in range(counts[0])]
     if absent := [path.stem.removeprefix("recon_") for path in paths if not path.is_file()]:
         raise UserError(f"{folder}: the parts {', '.join(absent)} are missing; sample.py --partition makes them")
-    # the original's parts have nothing beside them that says of which run they are
-    known = [path for path in paths if identity(path) or path.with_suffix(".crc32.npz").is_file()]
+    known = [path for path in paths if identity(path)]  # the original's parts do not say of which run they are
     for path in known[1:]:
         if different := differences(identity(known[0]), identity(path)):
             raise UserError(
@@ -154,7 +172,7 @@ class Recon:
             raise UserError(f"{path}: refused: it does not hold restored images (arr [n,C,S,S] and label_arr [n])")
         if not (arr.is_floating_point() or arr.dtype == torch.uint8):
             raise UserError(f"{path}: refused: its images are {arr.dtype}, not floating point or uint8")
-        check_tensors(path, [labels], self._log)
+        check_tensors(path, [labels, *(content[key] for key in ("crc32",) if key in content)], self._log)
         return arr, labels
 
     def __len__(self) -> int:
@@ -242,7 +260,7 @@ class ReconStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             with lock(self.folder / ".samples.lock"):  # parts that start at once do not remove each other's files
                 self._make_room(overwrite)
-                if not made_with(self.path):
+                if not _settings_beside(self.path):
                     _remove(self.parts)
                     self._write_settings()
                 if self._is_finished(log):
@@ -255,12 +273,11 @@ class ReconStore:
 
     def _make_room(self, overwrite: bool) -> None:
         """Refuse or remove images of other runs, and what was derived from images that are not there any more."""
-        ours = {key: value for key, value in self.settings.items() if key not in _NOT_IDENTITY}
-        different = {}
+        ours, different = _identity(self.settings), {}
         for side in self.folder.glob("recon*.json"):
             if _STEM.fullmatch(side.stem):
                 try:
-                    different[side.stem] = differences(identity(side), ours)
+                    different[side.stem] = differences(_identity(_settings_beside(side)), ours)
                 except UserError as error:  # damaged
                     different[side.stem] = str(error)
         wrong = sorted(stem for stem, reason in different.items() if reason)
@@ -270,7 +287,7 @@ class ReconStore:
         gone = {*wrong, self.path.stem} if overwrite else set()
         for stem in gone:
             with contextlib.nullcontext() if stem == self.path.stem else self.only_run(stem):
-                for name in (f".{stem}.parts", f"{stem}.pt", f"{stem}.crc32.npz", f"{stem}.json"):
+                for name in (f".{stem}.parts", f"{stem}.pt", f"{stem}.json"):
                     _remove(self.folder / name)
         same_run_stays = different.keys() - gone
         if overwrite or not same_run_stays:
@@ -287,9 +304,10 @@ class ReconStore:
             found = Recon([self.path], log)
             if (len(found), found.image_shape) != (self.stop - self.start, self.image_shape):
                 raise UserError(f"{self.path}: holds {len(found)} images {list(found.image_shape)}")
+            made_with(self.path)
         except UserError as error:
             log.warning(f"[Sample] not what this run wrote, its images are restored again: {error}")
-            self.path.unlink()
+            _set_aside(self.path)
             return False
         return True
 
@@ -353,10 +371,12 @@ class ReconStore:
         # The median of the batches: one that was slow by chance, or the first of a process, does not count.
         times = [float(seconds) / (stop - start) for seconds, (start, stop) in zip(pieces("seconds"), done)]
         self._write_settings(**{SECONDS: statistics.median_low(times)})
-        with atomic_write(self.path.with_suffix(".crc32.npz")) as file:
-            np.savez(file, crc32=np.concatenate(list(pieces("crc32"))))
-        arr = Stream(np.dtype(self.dtype), (count, *self.image_shape), pieces("arr"))
-        save_stream(self.path, {"arr": arr, "label_arr": Stream(np.dtype(np.int64), (count,), pieces("label_arr"))})
+        tensors = {
+            "arr": Stream(np.dtype(self.dtype), (count, *self.image_shape), pieces("arr")),
+            "label_arr": Stream(np.dtype(np.int64), (count,), pieces("label_arr")),
+            "crc32": Stream(np.dtype(np.int64), (count,), pieces("crc32")),
+        }
+        save_stream(self.path, tensors, made_with=self.settings)
         _remove(self.parts)
         return self.path
 

@@ -8,7 +8,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,8 +55,8 @@ class _Pickler(pickle.Pickler):
         return None
 
 
-def save_stream(path: str | os.PathLike, tensors: Mapping[str, Stream]) -> None:
-    """Write {name: tensor} so that `torch.load` reads it, without ever holding a tensor in memory.
+def save_stream(path: str | os.PathLike, tensors: Mapping[str, Stream], **plain: Any) -> None:
+    """Write {name: tensor, name: plain value} so that `torch.load` reads it, without ever holding a tensor in memory.
 
     The same numbers give the same bytes: the entries bear no time.
 
@@ -69,7 +69,8 @@ def save_stream(path: str | os.PathLike, tensors: Mapping[str, Stream]) -> None:
         for i, (name, t) in enumerate(tensors.items())
     }
     buffer = io.BytesIO()
-    _Pickler(buffer, protocol=2).dump({name: _Tensor(storages[name], t.shape) for name, t in tensors.items()})
+    written = {name: _Tensor(storages[name], t.shape) for name, t in tensors.items()}
+    _Pickler(buffer, protocol=2).dump({**written, **plain})
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo("archive/data.pkl"), buffer.getvalue())
         archive.writestr(zipfile.ZipInfo("archive/byteorder"), b"little")

@@ -84,7 +84,7 @@ def test_parts_of_other_settings_stop_a_run_or_are_overwritten(here, capsys):
     assert len(find_recon(folder)) == 4
     assert len(list((folder / "images").rglob("*.png"))) == 24
     restore(here, "--image-size", "64", "--overwrite")
-    assert sorted(path.name for path in folder.glob("recon*")) == ["recon.crc32.npz", "recon.json", "recon.pt"]
+    assert sorted(path.name for path in folder.glob("recon*")) == ["recon.json", "recon.pt"]
     assert not (folder / "images").exists()
 
 
@@ -96,7 +96,7 @@ def test_parts_of_several_runs_are_never_one(here, capsys):
         shutil.move(path, folder)
     line = refusal(capsys, compute_metrices, judge_argv(here))
     assert "recon_0_2.pt and recon_1_2.pt are not of one run (seed was 0, now 1)" in line
-    (folder / "recon_0_2.json").unlink()  # of which run it was is lost
+    (folder / "recon_0_2.json").unlink()  # the images themselves say of which run they are
     assert "are not of one run" in refusal(capsys, compute_metrices, judge_argv(here))
 
 
@@ -247,3 +247,16 @@ def test_images_that_another_program_laid_out_otherwise(here):
     torch.save({"arr": torch.from_numpy(arr).permute(0, 3, 1, 2), "label_arr": torch.zeros(24)}, path)
     assert torch.equal(torch.cat(list(Recon([path]).batches(7))), torch.from_numpy(arr).permute(0, 3, 1, 2))
     assert json.loads((here / FOLDER / "recon.json").read_text())["seed"] == 0
+
+
+def test_images_swapped_without_their_settings_are_noticed(here, capsys):
+    folder = restore(here)
+    shutil.copy(folder / "recon.pt", here / "other.pt")
+    restore(here, "--seed", "1", "--overwrite")
+    shutil.copy(here / "other.pt", folder / "recon.pt")
+    assert "is not the one that recon.json describes (seed was 1, now 0)" in refusal(
+        capsys, compute_metrices, judge_argv(here)
+    )
+    restore(here, "--seed", "1")
+    assert (folder / "recon.previous.pt").read_bytes() == (here / "other.pt").read_bytes()
+    assert made_with(folder / "recon.pt")["seed"] == 1

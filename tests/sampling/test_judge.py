@@ -241,10 +241,17 @@ def test_scores_of_the_same_run_are_merged_and_of_another_dropped(restored, feat
     assert columns(folder) == ["image", "psnr_degraded", "psnr_restored", "run"]
 
 
+def without_identity(place):
+    """recon.pt as the original writes it."""
+    path = place / FOLDER / "recon.pt"
+    content = torch.load(path, weights_only=True)
+    torch.save({key: content[key] for key in ("arr", "label_arr")}, path)
+    (place / FOLDER / "recon.json").unlink()
+
+
 def test_scores_of_a_replaced_original_are_dropped(restored):
     """The original writes no recon.json: only the file's age tells."""
-    (restored / FOLDER / "recon.json").unlink()
-    (restored / FOLDER / "recon.crc32.npz").unlink(missing_ok=True)
+    without_identity(restored)
     assert set(values(judge(restored))) == {"psnr", "ssim"}
     assert set(values(judge(restored, "--metrics", "psnr"))) == {"psnr", "ssim"}
     path = restored / FOLDER / "recon.pt"
@@ -263,7 +270,7 @@ def test_samples_are_judged_as_the_task_they_were_made_for(restored, capsys):
     assert after["scores"] == before["scores"]
     assert after["settings"]["corrupt"] == "sr4x-pool"
     assert "is no longer the checkpoint that restored these images" in "".join(capsys.readouterr())
-    (restored / FOLDER / "recon.json").unlink()  # as the original's: the checkpoint's task
+    without_identity(restored)  # as the original's: the checkpoint's task
     assert judge(restored)["settings"]["corrupt"] == "jpeg-10"
 
 
@@ -284,7 +291,10 @@ def test_replaced_pictures_are_refused_by_name(restored, capsys):
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     rebuild(restored / "photos")
     assert f"{path.parent.name}/{path.name}: has changed since it was restored" in refused(restored, capsys)
-    (restored / FOLDER / "recon.crc32.npz").unlink()
+    path = restored / FOLDER / "recon.pt"
+    content = torch.load(path, weights_only=True)
+    content.pop("crc32")
+    torch.save(content, path)
     assert "was restored from other images" in refused(restored, capsys)
 
 
