@@ -1,5 +1,6 @@
 """Small real runs for tests: a data set of photographs, and the three scripts called as a user calls them."""
 
+import json
 import subprocess
 import sys
 import time
@@ -36,6 +37,12 @@ def metrics_argv(dataset: Path, name: str, folder: str, *more: str) -> list[str]
     """Arguments of compute_metrices.py, without metrics that need weights from elsewhere."""
     fixed = ["--ckpt", name, "--dataset-dir", str(dataset), "--device", "cpu", "--num-workers", "0"]
     return [*fixed, "--sample-dir", folder, "--metrics", "psnr", "ssim", *map(str, more)]
+
+
+def logged(name: str, key: str = "loss") -> dict[int, float]:
+    """step -> value, from the metrics.jsonl of a training in the current folder."""
+    lines = [json.loads(line) for line in Path(f".log/{name}/metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in lines if key in line}
 
 
 def script(name: str, argv: list[str], cwd: Path, **options) -> subprocess.CompletedProcess:

@@ -48,8 +48,7 @@ def load(path):
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-@pytest.mark.parametrize("name", ["jpeg-10", "jpeg-5-cond"])
-@pytest.mark.parametrize("batch_size", [7, 32])
+@pytest.mark.parametrize(("name", "batch_size"), [("jpeg-10", 7), ("jpeg-5-cond", 32)])
 def test_restored_images_equal_the_originals(here, name, batch_size):
     argv = sample_argv(here / "dataset", name, "--nfe", "1", "--batch-size", batch_size)
     assert sample.main(argv) == 0
@@ -96,7 +95,7 @@ def test_parts_of_the_original(here, capsys):
 
 
 @pytest.mark.parametrize("name", ["jpeg-10", "jpeg-5-cond"])
-def test_training_goes_on(here, name, capsys):
+def test_training_resumes(here, name, capsys):
     before = load(here / f"results/{name}/latest.pt")
     corrupt = name.removesuffix("-cond")
     argv = ["--ckpt", name, "--corrupt", corrupt, "--dataset-dir", "dataset", "--num-itr", "4", "--log-every", "1"]
@@ -172,7 +171,7 @@ def test_a_checkpoint_of_ours_has_the_originals_layout(here):
             assert not file.is_file() or b"kkkk" not in file.read_bytes(), file
 
 
-def test_the_original_would_go_on_from_ours(here):
+def test_the_original_would_resume_from_ours(here):
     """Optimizer, schedule and average of ours fit torch's own classes over the original's parameters, by position."""
     argv = ["--ckpt", "jpeg-10", "--corrupt", "jpeg-10", "--dataset-dir", "dataset", "--num-itr", "4"]
     assert train.main([*argv, "--device", "cpu", "--num-workers", "0", "--eval-every", "0"]) == 0
@@ -199,7 +198,7 @@ def equals_the_originals(recon):
 def test_exported_weights_of_the_original_sample_alike(here):
     assert export.main(["--ckpt", "jpeg-10", "--out", "results/exported"]) == 0
     shutil.rmtree(here / "results/jpeg-10")
-    (here / "data/256x256_diffusion_uncond_fixedsigma.pkl").unlink()  # ema.json says it by itself
+    (here / "data/256x256_diffusion_uncond_fixedsigma.pkl").unlink()  # ema.safetensors says it by itself
     assert sample.main(sample_argv(here / "dataset", "exported", "--nfe", "1")) == 0
     assert equals_the_originals(here / "results/exported/samples_nfe1/recon.pt")
 
@@ -223,7 +222,7 @@ def test_options_of_a_gpu_machine_serve_here(here):
     assert ours.isfinite().all()
 
 
-def test_another_network_is_told_in_one_line(here, capsys):
+def test_another_network_is_one_line(here, capsys):
     shutil.rmtree(here / "data")
     flags = ["--nfe", "1", "--net", "tiny", "--val-list", INTEROP / "val10k_fn.txt"]
     assert sample.main(sample_argv(here / "dataset", "jpeg-10", *flags)) == 2

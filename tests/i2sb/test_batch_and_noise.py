@@ -5,9 +5,7 @@ import torch
 
 from corruption import create_corruption
 from i2sb.batch import make_batch
-from i2sb.diffusion import Diffusion, label_from_x0, marginal, posterior, x0_from_label
 from i2sb.noise import ImageNoise, TrainingDraws
-from i2sb.schedule import accumulated_stds, make_betas
 
 
 def clean(count: int = 3) -> torch.Tensor:
@@ -89,27 +87,3 @@ def test_each_image_has_its_own_noise():
     assert not torch.equal(ImageNoise(8, [9]).randn_like(x[:1])[0], first[1])
     with pytest.raises(ValueError, match="noise for 3 images was asked for 2"):
         together.randn_like(x[:2])
-
-
-@pytest.mark.parametrize("beta_max", [0.3, 1.0])
-def test_composed_posteriors_keep_the_marginal(beta_max):
-    """In float64: a step of Eq. 4 from the marginal at n (Eq. 11) gives the marginal at n - 1 without bridge noise
-    of x1's side: its x0 and x1 weights, and its variance, as the products of Gaussians demand."""
-    std_fwd, std_bwd = accumulated_stds(make_betas(100, beta_max))
-    mu_x0, mu_x1, std_sb = marginal(std_fwd, std_bwd)
-    for n in (5, 50, 98):
-        w0, wn, var = posterior(std_fwd[n - 1], std_fwd[n])
-        step0, step1 = w0 + wn * mu_x0[n], wn * mu_x1[n]
-        assert step0 + step1 == pytest.approx(1, abs=1e-14)
-        # beta_n counts in both directions: the bridge that these steps compose has std_bwd without beta_{n-1}
-        total = std_fwd[n - 1] ** 2 + (std_fwd[n] ** 2 - std_fwd[n - 1] ** 2) + std_bwd[n] ** 2
-        assert step1 == pytest.approx(std_fwd[n - 1] ** 2 / total, rel=1e-12)
-        variance = var + wn**2 * std_sb[n] ** 2
-        assert variance == pytest.approx(std_fwd[n - 1] ** 2 * (total - std_fwd[n - 1] ** 2) / total, rel=1e-12)
-
-
-def test_label_and_prediction_are_inverse():
-    bridge = Diffusion(make_betas(100, 0.3))
-    x0, xt = clean().double(), clean(3).flip(0).double()
-    std = bridge.get_std_fwd(torch.tensor([0, 50, 99]), xdim=(3, 32, 32)).double()
-    assert torch.allclose(x0_from_label(std, label_from_x0(std, x0, xt), xt), x0, atol=1e-14)

