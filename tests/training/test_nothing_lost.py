@@ -4,15 +4,17 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import lmdb
 import pytest
 import torch
-from small_runs import ROOT, photos, script, train_argv
+from small_runs import ROOT, script, train_argv
 
 import train
 from i2sb.bridge import BridgeConfig
@@ -212,9 +214,13 @@ def test_a_checkpoint_keeps_its_options_until_a_new_one_takes_its_place(dataset)
 def test_an_error_beside_the_steps_costs_nothing(dataset, tmp_path):
     """An image that cannot be read ends the run, at the same bits as one that was to end there."""
     flags = ["--num-itr", "100", "--deterministic", "--microbatch", "2", "--save-every", "1000", "--dropout", "0.1"]
-    bad = photos(tmp_path / "photos")
-    for image in bad.glob("train/*/*_0001.png"):
-        image.write_bytes(image.read_bytes()[:200])
+    bad = tmp_path / "photos"
+    shutil.copytree(dataset, bad)
+    assert train.main(train_argv(bad, "--num-itr", "1", "--name", "first")) == 0  # makes the LMDB
+    path = bad / "train_faster_imagefolder.lmdb"
+    with lmdb.open(str(path), lock=False) as environment, environment.begin(write=True) as transaction:
+        key, content = list(transaction.cursor())[30]
+        transaction.put(key, content[:200])
     process = start(*train_argv(bad, *flags, "--name", "bad"))
     assert process.wait(timeout=90) == 2, said()
     assert "cannot decode the image" in last_line()

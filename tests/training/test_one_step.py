@@ -62,7 +62,7 @@ def test_the_torso_computes_in_the_precision_asked_for(begin, precision, dtype):
     training = begin("--precision", precision)
     convolution = inner_convolution(training)
     outputs = seen_at(convolution)
-    training.step(images())
+    training.step(images(1))  # CPUs are slow at fp16
     assert [output.dtype for output in outputs] == [dtype]
     assert convolution.weight.dtype == torch.float32
 
@@ -119,7 +119,7 @@ def test_no_step_reads_a_number(begin, as_on_a_gpu, corrupt, precision):
     """
     training = begin("--precision", precision, corrupt=corrupt)
     assert training.optimizer.adamw.param_groups[0]["fused"]
-    batches, meter = images(), Meter(training.runner.device, 4)
+    batches, meter = images(1), Meter(training.runner.device, 1)
     meter.add(*training.step(batches))
     with Waits() as waits:
         meter.add(*training.step(batches))
