@@ -37,7 +37,6 @@ __all__ = ["RESULTS", "build_ckpt_option", "download_ckpt", "load_checkpoint", "
 
 RESULTS = Path("results")
 LATEST = "latest.pt"
-# Options of the process that runs, in place of those of the process that trained.
 # Options of this run, in place of those of the run that trained.
 _OF_THIS_RUN = ("device", "distributed", "global_rank", "local_rank", "global_size", "compile", "channels_last", "gpu")
 _OF_THIS_RUN += ("dataset_dir", "val_list", "num_workers", "exif_rotate")

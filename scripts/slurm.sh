@@ -22,7 +22,7 @@ for ((i = 1; i <= $#; i++)); do
 done
 
 # Five minutes before the limit SLURM sends USR1 to this script, which hands it to all processes of the step:
-# train.py saves and ends with code 0.  The job is then put into the queue again and goes on from latest.pt, as it
+# train.py saves and ends with code 0.  The job is then requeued and resumes from latest.pt, as it
 # does after a failed node (also where the first start was from another --ckpt: the last flag counts).
 resume=()
 [ -e "results/$name/latest.pt" ] && resume=(--ckpt "$name")

@@ -1,4 +1,4 @@
-"""Files of one training belong together: latest.pt says itself what it is, whatever lies beside it."""
+"""Files of one training belong together: latest.pt holds its own description, whatever lies beside it."""
 
 import os
 import shutil
@@ -31,9 +31,9 @@ def test_options_of_another_training_are_refused_and_not_needed(dataset, capsys)
         (train, train_argv(dataset, "--ckpt", "a", "--num-itr", "2")),
     ):
         assert script.main(argv) == 2
-        told = last_line(capsys)
-        assert "results/a/options.pkl: is not that of latest.pt (beta_max 1.0, not 0.3; ot_ode True, not False)" in told
-        assert "remove it" in told
+        last = last_line(capsys)
+        assert "results/a/options.pkl: is not that of latest.pt (beta_max 1.0, not 0.3; ot_ode True, not False)" in last
+        assert "remove it" in last
     Path("results/a/options.pkl").unlink()
     assert sample.main([*sample_argv(dataset, "a"), "--overwrite"]) == 0
     assert torch.equal(recon("a"), before)

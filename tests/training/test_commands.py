@@ -58,7 +58,7 @@ SLURM = {
 }
 
 
-def test_a_slurm_job_saves_itself_and_goes_on_from_there(tmp_path):
+def test_a_slurm_job_saves_and_resumes(tmp_path):
     photos(tmp_path / "photos")
     (tmp_path / "bin").mkdir()
     for name, body in SLURM.items():

@@ -76,7 +76,7 @@ def test_evaluations_at_0_and_500_and_in_between(dataset):
     assert set(logged("a", "psnr/recon")) == set(logged("a", "psnr/corrupt"))
 
 
-def test_another_data_set_is_told(dataset, tmp_path, capsys):
+def test_another_data_set_is_logged(dataset, tmp_path, capsys):
     assert train.main(train_argv(dataset, "--num-itr", "2", "--name", "a")) == 0
     more = photos(tmp_path / "more", train=44)
     assert train.main(train_argv(more, "--num-itr", "3", "--ckpt", "a")) == 0
@@ -84,7 +84,7 @@ def test_another_data_set_is_told(dataset, tmp_path, capsys):
     assert said.count("images and had 40: the order differs") == 1
 
 
-def test_noise_of_a_gpu_run_goes_on_as_far_as_a_cpu_can():
+def test_noise_of_a_gpu_run_continues_as_far_as_a_cpu_can():
     one, other = (TrainingDraws(0, 2, "cpu", seed=seed) for seed in (0, 1))
     state = {**one.state_dict(), "device": torch.zeros(16, dtype=torch.uint8)}  # what a CUDA generator's looks like
     other.load_state_dict(state)
@@ -98,8 +98,8 @@ def test_two_ranks_evaluate_like_one_and_stop_together(dataset, tmp_path):
     two = script("train", [*argv, "--microbatch", "2", "--name", "two", "--n-gpu-per-node", "2"], tmp_path)
     for done in (one, two):  # the first step throws the weights away, the others have no finite gradients
         assert done.returncode == 2
-        told = done.stderr.splitlines()[-1].removeprefix("train.py: error: ")
-        assert told.startswith("--max-nonfinite 3: so many steps in a row had a loss or gradients with NaN or inf")
+        last = done.stderr.splitlines()[-1].removeprefix("train.py: error: ")
+        assert last.startswith("--max-nonfinite 3: so many steps in a row had a loss or gradients with NaN or inf")
         assert done.stderr.count("--max-nonfinite 3: ") == 1
         assert "Traceback" not in done.stderr
     assert logged("one", "skipped_steps") == logged("two", "skipped_steps")

@@ -23,7 +23,7 @@ from i2sb.options import parse_train_options
 
 
 def start(*argv: str, **options) -> subprocess.Popen:
-    """train.py in a process of its own, its stderr in the file `said`."""
+    """train.py in another process, its stderr in the file `said`."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *map(str, argv)],
         stderr=Path("said").open("w"),
@@ -268,7 +268,7 @@ def test_a_signal_before_the_first_iteration(dataset):
 
 
 def test_the_second_interrupt_ends_a_save(dataset):
-    """torch's writer makes an error of its own of an interruption."""
+    """torch's writer turns an interruption into another error."""
     opt = parse_train_options(train_argv(dataset))
     network = {"num_channels": 32, "channel_mult": "1,1"}
     bridge = BridgeConfig.from_options(opt, network)

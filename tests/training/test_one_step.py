@@ -103,7 +103,7 @@ def test_channels_last_is_the_layout_of_weights_images_and_activations(begin, fl
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """The optimizer's way of a GPU: AdamW's fused kernel, which is told on the device whether to skip."""
+    """The optimizer as on a GPU: AdamW's fused kernel, which reads on the device whether to skip."""
     always = property(lambda self: True, lambda self, value: None)
     monkeypatch.setattr(Optimizer, "_on_gpu", always, raising=False)
 
@@ -115,7 +115,7 @@ def test_no_step_reads_a_number(begin, as_on_a_gpu, corrupt, precision):
     """With all of the optimizer, fp16's scaling too.
 
     Not for mixture: which rows get which kind it looks up in CPU tensors, and here all tensors are on the CPU.
-    The test below tells them apart.
+    The test below distinguishes them.
     """
     training = begin("--precision", precision, corrupt=corrupt)
     assert training.optimizer.adamw.param_groups[0]["fused"]

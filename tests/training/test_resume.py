@@ -1,4 +1,4 @@
-"""A training that was interrupted goes on as if it had not been."""
+"""A training that was interrupted resumes as if it had not been."""
 
 import functools
 import json
@@ -47,7 +47,7 @@ CASES = {
 }
 
 
-def go_in_parts(dataset, stops, flags, corrupt):
+def run_in_parts(dataset, stops, flags, corrupt):
     """Run "straight" to the last of `stops`, and "parts" from each one to the next; all they save must agree."""
 
     def run(name, num_itr, *extra):
@@ -75,13 +75,13 @@ def go_in_parts(dataset, stops, flags, corrupt):
     ],
 )
 def test_in_one_go_or_interrupted_gives_the_same_bits(dataset, case, corrupt):
-    go_in_parts(dataset, (3, 12, 15), ["--lr-step", "3", *CASES[case]], corrupt)
+    run_in_parts(dataset, (3, 12, 15), ["--lr-step", "3", *CASES[case]], corrupt)
 
 
-def test_the_scaling_of_fp16_goes_on_where_it_was(dataset, monkeypatch):
+def test_the_scaling_of_fp16_resumes(dataset, monkeypatch):
     """The scale doubles after every second step, as it does now and then in a long run; one at a time: fp16 is slow."""
     monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, growth_interval=2))
-    go_in_parts(dataset, (3, 4), ["--precision", "fp16", "--batch-size", "1", "--microbatch", "1"], "jpeg-10")
+    run_in_parts(dataset, (3, 4), ["--precision", "fp16", "--batch-size", "1", "--microbatch", "1"], "jpeg-10")
     assert state("parts")["scaler"]["scale"] == 4 * 2.0**16  # twice what torch begins with, twice: no step was skipped
 
 
@@ -117,7 +117,7 @@ def test_the_new_name_gets_the_results(dataset):
     assert_same_bits(before, state("old"))
 
 
-def test_a_checkpoint_without_our_keys_goes_on_and_says_so(dataset, capsys):
+def test_a_checkpoint_without_our_keys_resumes_and_says_so(dataset, capsys):
     assert train.main(train_argv(dataset, "--name", "old", "--num-itr", "3")) == 0
     kept = {key: value for key, value in state("old").items() if key in ("net", "ema", "optimizer", "sched")}
     torch.save(kept, "results/old/latest.pt")
@@ -126,7 +126,7 @@ def test_a_checkpoint_without_our_keys_goes_on_and_says_so(dataset, capsys):
     assert state("old")["resume"]["iteration"] == 5
 
 
-def test_changes_on_purpose_are_told_and_kept(dataset, capsys):
+def test_changes_on_purpose_are_logged_and_kept(dataset, capsys):
     assert train.main(train_argv(dataset, "--name", "a", "--num-itr", "2", "--lr-gamma", "1")) == 0
     argv = train_argv(dataset, "--ckpt", "a", "--num-itr", "3", "--lr", "5e-4", "--batch-size", "8", "--lr-gamma", "1")
     assert train.main(argv) == 0
@@ -167,7 +167,7 @@ def two_ranks(dataset, tmp_path, *flags, corrupt="inpaint-freeform1020"):
 
 
 def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path):
-    # with dropout, for which every rank has random numbers of its own
+    # with dropout, for which every rank has its own random numbers
     each = ["--microbatch", "1", "--dropout", "0.3"]
     two_ranks(dataset, tmp_path, "--num-itr", "6", "--name", "straight", *each)
     two_ranks(dataset, tmp_path, "--num-itr", "4", "--name", "parts", "--num-workers", "2", *each)
@@ -185,7 +185,7 @@ def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path)
     print("largest relative difference of losses, 1 rank and 2:", max(abs(a / b - 1) for a, b in pairs))
     assert all(a == pytest.approx(b, rel=1e-4) for a, b in pairs)
 
-    # from two ranks to one: the images and the noise go on
+    # from two ranks to one: the images and the noise continue
     argv = train_argv(dataset, "--num-itr", "6", "--ckpt", "fewer", "--microbatch", "2", corrupt="inpaint-freeform1020")
     assert train.main(argv) == 0
     for step in (5, 6):
@@ -207,7 +207,7 @@ def refused(dataset, capsys, *flags):
 def test_the_network_is_the_checkpoint_s(dataset, capsys):
     assert train.main(train_argv(dataset, "--name", "a", "--num-itr", "1", "--dropout", "0.3")) == 0
     before = Path("results/a/options.json").read_bytes()
-    for flags, told in (
+    for flags, message in (
         (["--num-head-channels", "8"], "--num-head-channels 8 (trained with num_head_channels 32)"),
         (["--channel-mult", "1,2"], "--channel-mult 1,2 (trained with channel_mult 1,1)"),
         (["--net", "small", "--attention-resolutions", ""], "--net small "),
@@ -215,7 +215,7 @@ def test_the_network_is_the_checkpoint_s(dataset, capsys):
         code, last = refused(dataset, capsys, *flags)
         assert code == 2
         assert "--ckpt a cannot be resumed with " in last
-        assert told in last
+        assert message in last
     assert Path("results/a/options.json").read_bytes() == before
 
     def dropout():
