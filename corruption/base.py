@@ -17,7 +17,7 @@ from torch import Tensor, nn
 SIZE_MULTIPLE = 16
 
 Source = torch.Generator | Callable[[int, int], Tensor]
-"""Where random whole numbers come from: a generator, or a function (high, count) -> LongTensor [count]."""
+"""Where random integers come from: a generator, or a function (high, count) -> LongTensor [count]."""
 
 
 class Corruption(nn.Module):
@@ -99,7 +99,7 @@ def draw_integers(high: int, count: int, source: Source | None) -> Tensor:
 
 
 def check_index(index: Tensor, batch: int) -> Tensor:
-    """`index` as int64 [B] on the CPU.  Raises ValueError unless it holds `batch` whole numbers from 0 up."""
+    """`index` as int64 [B] on the CPU.  Raises ValueError unless it holds `batch` integers >= 0."""
     index = torch.as_tensor(index).cpu()
     if index.is_floating_point() or index.shape != (batch,) or (index < 0).any():
         raise ValueError(f"index: expected {batch} positions, counted from 0, got {index.dtype} {index.tolist()}")

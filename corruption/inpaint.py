@@ -1,4 +1,4 @@
-"""Inpainting: a part of the image is missing and shown white.
+"""Inpainting: a part of the image is missing and filled with white.
 
 Sources: the centre hole and the two ranges of free-form holes are those of Palette (Saharia et al. 2022), whose 10,000
 evaluation masks are the published bank; without it, brush.py draws masks.

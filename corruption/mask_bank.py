@@ -28,7 +28,7 @@ KINDS = {  # kind -> (key in the published file, least and largest hole ratio)
     "freeform3040": ("30-40% freeform", 0.30, 0.40),
 }
 NUM_MASKS = 10_000  # size of the published bank; the brush offers as many in training
-CHECKED = 64  # masks of a bank whose hole ratio is looked at: enough to tell kinds apart, and holes from the rest
+CHECKED = 64  # masks of a bank whose hole ratio is checked: enough to tell kinds apart, and holes from the rest
 TOLERANCE = 0.01  # of their mean hole ratio
 
 MaskBank = np.ndarray | Callable[[str], np.ndarray | None]

@@ -82,7 +82,7 @@ def _randn_like(x: Tensor, generator: Source | None) -> Tensor:
 
 
 class MixtureCorruptDatasetTrain(Dataset):
-    """Pairs for `Runner.train`: items (clean [3,S,S], degraded [3,S,S], class index), drawn afresh at each visit.
+    """Pairs for `Runner.train`: items (clean [3,S,S], degraded [3,S,S], class index), redrawn at each access.
 
     Args:
         opt: `image_size` is read, and `freeform_bank` where present, see `build.mask_bank_of`.
@@ -101,7 +101,7 @@ class MixtureCorruptDatasetTrain(Dataset):
         return clean, self.degrade(clean, i), label
 
     def degrade(self, clean: Tensor, i: int) -> Tensor:
-        """[3,S,S] -> [3,S,S]; `i` is not looked at."""
+        """[3,S,S] -> [3,S,S]; `i` is ignored."""
         return self.mixture(clean[None])[0]
 
 

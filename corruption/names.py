@@ -25,7 +25,7 @@ _DECORATOR = re.compile(r"""^@(?:\w+\.)*corruption\(\s*["']([^"'\n]+)["']\s*\)""
 
 
 def find_names(folder: Path) -> tuple[str, ...]:
-    """Names registered by the files of `folder`: the published ones first, then the others by alphabet."""
+    """Names registered by the files of `folder`: the published ones first, then the others in alphabetical order."""
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in folder.glob("*.py")]
     found = {name for text in texts for name in _DECORATOR.findall(text)}
     return PUBLISHED + tuple(sorted(found.difference(PUBLISHED)))

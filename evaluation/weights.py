@@ -8,7 +8,7 @@ from i2sb.fetch import fetch
 
 
 class WeightsUnavailable(RuntimeError):
-    """A published file is neither here nor to be had, or is broken.
+    """A published file cannot be found or fetched, or is broken.
 
     The message is one line with the reason, the address, and where to put the file by hand.
     """

@@ -209,7 +209,7 @@ def _numbers(name: str, value: str | Iterable[Any], kind: type) -> list[Any]:
     except ValueError:
         numbers = [0]
     if not all(0 < n < float("inf") for n in numbers):
-        what = "whole numbers" if kind is int else "numbers"
+        what = "integers" if kind is int else "numbers"
         raise ValueError(f"{name} is positive {what} with commas between them; got {value!r}")
     return numbers
 

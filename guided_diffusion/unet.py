@@ -236,7 +236,7 @@ class UNetModel(nn.Module):
 
         Args:
             x: images [B,in_channels,H,W]; H and W are multiples of `downsampling`.
-            t: times [B], whole numbers or not.
+            t: times [B], integers or not.
             y: class indices [B] if the network has classes, else None.
         Returns:
             [B,out_channels,H,W], float32 unless time_embed and out were converted as well.

@@ -80,7 +80,7 @@ def log_options(log: Any, opt: Any) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file whose disk may fill up: that is said once on the screen, and the run continues."""
+    """A log file whose disk may fill up: the screen says so once, and the run continues."""
 
     _failed = False
 

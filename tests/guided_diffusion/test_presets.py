@@ -82,25 +82,12 @@ def test_resolve_gives_plain_text_and_a_copy():
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (
-            {"name": "huge"},
-            "no network named 'huge'; known: adm-256, adm-64, adm-128, adm-512, tiny, small, medium",
-        ),
+        ({"name": "huge"}, "no network named 'huge'; known: adm-256, adm-64, adm-128, adm-512, tiny, small, medium"),
         ({"name": "tiny", "depth": 3}, "'depth' cannot be changed in a named network; what can: "),
         ({"name": "tiny", "image_size": 32}, "'image_size' cannot be changed"),
-        (
-            {"name": "tiny", "attention_resolutions": "8"},
-            "the levels of tiny are 64, 32, 16; name some",
-        ),
-        (
-            {"name": "adm-256", "channel_mult": "1,2"},
-            "attention_resolutions 32,16,8: the levels of adm-256 are 256, 128",
-        ),
+        ({"name": "tiny", "attention_resolutions": "8"}, "the levels of tiny are 64, 32, 16; name some"),
         ({"name": "tiny", "channel_mult": "1,2,wide"}, "channel_mult is positive numbers with commas"),
-        (
-            {"name": "small", "channel_mult": "", "attention_resolutions": "0.5"},
-            "attention_resolutions is positive whole",
-        ),
+        ({"name": "small", "attention_resolutions": "0.5"}, "attention_resolutions is positive integers"),
     ],
 )
 def test_wrong_names_and_overrides(args, text):

@@ -44,7 +44,7 @@ def test_timestep_embedding_is_cosines_then_sines():
 
 @pytest.mark.parametrize("updown", [True, False])
 @pytest.mark.parametrize("scale_shift", [True, False])
-@pytest.mark.parametrize("size", [(64, 64), (16, 40), (2, 2)])
+@pytest.mark.parametrize("size", [(16, 40), (2, 2)])
 def test_any_size_that_the_levels_divide(size, updown, scale_shift):
     model = tiny(resblock_updown=updown, use_scale_shift_norm=scale_shift)
     assert model(torch.randn(3, 3, *size), torch.rand(3)).shape == (3, 3, *size)
@@ -78,7 +78,7 @@ def test_shapes_that_do_not_fit():
         ({"channel_mult": "", "image_size": 96}, 'for 96 name it, such as "1,2,2"'),
         ({"channel_mult": "1,-2"}, "channel_mult is positive numbers"),
         ({"channel_mult": []}, "channel_mult needs at least one number"),
-        ({"attention_resolutions": "16,x"}, "attention_resolutions is positive whole numbers"),
+        ({"attention_resolutions": "16,x"}, "attention_resolutions is positive integers"),
         ({"num_head_channels": 24}, "num_head_channels must divide the 32 channels"),
         ({"num_head_channels": -1, "num_heads": 5}, "num_heads must divide the 32 channels"),
         ({"num_res_blocks": 0}, "num_res_blocks must be at least 1; got 0"),

@@ -115,10 +115,9 @@ def gradients(model, mode):
     return loss.item(), [p.grad.clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("mode", ["attention", "all"])
-def test_checkpointing_changes_no_gradient(mode, dropout):
-    model = tiny(dropout=dropout)
+def test_checkpointing_changes_no_gradient(mode):
+    model = tiny(dropout=0.3)
     loss, grads = gradients(model, "none")
     loss_again, grads_again = gradients(model, mode)
     assert loss == loss_again
