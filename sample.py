@@ -34,9 +34,10 @@ def sample(opt: argparse.Namespace) -> None:
     from i2sb.pictures import Pictures
     from i2sb.precision import LOW
     from i2sb.recon import sample_folder
-    from i2sb.restore import open_log, open_store, restore
+    from i2sb.restore import open_store, restore
     from i2sb.runner import Runner
     from i2sb.runtime.distributed import barrier, main_first
+    from i2sb.runtime.logger import build_logger
     from i2sb.runtime.script import explained
     from i2sb.schedule import num_evaluations
 
@@ -50,7 +51,7 @@ def sample(opt: argparse.Namespace) -> None:
         reason = f"{opt.ckpt} was trained with --interval {ckpt_opt.interval}: at most {ckpt_opt.interval - 1}"
         raise UserError(f"--nfe {opt.nfe}: {reason}") from error
     folder = sample_folder(opt.ckpt, nfe, opt.clip_denoise, RESULTS)
-    log = open_log(folder, opt.global_rank)
+    log = build_logger(folder, opt.global_rank)
     torch.manual_seed(opt.seed)
     with main_first():
         dataset = WithChecksum(build_evaluation_dataset(ckpt_opt, log))

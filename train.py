@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from i2sb.options import parse_train_options
 from i2sb.runtime.script import ending_quietly, run_script
@@ -39,7 +40,7 @@ def train(opt: argparse.Namespace) -> None:
     from i2sb.runtime.writers import build_writer
 
     with only_training(opt):
-        log = build_logger(opt.log_dir, opt.name, opt.global_rank, resumed=opt.ckpt is not None)
+        log = build_logger(Path(opt.log_dir, opt.name), opt.global_rank, resumed=opt.ckpt is not None)
         opt = training_options(opt, log)
         log_options(log, opt)
         torch.manual_seed(opt.seed)

@@ -21,7 +21,7 @@ from i2sb.ckpt_util import RESULTS, build_ckpt_option, load_checkpoint
 from i2sb.errors import UserError
 from i2sb.pixels import to_float, to_uint8
 from i2sb.recon import Recon, find_recon, run_identity
-from i2sb.restore import open_log
+from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress
 
 Values = dict[str, dict[str, list[float]]]  # row -> metric -> value per image
@@ -87,7 +87,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     for name in opt.sample_dir:
         folder = RESULTS / opt.ckpt / name
         paths = find_recon(folder)
-        log = log or open_log(folder)
+        log = log or build_logger(folder)
         samples[name] = Samples(folder, Recon(paths, log), run_identity(folder))
     ckpt_opt.device = device or opt.device
     ckpt_opt.corrupt = _common("task", samples, ckpt_opt.corrupt)

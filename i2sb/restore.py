@@ -19,24 +19,10 @@ from i2sb.loader import ordered_loader
 from i2sb.noise import ImageNoise
 from i2sb.recon import ReconStore
 from i2sb.runtime.distributed import barrier, broadcast_object, gather_objects, is_main, rank, world_size
-from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress
 from i2sb.schedule import num_evaluations
 
 NUM_CHECKED = 1000  # images already restored whose files a resumed run reads again
-
-
-def open_log(folder: Path, rank: int = 0) -> Any:
-    """The logger of a run that writes into a folder of samples.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
-    try:
-        return build_logger(folder.parent, folder.name, rank)
-    except UserError as error:
-        reason = getattr(error.__cause__, "strerror", None) or "its log.txt cannot be opened"
-        raise UserError(f"{folder}: cannot be written to: {reason}") from error
 
 
 @contextlib.contextmanager

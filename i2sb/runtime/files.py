@@ -58,7 +58,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[io.FileIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = _open_draft(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         yield draft
         try:
@@ -75,7 +75,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[io.FileIO]:
         if isinstance(error.__context__, KeyboardInterrupt):  # libraries make errors of their own of it
             raise error.__context__ from None
         if draft.error is not None and isinstance(error, Exception):
-            raise _unwritable(path, draft.error) from error
+            raise unwritable(path, draft.error) from error
         raise
     draft.close()
     sync_folder(path.parent)
@@ -96,7 +96,8 @@ def _open_draft(path: Path) -> _Draft:
         draft.close()  # swept between its making and its locking
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The one line for a file or folder that cannot be written."""
     kept = " (the file there is as it was)" if path.is_file() else ""
     way_out = "; data/ and results/ lie where the program is started: do so in a folder that can be written to"
     hint = way_out if error.errno in _READ_ONLY else ""
@@ -168,7 +169,7 @@ def only_one(path: Path, busy: str) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(path, on_wait=give_up))
         except OSError as error:
-            raise _unwritable(path.parent, error) from error
+            raise unwritable(path.parent, error) from error
         yield
 
 

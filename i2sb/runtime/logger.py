@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2sb.errors import UserError
+from i2sb.runtime.files import unwritable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,36 +22,18 @@ def console() -> Console:
     return Console(stderr=True)
 
 
-def run_folder(log_dir: str | os.PathLike, name: str) -> Path:
-    """LOG_DIR/NAME, made when missing.  Raises UserError where it cannot be made."""
-    folder = Path(log_dir) / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    return folder
-
-
-def unwritable(path: str | os.PathLike, error: OSError) -> UserError:
-    """The one line for a log folder or file that cannot be written."""
-    return UserError(f"--log-dir: {path} cannot be written: {error.strerror or error}; choose another --log-dir")
-
-
-def build_logger(log_dir: str | os.PathLike, name: str, rank: int = 0, resumed: bool = False) -> logging.Logger:
+def build_logger(folder: Path, rank: int = 0, resumed: bool = False) -> logging.Logger:
     """The logger of a run; it takes the place of the one that was built before in this process.
 
-    Rank 0 writes to standard error (plain lines where that is no terminal) and to the end of LOG_DIR/NAME/log.txt,
-    where a first line says that the run started or resumed. The other ranks write no file, and only warnings and
-    errors to standard error, each with the rank before it.
+    Rank 0 writes to standard error (plain lines where that is no terminal) and to the end of `folder`/log.txt, where a
+    first line says that the run started or resumed. The other ranks write no file, and only warnings and errors to
+    standard error, each with the rank before it.
 
     Raises:
-        UserError: the log folder or file cannot be written.
+        UserError: the folder or file cannot be written.
     """
-    if rank == 0:
-        path = run_folder(log_dir, name) / "log.txt"
-        handlers = [_log_file(path), _screen()]
-    else:
-        handlers = [_plain(f"[rank {rank}] %(levelname)s %(message)s")]
+    path = folder / "log.txt"
+    handlers = [_log_file(path), _screen()] if rank == 0 else [_plain(f"[rank {rank}] %(levelname)s %(message)s")]
 
     log = logging.getLogger("i2sb")
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
@@ -63,7 +44,7 @@ def build_logger(log_dir: str | os.PathLike, name: str, rank: int = 0, resumed: 
     for handler in handlers:
         log.addHandler(handler)
     if rank == 0:
-        log.info("%s %s, log file %s", "resumed" if resumed else "started", name, path)
+        log.info("%s %s, log file %s", "resumed" if resumed else "started", folder.name, path)
     return log
 
 
@@ -92,6 +73,7 @@ class _LogFile(logging.FileHandler):
 
 def _log_file(path: Path) -> logging.Handler:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise unwritable(path, error) from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from i2sb.errors import UserError, one_line
-from i2sb.runtime.logger import run_folder, unwritable
+from i2sb.runtime.files import unwritable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,9 +95,10 @@ def build_writer(opt: Any, *, network: Any = None, start: int = 0) -> Writer:
         raise UserError(f"--log-writer {opt.log_writer}: unknown, choose one of {', '.join(KINDS)}")
     if opt.global_rank != 0:
         return Writer()
-    folder = run_folder(opt.log_dir, opt.name)
+    folder = Path(opt.log_dir, opt.name)
     config = {key: value for key, value in vars(opt).items() if key != "wandb_api_key"} | {"network": network}
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         sinks: list[Any] = [JsonLines(folder / "metrics.jsonl")]
         if opt.log_writer == "tensorboard":
             sinks.append(TensorBoard(folder, config, start))

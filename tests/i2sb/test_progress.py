@@ -8,9 +8,10 @@ from i2sb.runtime.progress import Progress
 
 TRAIN = """
 import sys, time
+from pathlib import Path
 from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress
-log = build_logger(sys.argv[1], "a")
+log = build_logger(Path(sys.argv[1]))
 with Progress("training", total=400, done=100, text="100/400") as bar:
     for iteration in (110, 120, 130):
         time.sleep(0.3)
