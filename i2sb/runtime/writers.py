@@ -188,7 +188,10 @@ class WandB:
             hint = f"check the connection and the key ({places}), or set WANDB_MODE=offline"
             raise UserError(f"--log-writer wandb: {one_line(error, 300)}; {hint}") from error
         self._image = wandb.Image
-        self.where = self._run.url or f"offline, send it by: wandb sync {Path(self._run.dir).parent}"
+        if self._run.offline:
+            self.where = f"offline, send it by: wandb sync {Path(self._run.dir).parent}"
+        else:
+            self.where = self._run.url or ""
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

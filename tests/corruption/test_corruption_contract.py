@@ -85,11 +85,10 @@ def test_device_follows_the_input(operator):
         assert mask is None or mask.device.type == "meta"
 
 
-def test_tables_are_buffers_that_move_and_are_not_saved(operator):
+def test_tables_are_float32_buffers_that_are_not_saved(operator):
     assert operator.state_dict() == {}
     assert not list(operator.parameters())
     assert all(buffer.dtype == torch.float32 for buffer in operator.buffers())
-    assert all(buffer.device.type == "meta" for buffer in operator.to("meta").buffers())
 
 
 def test_same_seed_same_result(operator):
