@@ -1,7 +1,7 @@
-"""Building an LMDB from a folder of images: one builder at a time, resumable, never taken for whole early.
+"""Building an LMDB from a folder of images, and verifying one.
 
 The LMDB grows as `NAME.lmdb.partial`.  When it holds every image, `NAME.lmdb.pt` is written, then it is renamed to
-`NAME.lmdb`.  A build that was interrupted resumes where it stopped.
+`NAME.lmdb`: it is whole or not there.  A build that was interrupted resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -11,37 +11,28 @@ import logging
 import mmap
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, groupby, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lmdb
 
-from dataset.decode import decode, reason
-from dataset.folder import Samples, scan
+from dataset.decode import decode
+from dataset.folder import scan
 from dataset.index import ImageIndex, how_to_rebuild, index_path, read_index, write_index
-from dataset.names import class_and_file
+from dataset.names import NameIndex
 from dataset.store import MAX_KEY, LmdbImages, as_key, entries
 from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import lock, sync_folder
 from i2sb.runtime.progress import Progress
 
-_BATCH_FILES, _BATCH_BYTES = 256, 16 << 20  # about one transaction: what an interruption costs
-_SLACK = 32 << 20
+_BATCH = 64  # images of one transaction: what an interruption costs
 _LISTED = 100  # damaged images that are named
 _NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 Faults = list[tuple[str, str]]  # (path, reason)
-
-
-class _File(NamedTuple):
-    key: bytes
-    path: str
-    size: int
-    changed: float  # seconds since 1970
 
 
 def is_complete(lmdb_path: str | os.PathLike) -> bool:
@@ -55,7 +46,6 @@ def build_lmdb(
     *,
     threads: int = 8,
     log: Any = None,
-    show_progress: bool = True,
     skip_unreadable: int = 0,
 ) -> ImageIndex:
     """Build `lmdb_path` and its index from the images in `images`/CLASS/, unless they are there already.
@@ -81,23 +71,7 @@ def build_lmdb(
         with lock(lock_path, on_wait=lambda: log.info(f"Waiting for another process that builds {lmdb_path}")):
             if is_complete(lmdb_path):
                 return read_index(index_path(lmdb_path))
-            if lmdb_path.exists():
-                raise UserError(
-                    f"{lmdb_path}: {index_path(lmdb_path).name} is missing beside it: copy it too, or rebuild both: "
-                    f"{how_to_rebuild(images, lmdb_path)}"
-                )
-            samples, classes = scan(images, classes=True, log=log)
-            index = ImageIndex(os.fspath(images), classes, {name: i for i, name in enumerate(classes)}, samples)
-            log.info(one_line(f"Building {lmdb_path} from {len(samples)} images in {images}", 1000))
-            partial = Path(f"{lmdb_path}.partial")
-            bad = _fill(partial, samples, threads, show_progress)
-            _report(bad, index, skip_unreadable, log)
-            left_out = {path for path, _ in bad}
-            index.samples = [sample for sample in samples if sample[0] not in left_out]
-            write_index(index, index_path(lmdb_path))
-            partial.rename(lmdb_path)  # now it is complete
-            sync_folder(lmdb_path.parent)
-            return index
+            return _build(images, lmdb_path, threads, log, skip_unreadable)
     except (OSError, lmdb.Error) as error:
         why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else error
         why = f"{lmdb_path}: cannot be built: {one_line(why, 700)}"
@@ -106,77 +80,64 @@ def build_lmdb(
         raise UserError(why) from error
 
 
-def differences(images: str | os.PathLike, index: ImageIndex) -> str:
-    """In what the images of a folder and of an LMDB's index differ by their names, or nothing."""
-    there = {class_and_file(path) for path, _ in scan(images, classes=True)[0]}
-    here = {class_and_file(path) for path, _ in index.samples}
-    parts = [
-        f"{len(only)} only in the {where}, such as {one_line(min(only))}"
-        for where, only in (("folder", there - here), ("LMDB", here - there))
-        if only
-    ]
-    return "; ".join(parts)
-
-
-def _fill(partial: Path, samples: Samples, threads: int, show_progress: bool) -> Faults:
-    """Write all images but the damaged ones, which are returned.  Threads read and decode ahead."""
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        files = [file for part in pool.map(_describe, chunks(samples, 1000)) for file in part]
-        present, written = _present(partial)
-        todo = [file for file in files if present.get(file.key) != file.size or file.changed > written]
-        _check_space(partial.parent, todo)
-        environment = lmdb.open(os.fsencode(partial), map_size=_map_size(files), lock=False)
-        try:
-            bad: Faults = []
-            _write(environment, {}, present.keys() - {file.key for file in files})
-            done = len(files) - len(todo)
-            with Progress(f"Building {one_line(partial.stem)}", len(files), done, shown=show_progress) as progress:
-                for batch, contents in ahead(pool, _read, _batches(todo), threads + 1):
-                    read = dict(zip([file.key for file in batch], contents))
-                    good = {key: content for key, content in read.items() if isinstance(content, bytes)}
-                    bad += [(file.path, why) for file in batch if isinstance(why := read[file.key], str)]
-                    _write(environment, good, read.keys() - good.keys())
-                    done += len(batch)
-                    progress.update(done, f"{done}/{len(files)} images")
-            return bad
-        finally:
-            environment.close()
-
-
-def _write(environment: lmdb.Environment, images: dict[bytes, bytes], gone: Iterable[bytes]) -> None:
-    with environment.begin(write=True) as transaction:
-        for key in gone:
-            transaction.delete(key)
-        for key, content in images.items():
-            transaction.put(key, content)
-
-
-def _report(bad: Faults, index: ImageIndex, skip_unreadable: int, log: Any) -> None:
-    for path, why in bad[:_LISTED]:
+def _build(images: str | os.PathLike, lmdb_path: Path, threads: int, log: Any, skip_unreadable: int) -> ImageIndex:
+    if lmdb_path.exists():
+        raise UserError(
+            f"{lmdb_path}: {index_path(lmdb_path).name} is missing beside it: copy it too, or rebuild both: "
+            f"{how_to_rebuild(images, lmdb_path)}"
+        )
+    samples, classes = scan(images, classes=True, log=log)
+    log.info(one_line(f"Building {lmdb_path} from {len(samples)} images in {images}", 1000))
+    partial = Path(f"{lmdb_path}.partial")
+    bad = dict(_fill(partial, [path for path, _ in samples], threads))
+    for path, why in islice(bad.items(), _LISTED):
         log.warning(f"{one_line(path, 400)}: {why}")
     if len(bad) > skip_unreadable:
-        path, why = bad[0]
+        path, why = next(iter(bad.items()))
+        others = ", others are listed above" if len(bad) > 1 else ""
         raise UserError(
-            f"{index.root}: {len(bad)} of {len(index.samples)} images cannot be used: {one_line(path, 600)} {why}"
-            f"{', others are listed above' if len(bad) > 1 else ''}; replace or remove them, or leave them out: "
-            f"--skip-unreadable {len(bad)}"
+            f"{images}: {len(bad)} of {len(samples)} images cannot be used: {one_line(path, 600)} {why}{others}; "
+            f"replace or remove them, or leave them out: --skip-unreadable {len(bad)}"
         )
-    if bad:
-        log.warning(f"{index.root}: {len(bad)} images were left out, see above (--skip-unreadable {skip_unreadable})")
+    index = ImageIndex(os.fspath(images), classes, [sample for sample in samples if sample[0] not in bad])
+    write_index(index, index_path(lmdb_path))
+    partial.rename(lmdb_path)  # now it is complete
+    sync_folder(lmdb_path.parent)
+    return index
 
 
-def _describe(samples: list[tuple[str, int]]) -> list[_File]:
-    files = []
-    for path, _ in samples:
-        key = as_key(path)
+def _fill(partial: Path, paths: list[str], threads: int) -> Faults:
+    """Write all images but the damaged ones, which are returned."""
+    present, written = _present(partial)
+    todo, sizes, bad = [], [], Faults()
+    for path in paths:
+        key, status = as_key(path), os.stat(path)  # noqa: PTH116  (pathlib is slow by the million)
         if len(key) > MAX_KEY:
             raise UserError(
                 f"{one_line(path, 700)}: the path is {len(key)} bytes long, an LMDB takes {MAX_KEY}; use a shorter "
                 "folder, or a link to it with a short name"
             )
-        status = os.stat(path)  # noqa: PTH116  (pathlib is slow by the million)
-        files.append(_File(key, path, status.st_size, status.st_ctime))
-    return files
+        sizes.append(status.st_size)
+        if present.get(key) != status.st_size or status.st_ctime > written:
+            todo.append(path)
+    _check_space(partial.parent, sum(sizes) - sum(present.values()))
+    title, done = f"Building {one_line(partial.stem)}", len(paths) - len(todo)
+    with lmdb.open(os.fsencode(partial), map_size=_map_size(sizes), lock=False) as environment:
+        _write(environment, dict.fromkeys(present.keys() - set(map(as_key, paths))))
+        for batch in _in_threads(_read, todo, threads, title, done):
+            bad += [(path, why) for path, (_, why) in batch if why]
+            _write(environment, {as_key(path): None if why else content for path, (content, why) in batch})
+    return bad
+
+
+def _write(environment: lmdb.Environment, images: dict[bytes, bytes | None]) -> None:
+    """In one transaction; an image that is None is deleted."""
+    with environment.begin(write=True) as transaction:
+        for key, content in images.items():
+            if content is None:
+                transaction.delete(key)
+            else:
+                transaction.put(key, content)
 
 
 def _present(partial: Path) -> tuple[dict[bytes, int], float]:
@@ -192,60 +153,75 @@ def _present(partial: Path) -> tuple[dict[bytes, int], float]:
         return {}, 0
 
 
-def _map_size(files: list[_File]) -> int:
-    """An upper bound of the LMDB's size: values in whole pages, keys in leaves that may be half empty."""
-    page = mmap.PAGESIZE
-    values = sum((file.size + 16 + page - 1) // page for file in files) * page
-    keys = sum(4 * (len(file.key) + 64) for file in files)
-    total = values + keys + values // 20 + _SLACK
-    return (total + page - 1) // page * page
+def _map_size(sizes: list[int]) -> int:
+    """An upper bound of the LMDB's size [bytes]: values in whole pages, keys in leaves that may be half empty."""
+    pages = sum(size // mmap.PAGESIZE + 3 for size in sizes)
+    return (pages + pages // 20) * mmap.PAGESIZE + (32 << 20)
 
 
-def _check_space(folder: Path, todo: list[_File]) -> None:
-    needed, free = _map_size(todo) - _SLACK, shutil.disk_usage(folder).free
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
     if needed > free:
         needed, free = needed / 2**30, free / 2**30
         raise UserError(f"{folder}: the LMDB needs about {needed:.1f} GiB more, but only {free:.1f} GiB are free there")
 
 
-def _batches(files: list[_File]) -> Iterator[list[_File]]:
-    ends = accumulate(max(file.size, _BATCH_BYTES // _BATCH_FILES) for file in files)
-    for _, group in groupby(zip(files, ends), key=lambda pair: pair[1] // _BATCH_BYTES):
-        yield [file for file, _ in group]
+def _read(path: str) -> tuple[bytes, str]:
+    """The bytes of an image, and why it cannot be used, or nothing."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        return b"", f"cannot be read: {error.strerror}"
+    return content, _why_not_an_image(content)
 
 
-def _read(batch: list[_File]) -> list[bytes | str]:
-    """The bytes of each image, or the reason why there are none."""
-    contents: list[bytes | str] = []
-    for file in batch:
-        try:
-            content = Path(file.path).read_bytes()
-            contents.append(why_not_an_image(content) or content)
-        except OSError as error:
-            contents.append(f"cannot be read: {error.strerror}")
-    return contents
-
-
-def why_not_an_image(content: bytes) -> str:
-    """Why the bytes of an image file cannot be decoded, or nothing."""
+def _why_not_an_image(content: bytes) -> str:
     try:
         decode(content)
-    except Exception as error:  # Pillow's plug-ins raise errors of many types
-        return f"cannot be decoded: {reason(error)}"
+    except ValueError as error:
+        return f"cannot be decoded: {error}"
     return ""
 
 
-def chunks(items: list, size: int) -> Iterator[list]:
-    """Consecutive pieces of `size` items; the last one may be shorter."""
-    return (items[start : start + size] for start in range(0, len(items), size))
+def _in_threads(work: Callable, paths: list[str], threads: int, title: str, done: int = 0) -> Iterator[list[tuple]]:
+    """Batches of (path, work(path)) in order, with a progress bar; `done` other images were done before."""
+    total = done + len(paths)
+    with ThreadPoolExecutor(threads) as pool, Progress(title, total, done) as progress:
+        for start in range(0, len(paths), _BATCH):
+            batch = paths[start : start + _BATCH]
+            yield list(zip(batch, pool.map(work, batch)))
+            done += len(batch)
+            progress.update(done, f"{done}/{total} images")
 
 
-def ahead(pool: ThreadPoolExecutor, work: Callable, parts: Iterable, count: int) -> Iterator[tuple[Any, Any]]:
-    """(part, work(part)) in order, while up to `count` parts are in the making."""
-    parts, waiting = iter(parts), deque()
-    while True:
-        waiting += [(part, pool.submit(work, part)) for part in islice(parts, count - len(waiting))]
-        if not waiting:
-            return
-        part, future = waiting.popleft()
-        yield part, future.result()
+def verify_lmdb(lmdb_path: str | os.PathLike, *, threads: int = 8) -> tuple[int, Faults]:
+    """Decode every image of an LMDB, and look up every image of its index.
+
+    Returns:
+        the number of images in the LMDB, and a list of (path, reason) of the bad and the missing ones.
+
+    Raises:
+        UserError: the LMDB or its index cannot be opened.
+    """
+    store, bad, keys = LmdbImages(lmdb_path), Faults(), []
+    count = len(store)
+    try:
+        keys.extend(store)
+    except UserError as error:  # a damaged page
+        bad.append((str(store.path), f"{error}; the images after it were not read"))
+    if index_path(lmdb_path).is_file():
+        names = NameIndex(keys)
+        samples = read_index(index_path(lmdb_path)).samples
+        bad += [(path, "is in the index but not in the LMDB") for path, _ in samples if path not in names]
+    else:
+        bad.append((str(index_path(lmdb_path)), "there is no such file: the LMDB cannot be used without it"))
+
+    def fault(key: str) -> str:
+        try:
+            return _why_not_an_image(store.get(key))
+        except UserError as error:
+            return str(error)
+
+    for batch in _in_threads(fault, keys, threads, f"Verifying {one_line(Path(lmdb_path).name)}"):
+        bad += [(key, why) for key, why in batch if why]
+    return count, bad

@@ -19,14 +19,13 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from i2sb.errors import UserError
-from i2sb.runtime.files import lock
 from i2sb.runtime.reading import read_json
 
 SKIMAGE, SKLEARN = ("skimage", "data"), ("sklearn", "datasets/images")
@@ -74,43 +73,34 @@ def build_bundled_photos(
         num_val: number of validation crops per photograph.
 
     Raises:
-        UserError: a size or number that makes no sense; missing packages; `out` holds something else; a full
-            disk.
+        UserError: a size or number out of range; `out` holds something else; a full disk.
     """
-    out = Path(out)
-    val_size = size if val_size is None else val_size
-    sizes = {"size": size, "val_size": val_size}
-    settings = {"version": _VERSION, **sizes, "num_train": num_train, "num_val": num_val}
-    _check_settings(sizes.values(), num_train, num_val)
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with lock(out.absolute().with_name(f".{out.absolute().name}.lock")):
-            if _is_there(out, settings):
-                log.info(f"[Photographs] {out}: there already")
-                return out
-            draft = out.absolute().with_name(f".{out.absolute().name}.partial")
-            shutil.rmtree(draft, ignore_errors=True)  # left by a build that was interrupted
-            try:
-                train = _write_split(TRAIN, draft / "train", size, _shares(num_train))
-                val = _write_split(VAL, draft / "val", val_size, dict.fromkeys(VAL, num_val))
-                (draft / MANIFEST).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-                draft.rename(out)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"{out}: the photographs cannot be written: {error.strerror or error}") from error
-    log.info(f"[Photographs] {out}: {train} training crops of {size} px, {val} validation crops of {val_size} px")
-    return out
-
-
-def _check_settings(sizes: Iterable[int], num_train: int, num_val: int) -> None:
-    for size in sizes:
-        if not 16 <= size <= 256:
-            raise UserError(f"size {size}: crops of the bundled photographs can have 16 to 256 pixels a side")
+    out, val_size = Path(out).absolute(), val_size or size
+    settings = {"version": _VERSION, "size": size, "val_size": val_size, "num_train": num_train, "num_val": num_val}
+    for side in (size, val_size):
+        if not 16 <= side <= 256:
+            raise UserError(f"size {side}: crops of the bundled photographs can have 16 to 256 pixels a side")
     if num_train < len(TRAIN) or num_val < 1:
-        raise UserError(
-            f"{num_train} and {num_val} crops: at least {len(TRAIN)} for training and 1 for validation"
-        )
+        raise UserError(f"{num_train} and {num_val} crops: at least {len(TRAIN)} for training and 1 for validation")
+    if _is_there(out, settings):
+        log.info(f"[Photographs] {out}: there already")
+        return out
+    draft = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)  # left by a build that was interrupted
+    try:
+        _write_split(TRAIN, draft / "train", size, _shares(num_train))
+        _write_split(VAL, draft / "val", val_size, dict.fromkeys(VAL, num_val))
+        (draft / MANIFEST).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        draft.rename(out)
+    except OSError as error:
+        raise UserError(f"{out}: the photographs cannot be cut: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    num_val *= len(VAL)
+    log.info(
+        f"[Photographs] {out}: {num_train} training crops of {size} px, {num_val} validation crops of {val_size} px"
+    )
+    return out
 
 
 def _is_there(out: Path, settings: dict[str, int]) -> bool:
@@ -133,40 +123,22 @@ def _shares(num_train: int) -> dict[str, int]:
     return counts
 
 
-def _write_split(photographs: dict, folder: Path, size: int, counts: dict[str, int]) -> int:
+def _write_split(photographs: dict, folder: Path, size: int, counts: dict[str, int]) -> None:
     for name, (package, file, _) in photographs.items():
         (folder / name).mkdir(parents=True)
-        with Image.open(_locate(package, file)) as opened:
+        installed = importlib.util.find_spec(package[0])  # not imported: its functions might fetch
+        with Image.open(Path(installed.submodule_search_locations[0]) / package[1] / file) as opened:
             photograph = opened.convert("RGB")
         for number, crop in enumerate(_crops(photograph, name, size, counts[name])):
             crop.save(folder / name / f"{name}_{number:04d}.png", compress_level=1)
-    return sum(counts.values())
 
 
-def _crops(photograph: Image.Image, name: str, size: int, count: int) -> list[Image.Image]:
+def _crops(photograph: Image.Image, name: str, size: int, count: int) -> Iterator[Image.Image]:
     """`count` squares at random places, the scales taking turns; a photograph's own name is the seed."""
     generator = random.Random(f"{name} {size}")
     width, height = photograph.size
     sides = [round(size * scale) for scale in SCALES if size * scale <= min(width, height)]
-    crops = []
     for side in itertools.islice(itertools.cycle(sides), count):
         left, top = generator.randint(0, width - side), generator.randint(0, height - side)
         box = (left, top, left + side, top + side)
-        crops.append(photograph.resize((size, size), Image.Resampling.LANCZOS, box=box))
-    return crops
-
-
-def _locate(package: tuple[str, str], file: str) -> Path:
-    """A file inside an installed package, found without importing it (its functions might fetch)."""
-    spec = importlib.util.find_spec(package[0])
-    distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package[0]]
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"the bundled photographs need the package {distribution}: pip install {distribution}"
-        )
-    path = Path(spec.submodule_search_locations[0]) / package[1] / file
-    if not path.is_file():
-        raise UserError(
-            f"{path}: the installed {distribution} lacks this photograph; install another version"
-        )
-    return path
+        yield photograph.resize((size, size), Image.Resampling.LANCZOS, box=box)

@@ -6,22 +6,13 @@ import functools
 import io
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from i2sb.errors import one_line
 
 # EPS would run Ghostscript; the others are not decoded by Pillow itself
 _NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
-
-
-_TURNS = {  # EXIF orientation -> what makes the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262  # tags of EXIF and TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
 @functools.cache
@@ -47,21 +38,18 @@ def decode(content: bytes, *, exif_rotate: bool = False) -> Image.Image:
         exif_rotate: turn the image as its EXIF orientation says, which torchvision (and so the publication) does not.
 
     Raises:
-        ValueError: not an image, or one with 32-bit or floating-point pixels, whose white is defined nowhere.
-        OSError, SyntaxError, ...: whatever Pillow raises for a damaged image.
+        ValueError: not an image, a damaged one, or one with 32-bit or floating-point pixels, whose white is undefined;
+            the text is one line.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            rgb = _to_8_bit(image).convert("RGB")
-            turn = _TURNS.get(image.getexif().get(_ORIENTATION)) if exif_rotate else None
+            if exif_rotate:
+                ImageOps.exif_transpose(image, in_place=True)
+            return _to_8_bit(image).convert("RGB")
     except UnidentifiedImageError:
-        raise ValueError(f"its {len(content)} bytes are no image that Pillow knows") from None
-    return rgb if turn is None else rgb.transpose(turn)
-
-
-def reason(error: Exception) -> str:
-    """One line on why an image could not be decoded, from whatever Pillow raised."""
-    return " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"its {len(content)} bytes are not an image that Pillow reads") from None
+    except Exception as error:  # Pillow's plug-ins raise errors of many types
+        raise ValueError(one_line(error, 300) or type(error).__name__) from error
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -76,5 +64,5 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
         return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     if image.mode in ("I", "F"):
         kind = "floating-point" if image.mode == "F" else "signed or 32-bit integer"
-        raise ValueError(f"it has {kind} pixels, of which nothing says which is white: save it with 8 or 16 bits")
+        raise ValueError(f"it has {kind} pixels, whose white is undefined: save it with 8 or 16 bits")
     return image

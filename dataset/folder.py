@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,11 @@ def scan(folder: str | os.PathLike, *, classes: bool, log: Any = None) -> tuple[
     root, skipped = Path(folder), Counter()
     if not root.is_dir():
         raise UserError(f"{one_line(root, 400)}: there is no such folder of images")
-    above = {*Path(os.path.realpath(root)).parents}  # a link to one of these, or to root, would lead round and round
+    real = Path(os.path.realpath(root))
+    above = {*real.parents}  # a link to one of these would lead round and round
     names, loose, tops = [], [], [root]
     if classes:
-        above.add(Path(os.path.realpath(root)))
+        above.add(real)
         loose, listed = _listing(root, skipped)
         names = [name for name in listed if Path(os.path.realpath(root / name)) not in above]
         skipped["outside class folders"] = len(loose)
@@ -79,9 +79,9 @@ def _listing(folder: str | os.PathLike, skipped: Counter[str]) -> tuple[list[str
     return sorted(images), sorted(folders)
 
 
-def _images_below(top: Path, seen: set[Path], skipped: Counter[str]) -> Iterator[str]:
-    """Paths of the images in `top` and below, without folders that were seen."""
-    seen, waiting, images = {*seen}, [os.fspath(top)], {}
+def _images_below(top: Path, seen: set[Path], skipped: Counter[str]) -> list[str]:
+    """Sorted paths of the images in `top` and below, without folders that were seen."""
+    seen, waiting, found = {*seen}, [os.fspath(top)], []
     while waiting:
         here = waiting.pop()
         real = Path(os.path.realpath(here))
@@ -89,7 +89,7 @@ def _images_below(top: Path, seen: set[Path], skipped: Counter[str]) -> Iterator
             skipped["folders that were visited already"] += 1
             continue
         seen.add(real)
-        images[here], folders = _listing(here, skipped)
+        images, folders = _listing(here, skipped)
+        found += [(here, name) for name in images]
         waiting += [f"{here}{os.sep}{name}" for name in reversed(folders)]
-    for here in sorted(images):
-        yield from (f"{here}{os.sep}{name}" for name in images[here])
+    return [f"{here}{os.sep}{name}" for here, name in sorted(found)]

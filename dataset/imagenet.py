@@ -21,9 +21,10 @@ from torch.utils.data import Dataset
 
 from corruption.build import create_corruption, mask_bank_of
 from corruption.registry import lookup
-from dataset.build import build_lmdb, differences, is_complete
+from dataset.build import build_lmdb, is_complete
+from dataset.folder import scan
 from dataset.images import LmdbDataset, build_test_transform, build_train_transform
-from dataset.index import ImageIndex, how_to_rebuild, index_path, read_index
+from dataset.index import how_to_rebuild, index_path
 from dataset.names import Ambiguous, NameIndex, class_and_file
 from dataset.store import LmdbImages
 from i2sb.addresses import VAL_10K_LIST
@@ -48,19 +49,22 @@ def build_lmdb_dataset(opt: Any, log: Any, train: bool, transform: Callable | No
         UserError: no data set there, or a damaged one; the text says which file or folder.
     """
     split = "train" if train else "val"
-    lmdb_path = Path(opt.dataset_dir) / f"{split}_faster_imagefolder.lmdb"
-    index = _index(Path(opt.dataset_dir) / split, lmdb_path, opt, log)
+    images, lmdb_path = (Path(opt.dataset_dir) / name for name in (split, f"{split}_faster_imagefolder.lmdb"))
+    if not is_complete(lmdb_path) and not images.is_dir():
+        raise UserError(_what_is_missing(images, lmdb_path))
+    was_there = is_complete(lmdb_path)
+    index = build_lmdb(images, lmdb_path, log=log, skip_unreadable=getattr(opt, "skip_unreadable", 0))
     if transform is None:
         transform = (build_train_transform if train else build_test_transform)(opt.image_size)
     dataset = LmdbDataset(LmdbImages(lmdb_path), index, transform, exif_rotate=getattr(opt, "exif_rotate", False))
     if len(dataset.store) < len(dataset):
         raise UserError(
             f"{lmdb_path}: holds {len(dataset.store)} of the {len(dataset)} images of its index (half-built?): copy it "
-            f"again, or rebuild it: {how_to_rebuild(Path(opt.dataset_dir) / split, lmdb_path)}"
+            f"again, or rebuild it: {how_to_rebuild(images, lmdb_path)}"
         )
     log.info(f"[Dataset] {one_line(lmdb_path, 400)}: {len(dataset)} images, {len(dataset.classes)} classes")
     if getattr(opt, "global_rank", 0) == 0:
-        _look_at_some(dataset, Path(opt.dataset_dir) / split, opt.image_size, log)
+        _look_at_some(dataset, images if was_there and images.is_dir() else None, opt.image_size, log)
     return dataset
 
 
@@ -84,7 +88,7 @@ def build_lmdb_dataset_val10k(opt: Any, log: Any, transform: Callable | None = N
             log.info("[Dataset] not ImageNet: evaluating on the whole validation set, not on the 10k subset")
             return dataset
         list_path = _published_list(log)
-    dataset.samples = dataset.imgs = select(dataset.samples, Path(list_path), dataset.name, dataset.root)
+    dataset.samples = dataset.imgs = _select(dataset, Path(list_path))
     log.info(f"[Dataset] {len(dataset)} validation images, as listed in {list_path}")
     return dataset
 
@@ -119,28 +123,26 @@ class InpaintingVal10kSubset(Dataset):
         return *self.dataset[index], self._holes.masks(1, torch.tensor([index]), None)[0]
 
 
-def select(samples: Iterable[tuple[str, int]], list_path: Path, name: str, root: str) -> list[tuple[str, int]]:
-    """The samples that the lines of `list_path` name, in the order of the lines; see `NameIndex` on what matches.
+def _select(dataset: LmdbDataset, list_path: Path) -> list[tuple[str, int]]:
+    """The samples that the lines of a list name, in the order of the lines; see `NameIndex` on what matches.
 
-    Where samples lie deeper in `root` than CLASS/FILE, all of their folders must be those of the line, if it has them.
-
-    Raises:
-        UserError: no such list, an empty one, a line without CLASS/FILE or that names several images, or images that
-            `name` lacks.
+    Where samples lie deeper in the root than CLASS/FILE, all folders that a line names must be those of its sample.
     """
-    wanted = _read_list(list_path)
-    labels = dict(samples)
+    wanted = [line for line in readlines(list_path) if line]
+    if not wanted:
+        raise UserError(f"{list_path}: the list of validation images is empty")
+    labels = dict(dataset.samples)
     index = NameIndex(labels)
     try:
-        found = [index.find(path) for path in wanted]
+        found = [index.find(line) for line in wanted]
     except Ambiguous as error:
         raise UserError(f"{list_path}: {one_line(error, 900)}: add the folders before it to the line") from None
-    missing = [class_and_file(path) for path, match in zip(wanted, found) if not _is_named(match, path, root)]
+    missing = [line for line, match in zip(wanted, found) if not _is_named(match, line, dataset.root)]
     if missing:
-        some = one_line(", ".join(missing[:3]), 600) + (", ..." if len(missing) > 3 else "")
+        some = one_line(", ".join(map(class_and_file, missing[:3])), 600) + (", ..." if len(missing) > 3 else "")
         raise UserError(
-            f"{list_path}: {len(missing)} of the {len(wanted)} listed images are not in {name}: {some} "
-            "(--val-list FILE takes a list of your own)"
+            f"{list_path}: {len(missing)} of the {len(wanted)} listed images are not in {dataset.name}: {some} "
+            "(--val-list FILE takes a list of your own, with a path that ends in CLASS/FILE on each line)"
         )
     return [(path, labels[path]) for path in found]
 
@@ -154,27 +156,21 @@ def _is_named(match: str | None, line: str, root: str) -> bool:
 
 
 def readlines(path: str | os.PathLike) -> list[str]:
-    """The lines of a text file, without white space at their ends; UTF-8, or UTF-16 with its byte-order mark."""
-    content = Path(path).read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = content.decode("utf-16")
-    else:
-        text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
-    return [line.strip() for line in text.splitlines()]
+    """The lines of a text file, without white space at their ends; UTF-8, or UTF-16 with its byte-order mark.
 
-
-def _read_list(path: Path) -> list[str]:
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
-        lines = readlines(path)
+        content = Path(path).read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = content.decode("utf-16")
+        else:
+            text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"{path}: the list of validation images cannot be read: {reason}") from error
-    for number, line in enumerate(lines, 1):
-        if line and (class_and_file(line).startswith("/") or class_and_file(line).endswith("/")):
-            raise UserError(f"{path}: line {number} does not end in CLASS/FILE")
-    if not any(lines):
-        raise UserError(f"{path}: the list of validation images is empty")
-    return [line for line in lines if line]
+    return [line.strip() for line in text.splitlines()]
 
 
 def _published_list(log: Any) -> Path:
@@ -187,25 +183,8 @@ def _published_list(log: Any) -> Path:
     return fetch(VAL_10K_LIST, "data", log)
 
 
-def _index(images: Path, lmdb_path: Path, opt: Any, log: Any) -> ImageIndex:
-    """The index of a split, which is built where it is missing; rank 0 compares the LMDB with its folder."""
-    if not is_complete(lmdb_path):
-        if not images.is_dir():
-            raise UserError(_what_is_missing(images, lmdb_path))
-        return build_lmdb(images, lmdb_path, log=log, skip_unreadable=getattr(opt, "skip_unreadable", 0))
-    index = read_index(index_path(lmdb_path))
-    if images.is_dir() and getattr(opt, "global_rank", 0) == 0:
-        try:
-            differing = differences(images, index)
-        except UserError as error:  # the LMDB serves without the folder
-            differing = str(error)
-        if differing:
-            log.warning(_differs(images, lmdb_path, differing))
-    return index
-
-
-def _look_at_some(dataset: LmdbDataset, images: Path, image_size: int, log: Any) -> None:
-    """Say how many images are enlarged, and how many have another size (in bytes) in their folder than in the LMDB."""
+def _look_at_some(dataset: LmdbDataset, images: Path | None, image_size: int, log: Any) -> None:
+    """Log how many images are enlarged, and how the LMDB differs from the folder `images` where that is there."""
     numbers = np.linspace(0, len(dataset) - 1, min(_LOOKED_AT, len(dataset))).astype(int)
     of = f"all {len(numbers)}" if len(numbers) == len(dataset) else f"{len(numbers)} (looked at of {len(dataset)})"
     small = changed = 0
@@ -214,16 +193,31 @@ def _look_at_some(dataset: LmdbDataset, images: Path, image_size: int, log: Any)
             content = dataset.read(number)
             with Image.open(io.BytesIO(content)) as image:
                 small += min(image.size) < image_size
-            changed += (images / dataset.short_name(dataset.samples[number][0])).stat().st_size != len(content)
+            if images is not None:
+                changed += (images / dataset.short_name(dataset.samples[number][0])).stat().st_size != len(content)
     if small:
         log.info(f"[Dataset] {small} of {of} images are smaller than {image_size} px, and are enlarged")
+    differences = [] if images is None else _other_names(dataset, images)
     if changed:
-        log.warning(_differs(images, Path(dataset.name), f"{changed} of {of} have another size"))
+        differences.append(f"{changed} of {of} have another size")
+    if differences:
+        how, way = "; ".join(differences), how_to_rebuild(images, dataset.name)
+        text = f"[Dataset] {images} differs from its LMDB ({how}). The LMDB is used; rebuild it by: {way}"
+        log.warning(one_line(text, 2000))
 
 
-def _differs(images: Path, lmdb_path: Path, how: str) -> str:
-    way = how_to_rebuild(images, lmdb_path)
-    return one_line(f"[Dataset] {images} differs from its LMDB ({how}). The LMDB is used; rebuild it by: {way}", 2000)
+def _other_names(dataset: LmdbDataset, images: Path) -> list[str]:
+    """How many images only the folder has, and how many only the LMDB."""
+    try:
+        there = {class_and_file(path) for path, _ in scan(images, classes=True)[0]}
+    except UserError as error:  # the LMDB serves without the folder
+        return [str(error)]
+    here = {class_and_file(path) for path, _ in dataset.samples}
+    return [
+        f"{len(only)} only in the {where}, such as {one_line(min(only))}"
+        for where, only in (("folder", there - here), ("LMDB", here - there))
+        if only
+    ]
 
 
 def _what_is_missing(images: Path, lmdb_path: Path) -> str:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from dataset.decode import decode, reason
+from dataset.decode import decode
 from dataset.index import ImageIndex, how_to_rebuild
 from dataset.names import class_and_file
 from dataset.store import LmdbImages, as_key, entries
@@ -26,20 +26,11 @@ MAX_ASPECT = 8  # longer strips are cropped before they are resized
 
 
 class UnreadableImage(UserError):
-    """An image file that cannot be decoded; the text names its key and its data set.
-
-    A DataLoader re-raises an error of its worker as `type(error)(traceback as text)`.  The line that matters
-    is the last one; keeping only that, the text is one line there as well.
-    """
+    """An image file that cannot be decoded; the text names it and its data set."""
 
     def __init__(self, text: str) -> None:
-        last_line = text.rstrip().rpartition("\n")[2]
-        super().__init__(last_line.rpartition(f"{type(self).__name__}: ")[2])
-
-
-def to_signed(image: torch.Tensor) -> torch.Tensor:
-    """[0,1] -> [-1,1]."""
-    return image * 2 - 1
+        # A DataLoader passes on an error of its worker as `type(error)(traceback)`, of which the last line matters.
+        super().__init__(text.rstrip().rpartition("\n")[2].rpartition(f"{type(self).__name__}: ")[2])
 
 
 def fit(image: Image.Image, image_size: int) -> Image.Image:
@@ -56,17 +47,16 @@ def fit(image: Image.Image, image_size: int) -> Image.Image:
 
 def build_train_transform(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
     """PIL image -> [3,S,S] in [-1,1]: as `fit`, flipped at random (by torch's seed)."""
-    return _transform(image_size, [transforms.RandomHorizontalFlip()])
+    return transforms.Compose([build_test_transform(image_size), transforms.RandomHorizontalFlip()])
 
 
 def build_test_transform(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
     """PIL image -> [3,S,S] in [-1,1]: as `fit`."""
-    return _transform(image_size, [])
+    return functools.partial(_to_tensor, image_size=image_size)  # can be pickled into workers
 
 
-def _transform(image_size: int, between: list) -> Callable[[Image.Image], torch.Tensor]:
-    resize = functools.partial(fit, image_size=image_size)  # can be pickled into workers
-    return transforms.Compose([resize, *between, transforms.ToTensor(), transforms.Lambda(to_signed)])
+def _to_tensor(image: Image.Image, image_size: int) -> torch.Tensor:
+    return functional.to_tensor(fit(image, image_size)) * 2 - 1
 
 
 class LmdbDataset(Dataset):
@@ -82,11 +72,7 @@ class LmdbDataset(Dataset):
     """
 
     def __init__(
-        self,
-        store: LmdbImages,
-        index: ImageIndex,
-        transform: Callable[[Image.Image], Any] | None,
-        exif_rotate: bool = False,
+        self, store: LmdbImages, index: ImageIndex, transform: Callable | None, exif_rotate: bool = False
     ) -> None:
         self.store = store
         self.transform = transform
@@ -99,6 +85,11 @@ class LmdbDataset(Dataset):
     @property
     def targets(self) -> list[int]:
         return [label for _, label in self.samples]
+
+    @property
+    def name(self) -> str:
+        """Where the data set lies, for messages."""
+        return os.fspath(self.store.path)
 
     @staticmethod
     def short_name(path: str) -> str:
@@ -128,11 +119,11 @@ class LmdbDataset(Dataset):
         path, label = self.samples[index]
         try:
             image = decode(content, exif_rotate=self.exif_rotate)
-        except Exception as error:  # Pillow's plug-ins raise errors of many types
-            images = self.root if Path(self.root or "-").is_dir() else "IMAGES"
+        except ValueError as error:
+            images = self.root if self.root and Path(self.root).is_dir() else "IMAGES"
             raise UnreadableImage(
-                f"{self.name}: cannot decode the image {one_line(path, 600)}: {reason(error)}; replace or remove it "
-                f"and rebuild the LMDB: {how_to_rebuild(images, self.name)}"
+                f"{self.name}: cannot decode the image {one_line(path, 600)}: {error}; replace or remove it and "
+                f"rebuild the LMDB: {how_to_rebuild(images, self.name)}"
             ) from error
         return (image if self.transform is None else self.transform(image)), label
 
@@ -144,35 +135,18 @@ class LmdbDataset(Dataset):
         sizes = {key: size for key, size, _ in entries(self.store.path)}
         digest = hashlib.sha256()
         for path, label in self.samples:
-            size = sizes.get(as_key(path))
-            if size is None:
-                size = sizes.get(as_key(self.store.key_of(path) or ""), -1)
-            digest.update(f"{class_and_file(path)}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
+            key = as_key(path)
+            size = sizes[key] if key in sizes else sizes.get(as_key(self.store.key_of(path) or ""), -1)
+            digest.update(f"{self.short_name(path)}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
         return f"{len(self.samples)}-{digest.hexdigest()[:16]}"
 
-    @property
-    def name(self) -> str:
-        """For messages: where the data set lies."""
-        return os.fspath(self.store.path)
 
-
-class WithChecksum(Dataset):
-    """Items (image, class index, CRC-32 of the image file's bytes as they were read: int) of another data set.
-
-    All other attributes are the data set's own.
-    """
+class WithChecksum(LmdbDataset):
+    """Items (image, class index, CRC-32 of the image file's bytes as they were read: int) of another data set."""
 
     def __init__(self, dataset: LmdbDataset) -> None:
-        self.dataset = dataset
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset":  # asked for by pickle before it is there
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+        self.__dict__.update(vars(dataset))
 
     def __getitem__(self, index: int) -> tuple[Any, int, int]:
-        content = self.dataset.read(index)
-        return *self.dataset.item(index, content), zlib.crc32(content)
+        content = self.read(index)
+        return *self.item(index, content), zlib.crc32(content)

@@ -21,8 +21,11 @@ class ImageIndex:
 
     root: str
     classes: list[str]
-    class_to_idx: dict[str, int]
     samples: list[tuple[str, int]]
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
 
 
 def index_path(lmdb_path: str | os.PathLike) -> Path:
@@ -37,8 +40,6 @@ def how_to_rebuild(images: str | os.PathLike, lmdb_path: str | os.PathLike) -> s
 
 def write_index(index: ImageIndex, path: str | os.PathLike) -> None:
     """Write `index` as the torchvision ImageFolder that the original's loaders read, whole or not at all.
-
-    torch's own pickle protocol (2) is used: `torch.load(weights_only=True)` can read it too.
 
     Raises:
         UserError: the file cannot be written.
@@ -68,16 +69,16 @@ def read_index(path: str | os.PathLike) -> ImageIndex:
     """The index in a `.lmdb.pt` file, whoever wrote it; nothing in the file is executed.
 
     Raises:
-        UserError: no such file, or not an ImageFolder of sound content (`FILE: refused: REASON`).
+        UserError: no such file, or not an ImageFolder whose classes and samples fit together.
     """
     found = load_image_folder(path)
-    classes = found.classes
-    if not (isinstance(classes, list) and classes and all(type(name) is str for name in classes)):
+    if not (isinstance(found.classes, list) and all(type(name) is str for name in found.classes)):
         raise UserError(f"{path}: refused: its classes are not a list of names")
-    if found.class_to_idx != {name: number for number, name in enumerate(classes)}:
+    index = ImageIndex(found.root, found.classes, found.samples)
+    if found.class_to_idx != index.class_to_idx:
         raise UserError(f"{path}: refused: its class_to_idx does not number its classes")
-    if not found.samples:
+    if not index.samples:
         raise UserError(f"{path}: refused: it has no samples")
-    if wrong := [label for _, label in found.samples if not 0 <= label < len(classes)]:
-        raise UserError(f"{path}: refused: a sample is of class {wrong[0]}, but there are {len(classes)} classes")
-    return ImageIndex(found.root, classes, found.class_to_idx, found.samples)
+    if wrong := [label for _, label in index.samples if not 0 <= label < len(index.classes)]:
+        raise UserError(f"{path}: refused: a sample is of class {wrong[0]}, but there are {len(index.classes)} classes")
+    return index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 
@@ -45,5 +46,5 @@ class NameIndex:
 
 
 def _common_parts(one: str, other: str) -> int:
-    pairs = zip(reversed(one.replace("\\", "/").split("/")), reversed(other.replace("\\", "/").split("/")))
-    return next((count for count, (a, b) in enumerate(pairs) if a != b), 10**6)
+    pairs = zip(*(reversed(path.replace("\\", "/").split("/")) for path in (one, other)))
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from corruption.registry import lookup
-from dataset.decode import decode, reason
+from dataset.decode import decode
 from dataset.folder import scan
 from dataset.imagenet import build_lmdb_dataset
 from dataset.images import UnreadableImage, build_test_transform
@@ -110,5 +110,5 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor]:
         try:
             return (self.transform(decode(self.paths[index].read_bytes(), exif_rotate=self.exif_rotate)),)
-        except Exception as error:  # Pillow's plug-ins raise errors of many types
-            raise UnreadableImage(f"{self.paths[index]}: the image cannot be read: {reason(error)}") from error
+        except (OSError, ValueError) as error:
+            raise UnreadableImage(f"{self.paths[index]}: the image cannot be read: {error}") from error

@@ -56,7 +56,7 @@ def build(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    from dataset.verify import verify_lmdb
+    from dataset.build import verify_lmdb
     from i2sb.errors import printable
 
     count, bad = verify_lmdb(args.lmdb, threads=args.threads)

@@ -31,24 +31,15 @@ def _get(store, path, answers):
     answers.put(store.get(path))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_values_are_the_files_bytes(name):
-    store = LmdbImages(VAL)
-    assert len(store) == 24
-    assert store.get(f"/dataset/val/{name}") == (INTEROP / "images" / "val" / name).read_bytes()
-
-
-@pytest.mark.parametrize("prefix", ["/somewhere/else/", "", "D:\\imagenet\\", "/" + 600 * "long/"])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_foreign_prefix_does_not_matter(prefix, name):
-    expected = (INTEROP / "images" / "val" / name).read_bytes()
-    name = name.replace("/", "\\") if "\\" in prefix else name
-    assert LmdbImages(VAL).get(prefix + name) == expected
-
-
-def test_a_missing_image_is_named():
-    with pytest.raises(UserError, match=r"val_faster_imagefolder\.lmdb: holds no image /x/y/z\.png"):
-        LmdbImages(VAL).get("/x/y/z.png")
+@pytest.mark.parametrize("prefix", ["/dataset/val/", "/somewhere/else/", "", "D:\\imagenet\\", "/" + 600 * "long/"])
+def test_values_are_the_files_bytes_wherever_they_lay(prefix):
+    first, second = LmdbImages(VAL), LmdbImages(VAL)
+    assert len(first) == 24
+    for name in NAMES:
+        path = prefix + (name.replace("/", "\\") if "\\" in prefix else name)
+        assert first.get(path) == second.get(path) == (INTEROP / "images" / "val" / name).read_bytes()
+    with pytest.raises(UserError, match=r"val_faster_imagefolder\.lmdb: holds no image .*z\.png"):
+        first.get(f"{prefix}z.png")
 
 
 def test_two_images_of_one_name_are_never_mixed_up(tmp_path):
@@ -56,13 +47,6 @@ def test_two_images_of_one_name_are_never_mixed_up(tmp_path):
     store = LmdbImages(make_lmdb(tmp_path / "x.lmdb", content))
     assert store.get("/a/c/1.png") == b"first"
     assert store.key_of("/other/c/1.png") is None
-
-
-def test_two_stores_of_one_lmdb_in_one_process():
-    first, second = LmdbImages(VAL), LmdbImages(VAL)
-    assert len(first) == len(second) == 24
-    del first
-    assert second.get("/dataset/val/n01440764/img_003.png")
 
 
 def test_nothing_is_opened_before_the_first_access_nor_pickled(tmp_path):
@@ -112,10 +96,9 @@ def test_an_lmdb_cut_short_is_refused(tmp_path, size):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_file_that_ends_before_pages_that_were_never_written_is_whole(tmp_path, seed):
+def test_a_file_that_ends_before_pages_that_were_never_written_is_whole(tmp_path):
     """Pages that were taken and given back within one transaction may be the last ones: they are not in the file."""
-    draw, live = random.Random(seed), []
+    draw, live = random.Random(1), []
     with lmdb.open(str(tmp_path), map_size=1 << 26, sync=False) as environment:
         for count in (50, 50, 400, 400):
             with environment.begin(write=True) as transaction:
@@ -131,42 +114,27 @@ def test_a_file_that_ends_before_pages_that_were_never_written_is_whole(tmp_path
             content = {key: bytes(value) for key, value in transaction.cursor()}
     assert size < counted
     store = LmdbImages(tmp_path)
-    assert {key.encode('utf-8', 'surrogateescape'): store.get(key) for key in store} == content
-
-
-def test_sizes_are_known_without_reading_the_images(tmp_path):
-    content = {f"/d/class{number % 7}/{number:04d}.png": bytes(number * 37 % 9000) for number in range(1, 500)}
-    store = LmdbImages(make_lmdb(tmp_path / "x.lmdb", content))
-    assert {key.decode(): size for key, size, _ in entries(store.path)} == {key: len(content[key]) for key in content}
-    assert list(store) == sorted(content)
-
-
-def test_an_lmdb_that_was_replaced_is_opened_again(tmp_path):
-    for content in (b"old", b"new"):
-        store = LmdbImages(make_lmdb(tmp_path / "x.lmdb", {"/a/c/1.png": content}))
-        assert store.get("/a/c/1.png") == content
-        shutil.rmtree(tmp_path / "x.lmdb")
-        del store  # some versions of the library open a path once per process
+    assert {key: store.get(os.fsdecode(key)) for key, _, _ in entries(tmp_path)} == content
+    assert {key: size for key, size, _ in entries(tmp_path)} == {key: len(value) for key, value in content.items()}
 
 
 def test_a_damaged_lmdb_gives_one_line(tmp_path):
-    copy = tmp_path / "x.lmdb"
-    shutil.copytree(VAL, copy)
-    content = (copy / "data.mdb").read_bytes()
-    (copy / "data.mdb").write_bytes(content[:8192] + bytes(len(content) - 8192))
-    store = LmdbImages(copy)
+    """Its pages were never copied."""
+    shutil.copytree(VAL, tmp_path / "x.lmdb")
+    with (tmp_path / "x.lmdb" / "data.mdb").open("r+b") as file:
+        size = file.seek(0, 2)
+        file.truncate(8192)
+        file.truncate(size)
     for access in (list, lambda store: store.get("/dataset/val/n01440764/img_003.png")):
         with pytest.raises(UserError, match=r"x\.lmdb: .*(damaged|holds no image)") as caught:
-            access(store)
+            access(LmdbImages(tmp_path / "x.lmdb"))
         assert "\n" not in str(caught.value)
 
 
 def test_other_folders_are_refused(tmp_path):
-    with pytest.raises(UserError, match="No such file"):
-        len(LmdbImages(tmp_path / "none.lmdb"))
-    (tmp_path / "empty.lmdb").mkdir()
-    with pytest.raises(UserError, match="No such file"):
-        len(LmdbImages(tmp_path / "empty.lmdb"))
+    for path in (tmp_path / "none.lmdb", tmp_path):
+        with pytest.raises(UserError, match="No such file"):
+            len(LmdbImages(path))
     (tmp_path / "noise.lmdb").mkdir()
     (tmp_path / "noise.lmdb" / "data.mdb").write_bytes(random.Random(0).randbytes(40_000))
     with pytest.raises(UserError, match=r"noise\.lmdb: the LMDB is cut short or damaged .*: copy it again"):
