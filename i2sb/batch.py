@@ -98,7 +98,7 @@ def degrade(
     integers: Callable[[int, int], Tensor] | None = None,
     randn: Noise = torch.randn_like,
 ) -> tuple[Tensor, Tensor | None]:
-    """(degraded image as people see it, mask or None); holes are white.  Arguments as those of `make_batch`."""
+    """(degraded image for display, mask or None); holes are white.  Arguments as those of `make_batch`."""
     with full_float32():
         if not isinstance(corrupt, Corruption):
             shown = corrupt(x0)

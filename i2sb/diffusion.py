@@ -112,7 +112,7 @@ class Diffusion:
         randn: Noise = torch.randn_like,
         on_step: OnStep | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The published name of `samplers.ddpm`, which records states on its way.
+        """`samplers.ddpm` under its published name; it also records states.
 
         Args:
             steps, pred_x0_fn, x1, mask, ot_ode, randn, on_step: see `samplers.sample`; x1 is taken as it comes,

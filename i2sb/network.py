@@ -76,15 +76,16 @@ class Image256Net(BridgeNet):
 
 
 def network_file(cond_x1: bool, data_dir: str | Path = "data") -> Path:
-    """Where the original's network arguments lie if they are not ADM-256's."""
+    """Where the original keeps the arguments of a network other than ADM-256."""
     return Path(data_dir) / f"256x256_diffusion_{'cond' if cond_x1 else 'uncond'}_fixedsigma.pkl"
 
 
 def network_kwargs(
     named: Mapping[str, Any] | None, cond_x1: bool, log: Any = None, data_dir: str | Path = "data"
 ) -> dict[str, Any]:
-    """The arguments of `create_model`: those of the options where they name a network, else the original's choice:
-    those in `data/256x256_diffusion_{uncond,cond}_fixedsigma.pkl` of the current folder, else ADM-256.
+    """The arguments of `create_model`: the network `named` in the options, else the original's choice.
+
+    That is `data/256x256_diffusion_{uncond,cond}_fixedsigma.pkl` in the current folder, or ADM-256.
 
     Raises:
         UserError: that file cannot be read.

@@ -102,9 +102,7 @@ class Runner:
         """What the network should predict at xt, Eq. 12.  step: LongTensor [B]; x0, xt: [B,C,H,W]."""
         return label_from_x0(self.diffusion.get_std_fwd(step, xdim=x0.shape[1:]), x0, xt).detach()
 
-    def training_loss(
-        self, given: Given, corrupt: Callable, draws: TrainingDraws, forward: Callable | None = None
-    ) -> Tensor:
+    def training_loss(self, given: Given, corrupt: Callable, draws: TrainingDraws, forward: Callable) -> Tensor:
         """The loss of one micro-batch, a scalar.
 
         Args:
@@ -112,7 +110,7 @@ class Runner:
             draws: source of all random numbers.
             forward: the network, or what wraps it.
         """
-        opt, forward = self.opt, forward or self.forward
+        opt = self.opt
         batch = make_batch(
             given,
             corrupt,

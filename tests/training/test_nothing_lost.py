@@ -81,7 +81,7 @@ def kill_at_random(dataset, rounds: int, seed: int = 0) -> int:
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(dataset):
-    kill_at_random(dataset, rounds=4)
+    kill_at_random(dataset, rounds=3)
 
 
 @pytest.mark.slow
@@ -110,16 +110,14 @@ def test_a_signal_ends_an_evaluation_too(dataset):
     assert iteration() == 1
 
 
-@pytest.mark.parametrize(("name", "to_all"), [("SIGTERM", False), ("SIGUSR1", True)])
-def test_a_signal_stops_both_ranks(dataset, name, to_all):
-    """To the launcher alone, or to every process of the step, as SLURM does."""
+def test_a_signal_stops_both_ranks(dataset):
+    """Sent to every process of the step, as SLURM does."""
     argv = train_argv(dataset, "--num-itr", "100000", "--n-gpu-per-node", "2", "--microbatch", "1")
     process = start(*argv, start_new_session=True)
     wait_for(lambda: "[Train] 3/" in said(), process)
-    send = os.killpg if to_all else os.kill
-    send(process.pid, getattr(signal, name))
+    os.killpg(process.pid, signal.SIGUSR1)
     assert process.wait(timeout=60) == 0, said()
-    assert f"{name}: stopped after iteration {iteration()} and saved" in said()
+    assert f"SIGUSR1: stopped after iteration {iteration()} and saved" in said()
     assert "Traceback" not in said()
 
 
@@ -191,24 +189,19 @@ def last_line() -> str:
     return said().strip().splitlines()[-1]
 
 
-def options(name="sr4x-pool") -> dict:
-    return json.loads((Path("results") / name / "options.json").read_text())
-
-
 def test_a_checkpoint_keeps_its_options_until_a_new_one_takes_its_place(dataset):
-    """A run that is killed before its first save has changed nothing, whatever its options."""
+    """A run that is killed before its first save has changed nothing, not even the options beside latest.pt."""
     assert train.main(train_argv(dataset, "--num-itr", "1")) == 0
     folder = Path("results/sr4x-pool")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = ["--overwrite", "--beta-max", "1.0", "--ot-ode"]
-    for more in (other, ["--ckpt", "sr4x-pool", "--lr", "1e-5"]):
-        process = start(*train_argv(dataset, "--num-itr", "100000", *more))
-        wait_for(lambda: "[Train] 3/" in said(), process)
-        process.kill()
-        process.wait()
-        assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".train.lock"} == before
+    process = start(*train_argv(dataset, "--num-itr", "100000", *other))
+    wait_for(lambda: "[Train] 3/" in said(), process)
+    process.kill()
+    process.wait()
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".train.lock"} == before
     assert train.main(train_argv(dataset, "--num-itr", "2", *other)) == 0
-    assert options()["ot_ode"] is True
+    assert json.loads((folder / "options.json").read_text())["ot_ode"] is True
 
 
 def test_an_error_beside_the_steps_costs_nothing(dataset, tmp_path):
