@@ -14,7 +14,7 @@ from pathlib import Path
 import lmdb
 import pytest
 import torch
-from small_runs import ROOT, script, train_argv
+from small_runs import ROOT, train_argv
 
 import train
 from i2sb.bridge import BridgeConfig
@@ -240,12 +240,11 @@ def test_a_dead_loader_is_named_and_costs_nothing(dataset):
     assert iteration() >= 3
 
 
-def test_two_trainings_in_one_folder(dataset):
+def test_two_trainings_in_one_folder(dataset, capsys):
     process = start(*train_argv(dataset, "--num-itr", "100000"))
     wait_for(lambda: "[Train] 1/" in said(), process)
-    second = script("train", train_argv(dataset, "--num-itr", "2"), Path.cwd())
-    assert second.returncode == 2
-    assert "results/sr4x-pool: another process is training into it" in second.stderr.splitlines()[-1]
+    assert train.main(train_argv(dataset, "--num-itr", "2")) == 2
+    assert "results/sr4x-pool: another process is training into it" in capsys.readouterr().err
     process.terminate()
     assert process.wait(timeout=60) == 0
 
