@@ -63,26 +63,17 @@ class SeededItems(Dataset):
             return self.dataset[index]
 
 
-def training_loader(
-    dataset: Dataset,
-    *,
-    microbatch: int,
-    seed: int,
-    start: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-) -> Iterator[Any]:
+def training_loader(dataset: Dataset, opt: Any, start: int, device: torch.device | str) -> Iterator[Any]:
     """This rank's micro-batches without end, beginning at position `start`.
 
     Args:
-        microbatch: images per micro-batch and rank.
-        num_workers: processes that load images ahead; 0: this one loads them.
+        opt: `microbatch`, images per micro-batch and rank; `num_workers`, processes that load them ahead (0: this
+            one loads them); `seed`, `global_rank` and `global_size`.
         device: of the network; for a GPU the batches lie in pinned memory.
     """
-    batches = rank_batches(EpochOrder(len(dataset), seed), microbatch, rank, world_size, start)
-    return iter(_loader(SeededItems(dataset, seed), num_workers, device, batch_sampler=batches))
+    order = EpochOrder(len(dataset), opt.seed)
+    batches = rank_batches(order, opt.microbatch, opt.global_rank, opt.global_size, start)
+    return iter(_loader(SeededItems(dataset, opt.seed), opt.num_workers, device, batch_sampler=batches))
 
 
 def ordered_loader(

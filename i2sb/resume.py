@@ -135,7 +135,7 @@ def capture_random_state(device: torch.device) -> dict[str, Tensor]:
     return state
 
 
-def restore_random_state(state: Mapping[str, Any], draws: TrainingDraws, rank: int, world_size: int, log: Any) -> None:
+def restore_random_state(state: Mapping[str, Any], draws: TrainingDraws, log: Any) -> None:
     """Continue the random numbers of a checkpoint, if it has any.
 
     On as many ranks as before every number is the same as without the interruption. On another number of
@@ -146,12 +146,12 @@ def restore_random_state(state: Mapping[str, Any], draws: TrainingDraws, rank: i
     if not resume:
         return
     own, before = resume["random_states"], resume["world_size"]
-    if before == world_size:
-        _set_global(own[rank])
+    if before == draws.world_size:
+        _set_global(own[draws.rank])
         draws.load_state_dict(resume["draws"])
         return
-    log.warning(f"[Resume] from {before} to {world_size} processes: the images continue in their order")
-    if world_size == 1:
+    log.warning(f"[Resume] from {before} to {draws.world_size} processes: the images continue in their order")
+    if draws.world_size == 1:
         _set_global({"cpu": resume["draws"]["cpu"], "cuda": resume["draws"]["device"]})
     elif before == 1:
         draws.load_state_dict({"cpu": own[0]["cpu"], "device": own[0].get("cuda", own[0]["cpu"])})

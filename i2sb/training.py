@@ -99,7 +99,7 @@ class Training:
                 iteration, num_images = starting_point(loaded, self.opt, log, len(self.train_dataset))
                 state = State(iteration, num_images, saved=iteration)
                 self.optimizer.load_state_dict(loaded, keep=self.opt.given)
-                restore_random_state(loaded, self.draws, self.rank, self.world_size, log)
+                restore_random_state(loaded, self.draws, log)
             except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
                 raise UserError(f"{self.opt.load}: cannot be resumed: its state does not fit: {error}") from error
         self.runner.loaded = None  # as large as the network four times over
@@ -144,16 +144,7 @@ class Training:
     def _iterate(self, stop: StopSignal, bar: Progress) -> str | None:
         """Alg. 1.  Returns the name of the signal that ended it early."""
         opt, state, stopped_by = self.opt, self.state, None
-        batches = training_loader(
-            self.train_dataset,
-            microbatch=opt.microbatch,
-            seed=opt.seed,
-            start=state.num_images,
-            rank=self.rank,
-            world_size=self.world_size,
-            num_workers=opt.num_workers,
-            device=self.runner.device,
-        )
+        batches = training_loader(self.train_dataset, opt, state.num_images, self.runner.device)
         state.random = self._random_state()
         while state.iteration < opt.num_itr and not stopped_by:
             if self._due_for_evaluation():
