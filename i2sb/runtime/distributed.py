@@ -1,4 +1,4 @@
-"""What the ranks of a run say to each other. Everything works without a process group too: as rank 0 of 1."""
+"""How the ranks of a run communicate. Everything works without a process group too: as rank 0 of 1."""
 
 from __future__ import annotations
 
@@ -34,22 +34,18 @@ _store: dist.Store | None = None  # that all ranks share
 _turns = itertools.count()
 
 
-def _in_group() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
 def rank() -> int:
     """This process among all, 0..world_size() - 1."""
-    return dist.get_rank() if _in_group() else 0
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes work on this run."""
-    return dist.get_world_size() if _in_group() else 1
+    """How many processes the run has."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the one process that writes files and speaks: rank 0."""
+    """Whether this is rank 0, which writes files and logs."""
     return rank() == 0
 
 
@@ -73,19 +69,17 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
 
 def gather_objects(obj: Any) -> list[Any]:
     """Every rank's small picklable `obj` (no CUDA tensors), in the order of the ranks, on every rank."""
-    if world_size() == 1:
-        return [obj]
-    gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, obj)
+    gathered = [obj] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(gathered, obj)
     return gathered
 
 
 def broadcast_object(obj: Any) -> Any:
     """Rank 0's small picklable `obj` on every rank; what the others pass is not looked at."""
-    if world_size() == 1:
-        return obj
     box = [obj if is_main() else None]
-    dist.broadcast_object_list(box, src=0)
+    if world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
@@ -124,10 +118,9 @@ class StopSignal:
             while not stop.poll():
                 train_one_iteration()
 
-    A rank that got a signal shares it with the others in an all-reduce of one CPU number that is started in one
-    `poll` and looked at in the next: no rank waits for a device, and agreement comes one iteration later. Every rank
-    must poll equally often. The second SIGINT raises KeyboardInterrupt. Outside of the main thread no handler is
-    installed, and only other ranks' signals are seen.
+    A signal is shared in an all-reduce of one CPU number, which is started in one `poll` and looked at in the next: no
+    rank waits for a device. Every rank must poll equally often. The second SIGINT raises KeyboardInterrupt. Outside of
+    the main thread no handler is installed, and only other ranks' signals are seen.
     """
 
     def __init__(self) -> None:
@@ -187,7 +180,10 @@ def process_group(placement: Placement, device: str, listener: socket.socket | N
     global _store
     rank, size, on_cuda, ended_well = placement.rank, placement.size, device.startswith("cuda"), False
     try:
-        server = _serve(listener)
+        server = None
+        if listener is not None:
+            served = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
+            server = dist.TCPStore("127.0.0.1", placement.port, **served)
         _store = _meet(placement)
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
         dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
@@ -208,13 +204,6 @@ def process_group(placement: Placement, device: str, listener: socket.socket | N
         gc.collect()  # what still holds the group (a network's wrapper) would keep its threads until Python ends
         if dist.is_initialized() and (ended_well or not on_cuda):  # NCCL would wait for what the others never join
             dist.destroy_process_group()
-
-
-def _serve(listener: socket.socket | None) -> dist.Store | None:
-    if listener is None:
-        return None
-    port = listener.getsockname()[1]
-    return dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
 def _meet(placement: Placement) -> dist.Store:

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import Any
@@ -97,20 +98,21 @@ def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.null
 
 def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: socket.socket | None) -> None:
     """Be the rank of this placement; where there is a listener, it serves torch's store to all ranks."""
+    import torch
+
     opt = copy.copy(opt)
     opt.distributed, opt.global_size = placement.distributed, placement.size
     opt.global_rank, opt.local_rank, opt.node_rank = placement.rank, placement.local_rank, placement.node_rank
     opt.device = pick_device(opt.device, placement, opt.gpu)
     if opt.device.startswith("cuda"):
-        import torch
-
         torch.cuda.set_device(opt.device)
     if not placement.distributed:
         main(opt)
         return
     from i2sb.runtime.distributed import process_group
 
-    share_cores(placement.num_on_machine)
+    if "OMP_NUM_THREADS" not in os.environ:  # each rank would take all cores
+        torch.set_num_threads(max(1, torch.get_num_threads() // placement.num_on_machine))
     with process_group(placement, opt.device, listener):
         main(opt)
 
@@ -173,7 +175,8 @@ def _run_children(
         try:
             for index in range(first.num_here):
                 own = dataclasses.replace(first, rank=first.rank + index, local_rank=first.local_rank + index)
-                args = (main, opt, own, listener if index == 0 else None, around, failed)
+                work = partial(_work, main, opt, own, listener if index == 0 else None)
+                args = (work, own.rank, around, failed)
                 child = context.Process(target=_child, args=args, name=f"rank {own.rank}")
                 child.start()
                 children.append(child)
@@ -215,27 +218,20 @@ def _kill(child: Any) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-def _child(
-    main: Main,
-    opt: argparse.Namespace,
-    placement: Placement,
-    listener: socket.socket | None,
-    around: Around,
-    failed: Any,
-) -> None:
+def _child(work: Callable[[], None], rank: int, around: Around, failed: Any) -> None:
     """What runs in a spawned process: one rank."""
     os.setpgrp()  # a terminal's Ctrl-C comes once, through the parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
     print_anything()
     code = 0
     try:
-        with around(placement.rank):
+        with around(rank):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            _work(main, opt, placement, listener)
+            work()
     except BaseException as error:
         if not isinstance(error, SystemExit) or error.code:
             report = short_report(Path(sys.argv[0]).name, error)
-            text, code = report or (f"rank {placement.rank} failed:\n{traceback.format_exc().rstrip()}", 1)
+            text, code = report or (f"rank {rank} failed:\n{traceback.format_exc().rstrip()}", 1)
             deadline = time.monotonic() + _GRACE
             while isinstance(error, EndedElsewhere) and not failed.value and time.monotonic() < deadline:
                 time.sleep(_POLL)  # the other rank, if it is on this node, is about to say why
@@ -263,12 +259,22 @@ def find_placement(opt: argparse.Namespace, environ: Mapping[str, str]) -> Place
     Raises:
         UserError: flags and variables disagree.
     """
-    if all(environ.get(name) for name in _TORCHRUN):
-        return _from_torchrun(environ)
 
     def number(name: str, default: int) -> int:
         return int(environ.get(name) or default)
 
+    if all(environ.get(name) for name in _TORCHRUN):
+        return Placement(
+            rank=number("RANK", 0),
+            local_rank=number("LOCAL_RANK", 0),
+            size=number("WORLD_SIZE", 1),
+            node_rank=number("GROUP_RANK", 0),
+            num_here=1,
+            num_on_machine=number("LOCAL_WORLD_SIZE", 1),
+            address=environ["MASTER_ADDR"],
+            port=number("MASTER_PORT", 0),
+            is_served=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        )
     num_nodes, per_node = opt.num_proc_node, opt.n_gpu_per_node
     # SLURM sets its variables in every shell of a job, also where nothing was started with srun.
     launchers = (*_MPI, _SRUN) if num_nodes > 1 else _MPI
@@ -295,20 +301,6 @@ def find_placement(opt: argparse.Namespace, environ: Mapping[str, str]) -> Place
         num_on_machine=per_node * max(before + 1, number(local_size, 1) if num_nodes > 1 else 1),
         address=opt.master_address,
         port=opt.master_port or (6020 if num_nodes > 1 else 0),
-    )
-
-
-def _from_torchrun(environ: Mapping[str, str]) -> Placement:
-    return Placement(
-        rank=int(environ["RANK"]),
-        local_rank=int(environ["LOCAL_RANK"]),
-        size=int(environ["WORLD_SIZE"]),
-        node_rank=int(environ.get("GROUP_RANK", 0)),
-        num_here=1,
-        num_on_machine=int(environ.get("LOCAL_WORLD_SIZE", 1)),
-        address=environ["MASTER_ADDR"],
-        port=int(environ["MASTER_PORT"]),
-        is_served=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
 
 
@@ -341,12 +333,3 @@ def pick_device(wanted: str, placement: Placement, gpu: int | None = None) -> st
             "node (--n-gpu-per-node), or use --device cpu"
         )
     return f"cuda:{index}"
-
-
-def share_cores(num_processes: int) -> None:
-    """Give this process its part of the machine's cores, unless OMP_NUM_THREADS is set: else all are far slower."""
-    import torch
-
-    if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // num_processes))
