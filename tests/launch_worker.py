@@ -21,7 +21,7 @@ from i2sb.runtime.script import run_script
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--do", default="report")
+    parser.add_argument("--do", default="talk")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--gpu", type=int)
     parser.add_argument("--n-gpu-per-node", type=int, default=1)
@@ -41,17 +41,6 @@ def note(opt: argparse.Namespace, **values: object) -> None:
 
 def main(opt: argparse.Namespace) -> None:
     globals()[f"do_{opt.do.replace('-', '_')}"](opt)
-
-
-def do_report(opt: argparse.Namespace) -> None:
-    """Every field that `launch` sets, and a sum over ranks: 1 + 2 + ... + size."""
-    import torch
-
-    from i2sb.runtime import distributed
-
-    fields = ("global_size", "local_rank", "node_rank", "distributed", "device")
-    mean = distributed.mean_over_ranks(torch.tensor([float(distributed.rank() + 1)]))
-    note(opt, **{name: getattr(opt, name) for name in fields}, sum=float(mean) * distributed.world_size())
 
 
 def do_user_error(opt: argparse.Namespace) -> None:
@@ -75,16 +64,14 @@ def do_raise(opt: argparse.Namespace) -> None:
 
 
 def do_collective(opt: argparse.Namespace) -> None:
-    """Rank 0 waits for rank 1, which never comes and has a forked helper, as a data loader has."""
+    """Rank 0 waits for rank 1, which never comes; local rank 1 has a forked helper, as a data loader has."""
     from i2sb.runtime import distributed
 
-    helper = os.fork() if opt.local_rank == 1 else None
-    if helper == 0:
-        time.sleep(120)
-        os._exit(0)
-    note(opt, helper=helper)
+    note(opt)
     if opt.global_rank == 0:
         distributed.barrier()
+    elif opt.local_rank == 1 and os.fork() == 0:
+        note(opt)
     time.sleep(120)
 
 
@@ -108,15 +95,14 @@ def do_count_signals(opt: argparse.Namespace) -> None:
 
 
 def do_talk(opt: argparse.Namespace) -> None:
-    """Every helper of `distributed`, on two ranks."""
+    """Every field that `launch` sets, and every helper of `distributed`."""
     import torch
 
     from i2sb.runtime import distributed
 
     rank = distributed.rank()
-    mean = distributed.mean_over_ranks(torch.tensor([[1.0, 2.0]]) * (1 + 2 * rank))
+    mean = distributed.mean_over_ranks(torch.tensor([1.0, 2.0]) * (1 + rank))
     gathered = distributed.gather_objects({"rank": rank, "state": torch.full((2,), rank)})
-    broadcast = distributed.broadcast_object(("from", rank))
     with distributed.main_first():
         inside = time.time()
         time.sleep(0.4 if rank == 0 else 0)
@@ -124,22 +110,21 @@ def do_talk(opt: argparse.Namespace) -> None:
     time.sleep(0.4 * rank)
     arrived = time.time()
     distributed.barrier()
+    fields = ("local_rank", "node_rank", "device", "distributed", "global_size")
     note(
         opt,
-        **{name: getattr(opt, name) for name in ("local_rank", "node_rank", "device", "distributed")},
-        world_size=distributed.world_size(),
-        is_main=distributed.is_main(),
+        **{name: getattr(opt, name) for name in fields},
         mean=mean.tolist(),
         gathered=[(entry["rank"], entry["state"].tolist()) for entry in gathered],
-        broadcast=broadcast,
+        broadcast=distributed.broadcast_object(("from", rank)),
         first=[inside, left],
         barrier=[arrived, time.time()],
         stops=[stop_by_one_rank(rank, slower) for slower in (0, 1)],
     )
 
 
-def stop_by_one_rank(rank: int, slower: int) -> dict:
-    """Only rank 1 gets a signal, at its fifth iteration."""
+def stop_by_one_rank(rank: int, slower: int) -> tuple[int, str] | None:
+    """(iteration, signal) at which this rank stops; only rank 1 gets a signal, at its fifth iteration."""
     from i2sb.runtime.distributed import StopSignal
 
     with StopSignal() as stop:
@@ -147,9 +132,8 @@ def stop_by_one_rank(rank: int, slower: int) -> dict:
             if rank == 1 and iteration == 5:
                 os.kill(os.getpid(), signal.SIGUSR1)
             if name := stop.poll():
-                return {"iteration": iteration, "signal": name}
+                return iteration, name
             time.sleep(0.01 if rank == slower else 0)
-    return {}
 
 
 if __name__ == "__main__":

@@ -48,16 +48,15 @@ class Run:
         assert len(self.notes()) >= number, self.process.communicate()
         return self.notes()
 
-    def anyone_alive(self) -> bool:
-        return any(is_alive(pid) for note in self.notes() for pid in (note["pid"], note.get("helper")) if pid)
+    def alive(self) -> set[int]:
+        """The processes that wrote notes and still run."""
+        return {note["pid"] for note in self.notes() if is_alive(note["pid"])}
 
     def sweep(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        for note in self.notes():  # before the pipes are read to their end: these hold them open
-            for pid in (note["pid"], note.get("helper")):
-                if pid and is_alive(pid):
-                    os.kill(pid, signal.SIGKILL)
+        for pid in self.alive():  # before the pipes are read to their end: these hold them open
+            os.kill(pid, signal.SIGKILL)
         self.process.communicate()
 
 
@@ -95,10 +94,6 @@ def is_alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
-
-
-def num_children(pid: int) -> int:
-    return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
 def free_port() -> int:

@@ -10,15 +10,7 @@ from pathlib import Path
 
 import pytest
 from launch_worker import main, parse
-from launching import (
-    BIN,
-    Run,
-    free_port,
-    num_children,
-    stand_in_for_ssh,
-    start_run_fixture,  # noqa: F401
-    until,
-)
+from launching import BIN, free_port, start_run_fixture, until  # noqa: F401
 
 from i2sb.errors import UserError
 from i2sb.runtime.launch import launch
@@ -32,12 +24,6 @@ def test_importing_launch_does_not_import_torch() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "False\n"
 
 
-def fields(one: Run, *names: str) -> list[tuple]:
-    code, stderr = one.wait()
-    assert code == 0, stderr
-    return [tuple(note[name] for name in names) for note in one.notes()]
-
-
 def test_one_process_works_in_place() -> None:
     seen = []
     assert launch(parse([]), seen.append) == 0
@@ -46,22 +32,16 @@ def test_one_process_works_in_place() -> None:
 
 
 def test_torchrun(start_run) -> None:
-    """As it comes: rank 0 serves the store. With --standalone, its agent does: tests/training/test_communication.py."""
+    """As it comes: rank 0 serves the store. With --standalone, its agent does: tests/training/test_communication.py.
+
+    README's own command for mpirun is run there as well.
+    """
     torchrun = (str(BIN / "torchrun"), "--master-port", str(free_port()), "--nproc-per-node", "2")
     one = start_run("--n-gpu-per-node", 4, via=torchrun)
-    assert fields(one, "rank", "local_rank", "global_size", "sum") == [(0, 0, 2, 3.0), (1, 1, 2, 3.0)]
-
-
-def test_mpirun_gives_the_node_rank(start_run, tmp_path) -> None:
-    """Two nodes: the second is this machine too, with an Open MPI daemon of its own and a shell in place of ssh.
-
-    README's own command is run by tests/training/test_communication.py.
-    """
-    agent = ("--prtemca", "plm_ssh_agent", str(stand_in_for_ssh(tmp_path)), "--host", "localhost:1,127.0.0.2:1")
-    mpirun = (str(BIN / "mpirun"), *agent, "--allow-run-as-root", "-np", "2", "-npernode", "1", sys.executable)
-    one = start_run("--num-proc-node", 2, *TWO, "--master-port", free_port(), via=mpirun)
-    expected = [(0, 0, 0, 4, 10.0), (1, 0, 1, 4, 10.0), (2, 1, 0, 4, 10.0), (3, 1, 1, 4, 10.0)]
-    assert fields(one, "rank", "node_rank", "local_rank", "global_size", "sum") == expected
+    code, stderr = one.wait()
+    assert code == 0, stderr
+    found = [(note["rank"], note["local_rank"], note["global_size"], note["mean"]) for note in one.notes()]
+    assert found == [(0, 0, 2, [1.5, 3.0]), (1, 1, 2, [1.5, 3.0])]
 
 
 # Ranks that do not come together; as a user's launch would raise it, in this process
@@ -87,7 +67,6 @@ def test_port_in_use(flags: tuple) -> None:
     ("node_rank", "address", "state"),
     [
         (0, "localhost", "1 of 2 ranks have come"),
-        (1, "localhost", "nobody answers there"),
         (1, "no-such-host.invalid", "nobody answers there"),
     ],
 )
@@ -135,14 +114,15 @@ def test_a_rank_that_raises_ends_the_run(start_run, do: str, culprit: int) -> No
     assert stderr.startswith(f"rank {culprit} failed:\nTraceback")
     assert stderr.endswith(f"ZeroDivisionError: rank {culprit}\n")
     assert stderr.count("Traceback") == 1
-    assert not one.anyone_alive()
+    assert not one.alive()
 
 
 def test_a_killed_rank_ends_the_run(start_run) -> None:
     one = start_run(*TWO, "--do", "collective")
-    victim = one.await_notes(2)[1]["pid"]
+    victim = one.await_notes(3)[1]["pid"]
     os.kill(victim, signal.SIGKILL)
     assert one.wait() == (137, f"rank 1 (process {victim}) was ended by SIGKILL: out of memory?\n")
+    until(lambda: not one.alive())
 
 
 def test_a_rank_killed_on_another_node(start_run) -> None:
@@ -158,9 +138,9 @@ def test_a_rank_killed_on_another_node(start_run) -> None:
 
 def test_a_killed_parent_leaves_nobody(start_run) -> None:
     one = start_run(*TWO, "--do", "collective")
-    one.await_notes(2)
+    one.await_notes(3)
     one.process.kill()
-    until(lambda: not one.anyone_alive(), 20)
+    until(lambda: not one.alive(), 20)
 
 
 def test_signals_reach_all_ranks_once_and_the_second_interrupt_kills(start_run) -> None:
@@ -175,7 +155,7 @@ def test_signals_reach_all_ranks_once_and_the_second_interrupt_kills(start_run) 
     assert last == {rank: ["SIGINT", "SIGUSR1"] for rank in (0, 1)}
     one.process.send_signal(signal.SIGINT)
     assert one.wait() == (130, "interrupted twice: all processes are killed\n")
-    assert not one.anyone_alive()
+    assert not one.alive()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +163,8 @@ def test_signals_reach_all_ranks_once_and_the_second_interrupt_kills(start_run) 
 )
 def test_a_signal_while_the_ranks_start(start_run, name: str, code: int, line: str) -> None:
     one = start_run(*TWO, "--do", "sleep")
-    until(lambda: num_children(one.process.pid) > 2)  # two ranks and multiprocessing's resource tracker
+    children = Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children")
+    until(lambda: len(children.read_text().split()) > 2)  # two ranks and multiprocessing's resource tracker
     os.killpg(one.process.pid, getattr(signal, name))
     ended, stderr = one.wait()
     assert (ended, stderr.count("\n")) == (code, 1)

@@ -20,11 +20,7 @@ def test_rank_is_node_rank_times_gpus_plus_local() -> None:
     placement = place(num_proc_node=3, n_gpu_per_node=4, node_rank=2)
     assert (placement.rank, placement.local_rank, placement.num_here, placement.size) == (8, 0, 4, 12)
     assert (placement.address, placement.port) == ("localhost", 6020)  # no node could tell the others of a free port
-
-
-def test_two_nodes_with_one_gpu_each_are_distributed() -> None:
     assert place(num_proc_node=2, node_rank=1).distributed
-    assert not place().distributed
 
 
 def test_port_given_is_kept_and_one_node_needs_none() -> None:
@@ -61,12 +57,8 @@ def test_node_rank_from_launchers(environ: dict, expected: tuple) -> None:
     assert (placement.rank, placement.local_rank) == expected
 
 
-def test_node_rank_flag_beats_launchers() -> None:
+def test_the_flag_beats_launchers_and_the_shell_of_a_slurm_job_is_one_process() -> None:
     assert place(open_mpi(3, 4), num_proc_node=2, node_rank=1).node_rank == 1
-
-
-def test_slurm_job_shell_is_one_process() -> None:
-    """A batch script of a job with 8 tasks that calls Python without srun."""
     assert not place({"SLURM_PROCID": 0, "SLURM_NTASKS": 8, "SLURM_NNODES": 1}).distributed
 
 
