@@ -76,10 +76,9 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
 
     mu: [D], sigma: [D, D] symmetric positive semi-definite of any rank; all computed in float64.
 
-    With any factors S1 = A A^T and S2 = B B^T, the eigenvalues of S1 S2 other than zero are those of the
-    symmetric (A^T B)(A^T B)^T, so that tr sqrt(S1 S2) is the sum of the square roots of *its* eigenvalues.
-    Rank-revealing Cholesky factors are cheap and leave the null spaces out: with fewer images than
-    dimensions no eigenvalue is rounding noise, and the matrix is only as large as the smaller rank.
+    With any factors S1 = A A^T and S2 = B B^T, tr sqrt(S1 S2) is the sum of the singular values of A^T B.
+    Rank-revealing Cholesky factors leave the null spaces out: with fewer images than dimensions no singular value
+    is rounding noise, and the matrix is only as large as the ranks.
 
     Raises ValueError for shapes that do not match, NaN or inf, and covariances that are not symmetric or not
     positive semi-definite.
@@ -88,9 +87,7 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     if mu1.shape != mu2.shape:
         raise ValueError(f"the means are {list(mu1.shape)} and {list(mu2.shape)}, they must be the same [D]")
     cross = _factor(mu1, sigma1).T @ _factor(mu2, sigma2)  # [r1, r2]
-    gram = cross @ cross.T if cross.shape[0] <= cross.shape[1] else cross.T @ cross
-    eigenvalues = np.linalg.eigvalsh(gram) if gram.size else np.zeros(0)
-    trace_of_root = np.sqrt(eigenvalues.clip(min=0)).sum()
+    trace_of_root = np.linalg.svd(cross, compute_uv=False).sum()
     return float(np.sum((mu1 - mu2) ** 2) + np.trace(sigma1) + np.trace(sigma2) - 2 * trace_of_root)
 
 
@@ -130,13 +127,11 @@ def save_statistics(path: Path, features: Features, source: str = "") -> None:
 
 def load_statistics(path: Path) -> tuple[Features, str]:
     """(statistics, source, "" if the file does not tell).  Raises UserError for a file without mu and sigma."""
-    found = load_npz(path, ("mu", "sigma"))  # published files also hold gigabytes of images
-    with np.load(path, allow_pickle=False) as archive:
-        present = [key for key in ("num_images", "source") if key in archive]
+    found = load_npz(path, ("mu", "sigma"), ("num_images", "source"))  # published files also hold gigabytes of images
     try:
-        notes = {key: array.item() for key, array in load_npz(path, present).items()}
-        mu, sigma = (found[key].astype(np.float64) for key in ("mu", "sigma"))
+        mu, sigma = (found.pop(key).astype(np.float64) for key in ("mu", "sigma"))
         _factor(mu, sigma)
+        notes = {key: array.item() for key, array in found.items()}
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: holds no FID statistics (mu [D] and sigma [D, D]): {one_line(error, 200)}") from error
     return Features(mu, sigma, notes.get("num_images")), notes.get("source", "")
@@ -145,7 +140,7 @@ def load_statistics(path: Path) -> tuple[Features, str]:
 def cached_statistics(path: Path, compute: Callable[[], Features], source: str) -> Features:
     """The statistics in `path`; where there are none of this `source`, what `compute` gives, kept there.
 
-    source: identifies the images.  Files without one (the original's, or others put there by hand) are trusted.
+    source: identifies the images; files without one (the original's) are trusted.
     """
     if path.is_file():
         features, stored = load_statistics(path)

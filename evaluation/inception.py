@@ -49,10 +49,10 @@ def resize(images: Tensor, mode: str) -> Tensor:
 
 
 def build_inception(mode: str = "legacy_pytorch", device: str | torch.device = "cpu") -> InceptionFeatures:
-    """clean-fid's feature network of `mode` (one of MODES).
+    """clean-fid's feature network of `mode` (one of MODES).  Raises WeightsUnavailable where it cannot be had."""
+    from cleanfid.inception_pytorch import InceptionV3
+    from cleanfid.inception_torchscript import InceptionV3W
 
-    Raises ValueError for an unknown mode, WeightsUnavailable where the weights cannot be had.
-    """
     if mode not in MODES:
         raise ValueError(f"FID mode {mode!r} is unknown, choose one of {', '.join(MODES)}")
     remote, folder = addresses.INCEPTION_TORCHSCRIPT, TORCHSCRIPT_FOLDER
@@ -64,16 +64,10 @@ def build_inception(mode: str = "legacy_pytorch", device: str | torch.device = "
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # clean-fid calls torchvision and TorchScript in deprecated ways
-            network = _network(mode, path.parent)
+            if mode == "legacy_pytorch":
+                network = InceptionV3(output_blocks=[3], resize_input=False)
+            else:
+                network = InceptionV3W(str(path.parent), download=False, resize_inside=mode == "legacy_tensorflow")
     except (RuntimeError, AttributeError) as error:  # other keys or shapes, or not TorchScript
         raise weights.broken(remote, error, folder) from error
     return InceptionFeatures(network, mode).to(device)
-
-
-def _network(mode: str, folder: Path) -> nn.Module:
-    from cleanfid.inception_pytorch import InceptionV3
-    from cleanfid.inception_torchscript import InceptionV3W
-
-    if mode == "legacy_pytorch":
-        return InceptionV3(output_blocks=[3], resize_input=False)
-    return InceptionV3W(str(folder), download=False, resize_inside=mode == "legacy_tensorflow")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from corruption import build_corruption
 from dataset.freeform import bank_for
 from dataset.imagenet import build_evaluation_dataset, is_imagenet
@@ -15,7 +17,7 @@ from evaluation.metrics import METRICS, OF_SETS, Judges, MetricUnavailable, buil
 from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
 from evaluation.reference import NUM_KEPT, build_reference
 from evaluation.table import Score, Scores, mean_scores, print_scores, read_csv, read_metrics, write_csv, write_metrics
-from evaluation.triples import check_pairs, triples
+from evaluation.triples import triples
 from evaluation.weights import WeightsUnavailable
 from i2sb.ckpt_util import RESULTS, build_ckpt_option, load_checkpoint
 from i2sb.errors import UserError
@@ -28,7 +30,7 @@ Values = dict[str, dict[str, list[float]]]  # row -> metric -> value per image
 
 
 class Samples(NamedTuple):
-    """A folder of restored images.  run: identity of the run that made them, {} for the original's."""
+    """A folder of restored images.  run: `run_identity`."""
 
     folder: Path
     recon: Recon
@@ -94,18 +96,12 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     ckpt_opt.exif_rotate = _common("exif_rotate", samples, ckpt_opt.exif_rotate)
     if "image_size" not in opt.given:
         ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
-    dataset, corrupt, imagenet = open_evaluation(ckpt_opt, log)
-    found = Evaluation(ckpt_opt, dataset, corrupt, imagenet, samples, log)
-    _check(found)
-    return found
-
-
-def open_evaluation(ckpt_opt: Any, log: Any) -> tuple[Any, Callable, bool]:
-    """(data set, operator, whether it is ImageNet) that a checkpoint's task is judged on."""
     dataset = build_evaluation_dataset(ckpt_opt, log)
     imagenet = is_imagenet(dataset.classes)
     ckpt_opt.freeform_bank = bank_for(ckpt_opt, imagenet, log)
-    return dataset, build_corruption(ckpt_opt, log), imagenet
+    found = Evaluation(ckpt_opt, dataset, build_corruption(ckpt_opt, log), imagenet, samples, log)
+    _check(found)
+    return found
 
 
 def _common(key: str, samples: Mapping[str, Samples], default: Any) -> Any:
@@ -124,14 +120,19 @@ def _check(found: Evaluation) -> None:
     """
     known = any("checkpoint" in samples.run for samples in found.samples.values())
     weights = load_checkpoint(found.options.load, found.log)["identity"] if known else None
+    size, targets = found.options.image_size, torch.tensor([label for _, label in found.dataset.samples])
+    as_sampled = "give the --dataset-dir and --val-list of sample.py"
     for folder, recon, run in found.samples.values():
-        check_pairs(recon, found.dataset, str(folder), found.options.image_size)
-        was, now = run.get("data"), found.dataset.fingerprint() if recon.checksums is None else None
-        if None not in (was, now) and was != now:
-            raise UserError(
-                f"{folder}: was restored from other images ({was}, now {now}); give the --dataset-dir and --val-list "
-                "of sample.py, or run sample.py --overwrite"
-            )
+        height, width = recon.image_shape[-2:]
+        if len(recon) != len(targets):
+            raise UserError(f"{folder}: holds {len(recon)} images, the data set has {len(targets)}; {as_sampled}")
+        if (height, width) != (size, size):
+            raise UserError(f"{folder}: its images have {height}x{width} pixels; give --image-size {width}")
+        if wrong := int((recon.labels.long() != targets).sum()):
+            raise UserError(f"{folder}: {wrong} of its {len(recon)} labels are not the data set's; {as_sampled}")
+        now = found.dataset.fingerprint()
+        if recon.checksums is None and run.get("data", now) != now:
+            raise UserError(f"{folder}: was restored from other images ({run['data']}, now {now}); {as_sampled}")
         if run.get("checkpoint", weights) != weights:
             found.log.warning(
                 f"[Judge] {folder}: {found.options.load} is no longer the checkpoint that restored these images; they "
@@ -156,8 +157,7 @@ def _judge(opt: Any, samples: Samples, found: Evaluation, judges: Judges) -> tup
     with Progress(f"judging {samples.folder.name}", count, text=f"0/{count} images") as progress:
         for batch in stream:
             if not batch.restored.isfinite().all():
-                first, last = (dataset.short_name(dataset.samples[batch.numbers[i]][0]) for i in (0, -1))
-                where = f"an image from {first} to {last}"
+                where = f"images {batch.numbers[0]} to {batch.numbers[-1]}"
                 raise UserError(f"{samples.folder}: NaN or inf in {where}; run sample.py --overwrite")
             rows = {"degraded": batch.degraded, "restored": to_float(batch.restored), "clean": batch.clean}
             for row, images in rows.items():
@@ -221,25 +221,17 @@ def _write(samples: Samples, dataset: Any, table: Scores, values: Values, settin
 
 def _earlier(samples: Samples, names: list[str], settings: dict[str, Any]) -> tuple[dict, dict, dict]:
     """(settings, scores, columns) that an earlier run of compute_metrices.py left of the same images."""
-    path = samples.folder / "metrics.json"
     try:
-        was, scores = read_metrics(path, samples.run)
+        was, scores = read_metrics(samples.folder / "metrics.json", samples.run)
+        judged, columns = read_csv(samples.folder / "metrics_per_image.csv", samples.run)
     except UserError:
         return {}, {}, {}
-    alike = ["corrupt", "image_size", "num_images", "seed"]
-    if not samples.run:  # the original's: only their age says whether they are the judged ones
-        alike.append("dataset_dir")
-        if path.stat().st_mtime_ns < max(recon.stat().st_mtime_ns for recon in samples.recon.paths):
-            return {}, {}, {}
-    if any(was.get(key) != settings[key] for key in alike):
+    alike = ("corrupt", "image_size", "num_images", "seed", "data")
+    if judged != names or any(was.get(key) != settings[key] for key in alike):
         return {}, {}, {}
     if any(was.get(key) != settings[key] for key in settings if key.startswith("fid_")):
         scores = {row: {m: s for m, s in found.items() if m not in OF_SETS} for row, found in scores.items()}
-    try:
-        judged, columns = read_csv(path.with_name("metrics_per_image.csv"), samples.run)
-    except UserError:
-        judged, columns = [], {}
-    return was, scores, columns if judged == names else {}
+    return was, scores, columns
 
 
 def _settings(opt: Any, found: Evaluation, samples: Samples, reference: tuple[Features, str] | None) -> dict[str, Any]:
@@ -249,6 +241,7 @@ def _settings(opt: Any, found: Evaluation, samples: Samples, reference: tuple[Fe
         "corrupt": found.options.corrupt,
         "image_size": found.options.image_size,
         "dataset_dir": str(opt.dataset_dir),
+        "data": found.dataset.fingerprint(),
         "num_images": len(found.dataset),
         "seed": samples.run.get("seed", opt.seed),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.judge import Evaluation, Samples
-from evaluation.metrics import shown_as
 from evaluation.table import Scores, read_csv, read_metrics
-from evaluation.triples import chosen_triple
+from evaluation.triples import single_triple
 from i2sb.errors import UserError
 from i2sb.pictures import read_frames, to_pixels, trajectory_file
 from i2sb.recon import run_identity
@@ -33,8 +33,10 @@ def read_judged(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Scores]:
     Raises:
         UserError: no scores there, or scores of other samples than those that are there now.
     """
-    run = run_identity(folder)
-    return run, *read_metrics(folder / "metrics.json", run)
+    run, path = run_identity(folder), folder / "metrics.json"
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; compute_metrices.py makes it")
+    return run, *read_metrics(path, run)
 
 
 class JudgedImages:
@@ -58,25 +60,24 @@ class JudgedImages:
             raise UserError(f"{table}: is of other images; run compute_metrices.py again")
 
     def ranking(self) -> tuple[str, list[int]]:
-        """(the metric, images from the worst to the best by it); none where nothing was judged one by one."""
-        for metric in ("lpips", "psnr"):
+        """(the metric, images from the worst to the best by it): LPIPS, else PSNR, else no images."""
+        for metric, sign in (("lpips", -1), ("psnr", 1)):
             if values := self.columns.get(f"{metric}_restored"):
-                sign = 1 if shown_as(metric).better == "↑" else -1
                 return metric, sorted(range(len(values)), key=lambda i: sign * values[i])
         return "psnr", []
 
     def spread(self, count: int) -> list[int]:
         """`count` images: the first of each class, then the second of each, ..."""
-        seen: dict[int, int] = {}
+        seen: Counter[int] = Counter()
         order = []
         for number, (_, label) in enumerate(self.dataset.samples):
-            seen[label] = seen.get(label, -1) + 1
             order.append((seen[label], label, number))
+            seen[label] += 1
         return [number for _, _, number in sorted(order)[:count]]
 
     def case(self, number: int) -> Case:
-        """One image, read from the data set and recon.pt, and degraded as sample.py did."""
-        found = chosen_triple(self.recon, self.dataset, self.corrupt, [number], seed=self.seed)
+        """One image, degraded as sample.py did."""
+        found = single_triple(self.recon, self.dataset, self.corrupt, number, self.seed)
         metrics = {}
         for column, values in self.columns.items():
             metric, _, row = column.rpartition("_")

@@ -25,10 +25,8 @@ class MetricUnavailable(RuntimeError):
 class Metric(NamedTuple):
     """A row of METRICS; one of the last two is given.
 
-    title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.
-    scale: per-image values times this are shown.
-    per_image: (class names, device) -> a function of (images, clean, labels), [B,3,S,S] in [-1,1] twice and [B],
-        that gives scores [B].
+    title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.  scale: what values per image are shown as.
+    per_image: (class names, device) -> a function of (images [B,3,S,S] in [-1,1], clean ones, labels [B]) -> [B].
     of_sets: (restored, reference) -> the distance of two sets of images.
     Both raise MetricUnavailable or WeightsUnavailable where there is no such score.
     """
@@ -103,7 +101,7 @@ OF_SETS = tuple(name for name, metric in METRICS.items() if metric.of_sets)
 
 
 def shown_as(name: str) -> Metric:
-    """How a metric is shown; one that is not in the table (of another version, in a file) plainly."""
+    """How a metric is shown, also one that is not in the table (in a file of another version)."""
     return METRICS.get(name, Metric(name, "", "", 4))
 
 

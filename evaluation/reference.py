@@ -35,7 +35,7 @@ def build_reference(opt: Any, ckpt_opt: Any, imagenet: bool, network: Callable, 
     `--fid-ref`, if given; ImageNet's training set where the task is published so; else the whole validation set.
 
     Args:
-        opt: `metrics`, `mode`, `fid_ref`, `batch_size`, `num_workers` of compute_metrices.py are read.
+        opt: the options of compute_metrices.py.
         ckpt_opt: the task, image size and data set that are judged.
 
     Raises:

@@ -14,13 +14,12 @@ from evaluation.judged import read_judged
 from evaluation.metrics import OF_SETS, metrics_of, shown_as
 from evaluation.table import Score, print_scores
 from i2sb.errors import UserError
-from i2sb.recon import SECONDS, find_recon, made_with
+from i2sb.recon import BYTES, SECONDS, find_recon, made_with
 from i2sb.runtime.files import atomic_write
 
 NAME = r"samples_nfe(\d+)(_clip)?"  # of a folder of samples
-FREE = {"nfe", "samples"}  # what differs between points of one curve
+FREE = {"nfe", "samples", BYTES}  # what differs between points of one curve
 LOG_FROM = 8  # the NFE axis is logarithmic where its largest value is this many times its smallest
-CHARACTER = 0.027  # the width of one in a tick label, as a share of the axis
 STYLE = {"font.size": 11, "axes.grid": True, "axes.grid.axis": "y", "axes.spines.right": False, "grid.alpha": 0.35}
 PADDING = {"figure.constrained_layout.w_pad": 0.12, "figure.constrained_layout.h_pad": 0.12}  # inches
 SVG = {"svg.fonttype": "path", "svg.hashsalt": "i2sb"}  # no font is needed to show it; equal points, equal bytes
@@ -104,7 +103,7 @@ def write_sweep(folders: Iterable[Path], out: Path) -> None:
 
 
 def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> bytes:
-    """A picture ("svg" or "png") with one panel per metric, one below the other: value against NFE."""
+    """A picture ("svg" or "png") with a panel per metric, one below the other: value against NFE."""
     import matplotlib  # a second to import
     from matplotlib.figure import Figure  # without pyplot no display is looked for
 
@@ -127,28 +126,15 @@ def _draw(axes: Any, points: Sequence[Point], metric: str) -> None:
     if nfes[-1] >= LOG_FROM * nfes[0]:
         axes.set_xscale("log")
     axes.margins(x=0.08, y=0.15)
-    axes.autoscale_view()
     axes.locator_params(axis="y", nbins=5)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_ylabel(shown_as(metric).label)
     axes.set_xlabel("network evaluations per image (NFE)")
-    _set_ticks(axes, axes, {nfe: str(nfe) for nfe in nfes})
+    axes.set_xticks(nfes, nfes, rotation=90)  # upright labels do not touch their neighbours
     seconds = {point.nfe: f"{point.seconds:.2g}" for point in points if point.seconds is not None}
     if seconds:
         top = axes.secondary_xaxis("top")
         top.set_xlabel("seconds per image")
-        _set_ticks(top, axes, seconds)
-
-
-def _set_ticks(axis: Any, axes: Any, labels: Mapping[float, str]) -> None:
-    """Ticks at x -> label from the right to the left, without those that would touch their neighbour."""
-    kept: list[float] = []
-    end = float("inf")
-    for x in sorted(labels, reverse=True):
-        at = (axes.transScale + axes.transLimits).transform((x, 1.0))[0]
-        half = (len(labels[x]) + 1) * CHARACTER / 2
-        if at + half <= end:
-            kept.append(x)
-            end = at - half
-    axis.set_xticks(kept, [labels[x] for x in kept])
-    axis.minorticks_off()
+        top.set_xticks(list(seconds), list(seconds.values()), rotation=90)
+        top.minorticks_off()
+    axes.minorticks_off()

@@ -42,6 +42,8 @@ class Score:
     interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.interval is not None:
+            object.__setattr__(self, "interval", tuple(self.interval))
         if self.value is not None and not math.isfinite(self.value):
             object.__setattr__(self, "note", self.note or f"the value is {self.value}")
             object.__setattr__(self, "value", None)
@@ -53,8 +55,8 @@ Scores = Mapping[str, Mapping[str, Score]]  # row -> metric -> score
 def mean_scores(rows: Mapping[str, Sequence[float]], scale: float = 1.0) -> dict[str, Score]:
     """Row -> the mean of its per-image values [n] times `scale`, over the same images in every row.
 
-    From two images on a score has a bootstrap interval.  An image whose value is infinite in any row (PSNR of one
-    that equals the clean one) is left out of all rows; the note says how many remain.
+    A score of two images or more has a bootstrap interval.  An image whose value is infinite in any row (the PSNR of
+    one that equals the clean one) is left out of all rows; the note says how many remain.
     """
     values = np.array(list(rows.values()), dtype=np.float64)  # [rows, n]
     kept = ~np.isinf(values).any(axis=0)
@@ -68,37 +70,40 @@ def _mean_score(values: np.ndarray, note: str) -> Score:
     return Score(mean, note, len(values), bootstrap_interval(values) if finite else None)
 
 
-def bootstrap_interval(values: Any, level: float = 0.95, num: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of per-image values [n] (Efron and Tibshirani 1993, ch. 13).
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of per-image values [n] (Efron and Tibshirani 1993, ch. 13).
 
-    How far the mean over these images could be from the mean over all such images.  `num` resamples are drawn, a
-    few at a time, so that memory stays at a few copies of the values.  The same seed gives the same interval.
+    How far the mean over these images could be from the mean over all such images.  The same values give the same
+    interval; the 1,000 resamples are drawn a few at a time, so that memory stays at a few copies of the values.
     """
     from scipy.stats import bootstrap  # takes a second to import
 
-    values = np.asarray(values, dtype=np.float64)
     result = bootstrap(
         (values,),
         np.mean,
-        n_resamples=num,
+        n_resamples=1000,
         batch=max(1, _BATCH_BYTES // values.nbytes),
-        confidence_level=level,
         method="percentile",
-        random_state=np.random.default_rng(seed),  # SciPy 1.15 calls it rng, and knows this name too
+        random_state=np.random.default_rng(0),  # SciPy 1.15 calls it rng, and knows this name too
     )
     return tuple(map(float, result.confidence_interval))
 
 
-def metrics_table(scores: Scores, title: str = "") -> Table:
-    """Rows as given, one column for each metric that any row has; "-" where a row has no value."""
-    columns = metrics_of(scores.values())
+def print_scores(scores: Scores, title: str = "", console: Console | None = None) -> None:
+    """The table ("-" where a row has no value); below it what ± is, and each reason or caveat once."""
+    console, columns = console or Console(), metrics_of(scores.values())
     table = Table(title=Text(title) if title else None)
     table.add_column("images")  # Text throughout: "[dB]" in a plain string would be read as markup
     for metric in columns:
         table.add_column(Text(shown_as(metric).label), justify="right")
     for name, row in scores.items():
         table.add_row(Text(name), *(_cell(metric, row.get(metric)) for metric in columns))
-    return table
+    console.print(table)
+    lines = notes(scores)
+    if any(score.interval for row in scores.values() for score in row.values()):
+        lines.insert(0, INTERVAL_NOTE)
+    for line in lines:  # paths and addresses stay whole: no wrapping, no markup
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _cell(metric: str, score: Score | None) -> str:
@@ -107,17 +112,6 @@ def _cell(metric: str, score: Score | None) -> str:
     digits = shown_as(metric).digits
     half = "" if score.interval is None else f" ± {(score.interval[1] - score.interval[0]) / 2:.{digits}f}"
     return f"{score.value:.{digits}f}{half}"
-
-
-def print_scores(scores: Scores, title: str = "", console: Console | None = None) -> None:
-    """The table, and below it what ± is and each reason or caveat once, on a line of its own."""
-    console = console or Console()
-    console.print(metrics_table(scores, title))
-    lines = notes(scores)
-    if any(score.interval for row in scores.values() for score in row.values()):
-        lines.insert(0, INTERVAL_NOTE)
-    for line in lines:  # paths and addresses stay whole: no wrapping, no markup
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def notes(scores: Scores) -> list[str]:
@@ -133,8 +127,7 @@ def notes(scores: Scores) -> list[str]:
 def write_metrics(path: Path, scores: Scores, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     """metrics.json: {"run": {...}, "settings": {...}, "scores": {row: {metric: {value, note, num_images, interval}}}}.
 
-    run: identity of the samples (`i2sb.recon.run_identity`); settings: how they were judged.  Strict JSON: a missing
-    value is null, and its note says why.
+    run: `i2sb.recon.run_identity`; settings: how the samples were judged.  Strict JSON: a missing value is null.
     """
     cells = {row: {metric: asdict(score) for metric, score in found.items()} for row, found in scores.items()}
     content = {"run": dict(run), "settings": dict(settings), "scores": cells}
@@ -143,26 +136,20 @@ def write_metrics(path: Path, scores: Scores, settings: Mapping[str, Any], run: 
         file.write(text.encode("utf-8", "surrogateescape"))
 
 
-def read_metrics(path: Path, run: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Scores]:
+def read_metrics(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], Scores]:
     """(settings, scores) of a metrics.json.
 
     Raises UserError where there is none, it holds something else, or it is of another run than `run`.
     """
-    _check_is_there(path)
     content = read_json(path)
     try:
-        key = run_key(content.get("run", {}))
-        scores = {row: {metric: _score(**cell) for metric, cell in found.items()}
+        scores = {row: {metric: Score(**cell) for metric, cell in found.items()}
                   for row, found in content["scores"].items()}  # fmt: skip
-        settings = dict(content["settings"])
+        settings, key = dict(content["settings"]), run_key(content["run"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: holds no scores; run compute_metrices.py again") from error
     _check_run(path, key, run)
     return settings, scores
-
-
-def _score(interval: Sequence[float] | None = None, **cell: Any) -> Score:
-    return Score(**cell, interval=None if interval is None else tuple(interval))
 
 
 def write_csv(path: Path, names: Iterable[str], columns: Mapping[str, Sequence[float]], run: Mapping[str, Any]) -> None:
@@ -176,20 +163,19 @@ def write_csv(path: Path, names: Iterable[str], columns: Mapping[str, Sequence[f
         file.write(buffer.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def read_csv(path: Path, run: Mapping[str, Any] | None = None) -> tuple[list[str], dict[str, list[float]]]:
+def read_csv(path: Path, run: Mapping[str, Any]) -> tuple[list[str], dict[str, list[float]]]:
     """(names of the images, column -> value per image) of a file that `write_csv` wrote.
 
     Raises UserError where there is none, it holds something else, or it is of another run than `run`.
     """
-    _check_is_there(path)
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             lines = list(csv.DictReader(file))
-        names, keys = [line.pop("image") for line in lines], {line.pop("run", "") for line in lines}
-        columns = {key: [float(line[key]) for line in lines] for key in (lines[0] if lines else ())}
+        names, (key,) = [line.pop("image") for line in lines], {line.pop("run") for line in lines}
+        columns = {column: [float(line[column]) for line in lines] for column in lines[0]}
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: holds no scores per image; run compute_metrices.py again") from error
-    _check_run(path, *keys or {""}, run)
+    _check_run(path, key, run)
     return names, columns
 
 
@@ -198,11 +184,6 @@ def run_key(run: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(run), default=str, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _check_is_there(path: Path) -> None:
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file; compute_metrices.py makes it")
-
-
-def _check_run(path: Path, key: str, run: Mapping[str, Any] | None) -> None:
-    if run is not None and key != run_key(run):
+def _check_run(path: Path, key: str, run: Mapping[str, Any]) -> None:
+    if key != run_key(run):
         raise UserError(f"{path}: is of other samples than those beside it; run compute_metrices.py again")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -27,31 +27,8 @@ class Triple(NamedTuple):
     labels: Tensor
 
 
-def check_pairs(recon: Recon, dataset: Any, what: str, image_size: int) -> None:
-    """Raise a UserError unless the restored images can be those of the data set."""
-    if len(recon) != len(dataset):
-        raise UserError(
-            f"{what}: holds {len(recon)} images, the data set has {len(dataset)}; give the same --dataset-dir and "
-            "--val-list as to sample.py"
-        )
-    if recon.image_shape[-2:] != (image_size, image_size):
-        height, width = recon.image_shape[-2:]
-        raise UserError(f"{what}: its images have {height}x{width} pixels; give --image-size {width}")
-    targets = torch.tensor([label for _, label in dataset.samples])
-    if not torch.equal(recon.labels.long(), targets):
-        wrong = int((recon.labels.long() != targets).sum())
-        raise UserError(f"{what}: {wrong} of its {len(recon)} labels are not the data set's: it is of other images")
-
-
 def triples(
-    recon: Recon,
-    dataset: Any,
-    corrupt: Callable,
-    *,
-    batch_size: int,
-    num_workers: int = 0,
-    seed: int = 0,
-    device: str = "cpu",
+    recon: Recon, dataset: Any, corrupt: Callable, *, batch_size: int, num_workers: int, seed: int, device: str
 ) -> Iterator[Triple]:
     """All images in order.  The degraded ones are as people see them: holes are white.
 
@@ -65,12 +42,10 @@ def triples(
         yield _triple(recon, dataset, numbers, given, restored, corrupt, seed, device)
 
 
-def chosen_triple(
-    recon: Recon, dataset: Any, corrupt: Callable, numbers: Sequence[int], *, seed: int = 0, device: str = "cpu"
-) -> Triple:
-    """The images of these numbers only (one at least), as in `triples`."""
-    given = default_collate([WithChecksum(dataset)[number] for number in numbers])
-    return _triple(recon, dataset, list(numbers), given, recon.take(numbers), corrupt, seed, device)
+def single_triple(recon: Recon, dataset: Any, corrupt: Callable, number: int, seed: int) -> Triple:
+    """One image, as in `triples`, on the CPU."""
+    given = default_collate([WithChecksum(dataset)[number]])
+    return _triple(recon, dataset, [number], given, recon.take([number]), corrupt, seed, "cpu")
 
 
 def _triple(

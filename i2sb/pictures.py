@@ -27,16 +27,11 @@ def to_pixels(image: Tensor) -> np.ndarray:
 
 
 def picture_names(names: Sequence[str], image_format: str) -> list[str]:
-    """A file name for each image: CLASS/a.JPEG -> CLASS/a.png, no name twice.
-
-    Where that would give two images one name, all keep their former suffix too (CLASS/a.JPEG.png), and an image
-    that is listed twice has its number behind.
-    """
+    """A file name for each image: CLASS/a.JPEG -> CLASS/a.png; where images share a name, their numbers are added."""
     short = [str(Path(name).with_suffix("")) for name in names]
-    if len(set(short)) < len(short):
-        repeated = Counter(names)
-        short = [name if repeated[name] == 1 else f"{name}.{number:05d}" for number, name in enumerate(names)]
-    return [f"{name}.{image_format}" for name in short]
+    times = Counter(short)
+    unique = [name if times[name] == 1 else f"{name}.{number:05d}" for number, name in enumerate(short)]
+    return [f"{name}.{image_format}" for name in unique]
 
 
 def trajectory_file(folder: Path, number: int) -> Path:
@@ -70,12 +65,12 @@ class Pictures:
         names = [dataset.short_name(path) for path, _ in dataset.samples] if image_format else []
         self._images = [folder / "images" / name for name in picture_names(names, image_format or "")]
 
-    def __call__(self, numbers: list[int], images: Tensor, states: Tensor) -> None:
-        for number, image, trajectory in zip(numbers, images, states):
+    def __call__(self, numbers: list[int], states: Tensor) -> None:
+        for number, trajectory in zip(numbers, states):
             if self._images:
-                _save(self._images[number], to_pixels(image))
+                _save(self._images[number], to_pixels(trajectory[0]))
             if number < self.num_trajectories:
-                save_trajectory(trajectory_file(self.folder, number), trajectory)
+                _save_trajectory(trajectory_file(self.folder, number), trajectory)
 
     def lacking_trajectories(self, store: ReconStore) -> list[int]:
         """The store's images whose trajectory is asked for and not there."""
@@ -94,12 +89,8 @@ class Pictures:
             log.warning(f"[Sample] no trajectory of {len(lacking)} images; --overwrite restores again and writes them")
 
 
-def save_trajectory(path: Path, states: Tensor) -> None:
-    """Write states [K,C,H,W] in [-1,1], index 0 the last, as an animation (WebP) and beside it as a strip (PNG).
-
-    Raises:
-        UserError: a file cannot be written.
-    """
+def _save_trajectory(path: Path, states: Tensor) -> None:
+    """Write states [K,C,H,W] in [-1,1], index 0 the last, as an animation (WebP) and beside it as a strip (PNG)."""
     frames = [to_pixels(state) for state in states.flip(0)]
     _save(path.with_suffix(".png"), np.concatenate(frames, axis=1))
     others = [Image.fromarray(frame) for frame in frames[1:]]

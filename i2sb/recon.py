@@ -18,6 +18,7 @@ import json
 import re
 import shutil
 import statistics
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ from i2sb.runtime.reading import check_tensors, load_npz, load_torch, read_json,
 from i2sb.runtime.torch_stream import Stream, save_stream
 
 SECONDS = "seconds_per_image"  # measured, so not a setting
+BYTES = "recon.pt"  # what tells the original's samples from others, which name no run
 PICTURES, SCORES = ("images", "trajectories"), ("metrics.json", "metrics_per_image.csv", "report.html")
-_NOT_IDENTITY = {SECONDS, "partition"}
 _STEM = re.compile(r"recon(_(\d+)_(\d+))?")
 
 
@@ -59,11 +60,10 @@ def made_with(recon: Path) -> dict[str, Any]:
     inside = load_torch(recon).get("made_with") if recon.is_file() else None
     if not isinstance(inside, dict):
         return beside
-    described = {key: value for key, value in beside.items() if key != SECONDS}
-    if described and (different := differences(described, inside)):
+    if beside and (different := differences(beside, {SECONDS: beside.get(SECONDS), **inside})):
         raise UserError(
             f"{recon}: is not the one that {recon.stem}.json describes ({different}); put back the one that belongs "
-            "to it, or restore the images again with --overwrite"
+            "to it, or give sample.py --overwrite"
         )
     return {**beside, **inside}
 
@@ -76,22 +76,29 @@ def _settings_beside(recon: Path) -> dict[str, Any]:
     return found
 
 
-def identity(recon: Path) -> dict[str, Any]:
-    """What tells the run that made a recon.pt from other runs: its settings, but for the partition."""
-    return _identity(made_with(recon))
-
-
-def _identity(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in _NOT_IDENTITY}
+def identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that tell the run that made images from other runs."""
+    return {key: value for key, value in settings.items() if key not in (SECONDS, "partition")}
 
 
 def run_identity(folder: Path) -> dict[str, Any]:
-    """`identity` of the run whose images a folder of samples holds; {} for the original's files.
+    """`identity` of the run whose images a folder of samples holds; of the original's files, a checksum.
 
     Raises:
         UserError: as `find_recon` and `made_with`.
     """
-    return next(filter(None, map(identity, find_recon(folder))), {})
+    paths = find_recon(folder)
+    return next(filter(None, (identity(made_with(path)) for path in paths)), {BYTES: _checksum_of_ends(paths)})
+
+
+def _checksum_of_ends(paths: list[Path]) -> str:
+    """Tells files of torch.save from others: at a zip's end are the checksums of all that is inside."""
+    crc = 0
+    for path in paths:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            crc = zlib.crc32(file.read(), crc)
+    return f"{crc:08x}"
 
 
 def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
@@ -99,12 +106,6 @@ def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
     keys = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
     shown = [f"{one_line(k, 40)} was {one_line(was.get(k), 60)}, now {one_line(now.get(k), 60)}" for k in keys[:5]]
     return "; ".join(shown) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-
-
-def image_checksums(recon: Path) -> list[int] | None:
-    """CRC-32 of the image file that each image of a recon.pt was restored from, in order; None where unknown."""
-    checksums = load_torch(recon).get("crc32")
-    return checksums.tolist() if isinstance(checksums, Tensor) else None
 
 
 def find_recon(folder: Path) -> list[Path]:
@@ -128,12 +129,13 @@ def find_recon(folder: Path) -> list[Path]:
     paths = [folder / f"recon_{part}_{counts[0]}.pt" for part in range(counts[0])]
     if absent := [path.stem.removeprefix("recon_") for path in paths if not path.is_file()]:
         raise UserError(f"{folder}: the parts {', '.join(absent)} are missing; sample.py --partition makes them")
-    known = [path for path in paths if identity(path)]  # the original's parts do not say of which run they are
-    for path in known[1:]:
-        if different := differences(identity(known[0]), identity(path)):
+    # The original's parts do not say of which run they are
+    runs = [(path.name, run) for path in paths if (run := identity(made_with(path)))]
+    for name, run in runs[1:]:
+        if different := differences(runs[0][1], run):
             raise UserError(
-                f"{folder}: {known[0].name} and {path.name} are not of one run ({different}); restore one of them "
-                "again with the settings of the other, by --partition and --overwrite"
+                f"{folder}: {runs[0][0]} and {name} are not of one run ({different}); restore one of them again with "
+                "the settings of the other, by --partition and --overwrite"
             )
     return paths
 
@@ -147,7 +149,7 @@ class Recon:
 
     Attributes:
         image_shape: (C, S, S); labels: [n].
-        checksums: `image_checksums` of all the files.
+        checksums: CRC-32 of the image file that each image was restored from [n]; None where unknown.
 
     Raises:
         UserError: a file is damaged or holds something else.
@@ -156,15 +158,15 @@ class Recon:
     def __init__(self, paths: list[Path], log: Any = None):
         self.paths, self._log, self._is_verified = paths, log, False
         found = [self._open(path) for path in paths]
-        if len({arr.shape[1:] for arr, _ in found}) > 1:
+        if len({arr.shape[1:] for arr, _, _ in found}) > 1:
             raise UserError(f"{paths[0].parent}: its parts hold images of different sizes")
-        self._ends = list(itertools.accumulate(len(arr) for arr, _ in found))
+        self._ends = list(itertools.accumulate(len(arr) for arr, _, _ in found))
         self.image_shape = tuple(found[0][0].shape[1:])
-        self.labels = torch.cat([labels.clone() for _, labels in found])
-        known = [image_checksums(path) for path in paths]
+        self.labels = torch.cat([labels.clone() for _, labels, _ in found])
+        known = [checksums for *_, checksums in found]
         self.checksums = None if None in known else [crc for each in known for crc in each]
 
-    def _open(self, path: Path) -> tuple[Tensor, Tensor]:
+    def _open(self, path: Path) -> tuple[Tensor, Tensor, list[int] | None]:
         content = load_torch(path)
         arr, labels = (content.get(k) if isinstance(content, dict) else None for k in ("arr", "label_arr"))
         sound = isinstance(arr, Tensor) and arr.ndim == 4 and isinstance(labels, Tensor) and labels.ndim == 1
@@ -172,8 +174,12 @@ class Recon:
             raise UserError(f"{path}: refused: it does not hold restored images (arr [n,C,S,S] and label_arr [n])")
         if not (arr.is_floating_point() or arr.dtype == torch.uint8):
             raise UserError(f"{path}: refused: its images are {arr.dtype}, not floating point or uint8")
-        check_tensors(path, [labels, *(content[key] for key in ("crc32",) if key in content)], self._log)
-        return arr, labels
+        checksums = content.get("crc32")
+        if not isinstance(checksums, Tensor):
+            check_tensors(path, [labels], self._log)
+            return arr, labels, None
+        check_tensors(path, [labels, checksums], self._log)
+        return arr, labels, checksums.tolist()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -194,11 +200,7 @@ class Recon:
         self._is_verified = True
 
     def take(self, numbers: Sequence[int]) -> Tensor:
-        """The images of these numbers [b,C,S,S] as stored, from any of the files; all are verified at first.
-
-        Raises:
-            UserError: as `batches`.
-        """
+        """The images of these numbers [b,C,S,S] as stored; all bytes are verified at first, and errors as there."""
         if not self._is_verified:
             for _ in self.batches(1):
                 pass
@@ -248,10 +250,10 @@ class ReconStore:
     def open(self, overwrite: bool, log: Any) -> bool:
         """Get ready to write.  True when recon.pt is there already, made with the same settings.
 
-        Files of which nothing says how they were made (a recon.pt of the original) are kept under another name.
+        A recon.pt of which nothing says how it was made (the original's) is kept under another name.
 
         Args:
-            overwrite: first remove this part, those of other settings, and what was derived from them.
+            overwrite: first remove this part, those of other settings, and what was derived from both.
 
         Raises:
             UserError: the folder holds images of other settings, or cannot be written to.
@@ -273,11 +275,11 @@ class ReconStore:
 
     def _make_room(self, overwrite: bool) -> None:
         """Refuse or remove images of other runs, and what was derived from images that are not there any more."""
-        ours, different = _identity(self.settings), {}
+        ours, different = identity(self.settings), {}
         for side in self.folder.glob("recon*.json"):
             if _STEM.fullmatch(side.stem):
                 try:
-                    different[side.stem] = differences(_identity(_settings_beside(side)), ours)
+                    different[side.stem] = differences(identity(_settings_beside(side)), ours)
                 except UserError as error:  # damaged
                     different[side.stem] = str(error)
         wrong = sorted(stem for stem, reason in different.items() if reason)
@@ -336,19 +338,14 @@ class ReconStore:
     def checksums(self) -> dict[int, int]:
         """Image number -> CRC-32 of the image file that it was restored from, of all the images that are there."""
         if self.path.exists():
-            return dict(enumerate(image_checksums(self.path) or (), self.start))
+            return dict(enumerate(Recon([self.path]).checksums or (), self.start))
         done = ((start, self._load(start, stop, "crc32")) for start, stop in self._done())
         return {number: crc for start, each in done for number, crc in enumerate(each.tolist(), start)}
 
     def write(self, numbers: list[int], images: Tensor, labels: Tensor, checksums: Tensor, seconds: float) -> None:
         """Keep a batch of restored images [b,C,S,S] in about [-1,1], of neighbouring numbers.
 
-        Args:
-            labels: [b]; checksums: CRC-32 of each image's file [b].
-            seconds: how long a process worked on the batch.
-
-        Raises:
-            UserError: it cannot be written.
+        labels, checksums (CRC-32 of the image files): [b].  seconds: how long a process worked on the batch.
         """
         arr = to_uint8(images) if self.dtype == "uint8" else images.float()
         crc32 = checksums.numpy().astype(np.uint32)
@@ -359,11 +356,9 @@ class ReconStore:
         """Join the batches to recon.pt and remove them.
 
         Raises:
-            UserError: a batch is missing or damaged, or the disk is full (the batches stay).
+            UserError: a batch is damaged, or the disk is full (the batches stay).
         """
         done, count = self._done(), self.stop - self.start
-        if missing := self.missing(1):
-            raise UserError(f"{self.parts}: {len(missing)} images are missing; run the same command again")
 
         def pieces(key: str) -> Iterator[np.ndarray]:
             return (self._load(start, stop, key) for start, stop in done)

@@ -73,8 +73,7 @@ def open_store(
 def holes(corrupt: Callable, count: int, shape: tuple[int, ...]) -> str | None:
     """Tells the masks of `count` images [C,S,S] from others: they may be a file's or the brush's; None without masks.
 
-    Raises:
-        UserError: there are fewer masks than images.
+    Raises UserError where there are fewer masks than images.
     """
     if not getattr(corrupt, "has_mask", False):
         return None
@@ -86,12 +85,9 @@ def holes(corrupt: Callable, count: int, shape: tuple[int, ...]) -> str | None:
 
 
 def check_images(store: ReconStore, dataset: Any) -> None:
-    """Compare the files of images that are restored already with what they were then.
+    """Compare the files of images that are restored already with what they were then: up to NUM_CHECKED, evenly spread.
 
-    Takes NUM_CHECKED of them, evenly spread, or all if they are fewer.
-
-    Raises:
-        UserError: one has changed; the text names it.
+    Raises UserError where one has changed.
     """
     known = store.checksums()
     for number in sorted(known)[:: -(-len(known) // NUM_CHECKED) or 1]:
@@ -109,7 +105,7 @@ def restore(
     dataset: Any,
     corrupt: Callable,
     store: ReconStore,
-    on_batch: Callable[[list[int], Tensor, Tensor], None],
+    on_batch: Callable[[list[int], Tensor], None],
 ) -> None:
     """Restore what the store lacks; each rank takes its share of the batches.
 
@@ -119,8 +115,7 @@ def restore(
     Args:
         opt: `seed`, `nfe`, `clip_denoise`, `batch_size`, `num_workers` and `save_trajectory` are read.
         dataset: items (image [C,S,S] in [-1,1], label, CRC-32 of the image's file).
-        on_batch: called in a thread with (numbers, images [b,C,S,S], states [b,K,C,S,S]) of each batch, before
-            the batch counts as done.
+        on_batch: called in a thread with (numbers, states [b,K,C,S,S]) of each batch, before it counts as done.
 
     Raises:
         UserError: a batch cannot be written, or has NaN or inf.
@@ -132,12 +127,11 @@ def restore(
     loader = ordered_loader(dataset, batches, num_workers=opt.num_workers, device=runner.device)
 
     def write(numbers: list[int], states: Tensor, labels: Tensor, checksums: Tensor, seconds: float) -> None:
-        images = states[:, 0]
-        for number, image in zip(numbers, images):
+        for number, image in zip(numbers, states[:, 0]):
             if not image.isfinite().all():
                 raise UserError(f"image {number}: restored to NaN or inf; --precision fp32 or bf16 may help")
-        on_batch(numbers, images, states)  # first: a run killed in between restores the batch again
-        store.write(numbers, images, labels, checksums, seconds)
+        on_batch(numbers, states)  # first: a run killed in between restores the batch again
+        store.write(numbers, states[:, 0], labels, checksums, seconds)
 
     with Progress("restoring", count * nfe, shown=is_main()) as bar, ThreadPoolExecutor(1) as writing:
         done, written = 0, None

@@ -34,9 +34,9 @@ def sample_argv(dataset: Path, name: str, *more: str) -> list[str]:
 
 
 def metrics_argv(dataset: Path, name: str, folder: str, *more: str) -> list[str]:
-    """Arguments of compute_metrices.py, without metrics that need weights from elsewhere."""
+    """Arguments of compute_metrices.py, without metrics that need weights from elsewhere; `more`: folders first."""
     fixed = ["--ckpt", name, "--dataset-dir", str(dataset), "--device", "cpu", "--num-workers", "0"]
-    return [*fixed, "--sample-dir", folder, "--metrics", "psnr", "ssim", *map(str, more)]
+    return [*fixed, "--metrics", "psnr", "ssim", "--sample-dir", folder, *map(str, more)]
 
 
 def logged(name: str, key: str = "loss") -> dict[int, float]:

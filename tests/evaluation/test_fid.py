@@ -67,15 +67,6 @@ def test_agrees_with_cleanfid(dim):
     assert expected == pytest.approx(cleanfid("fid_from_feats", first, second), rel=1e-9)
 
 
-def test_diagonal_covariances_by_hand():
-    a, b = np.array([4.0, 9.0, 0.0]), np.array([1.0, 0.0, 25.0])
-    expected = 14 + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()  # |(1, 2, 3)|^2 = 14
-    assert frechet_distance([1, 2, 3], np.diag(a), [0, 0, 0], np.diag(b)) == pytest.approx(expected, rel=1e-12)
-    zero = np.zeros((3, 3))
-    assert frechet_distance([1, 2, 2], zero, [0, 0, 0], zero) == 9
-    assert frechet_distance([0, 0, 0], zero, [0, 0, 0], np.eye(3)) == pytest.approx(3)
-
-
 def test_fewer_images_than_dimensions():
     """Rank 9 and 14 in 60 dimensions: tr sqrt(S1 S2) is the nuclear norm of X1 X2^T / sqrt((n1-1)(n2-1))."""
     first, second = features(10, 60, 3), features(15, 60, 4)
@@ -85,16 +76,8 @@ def test_fewer_images_than_dimensions():
     assert frechet_distance(m1, s1, m2, s2) == pytest.approx(expected, rel=1e-10)
     assert frechet_distance(m2, s2, m1, s1) == pytest.approx(expected, rel=1e-10)
     assert frechet_distance(m1, s1, m1, s1) == pytest.approx(0, abs=1e-6 * np.trace(s1))
-    m3, s3 = moments(features(500, 60, 6))  # one of full rank
-    nuclear = np.linalg.svd((first - m1) / 3 @ np.linalg.cholesky(s3), compute_uv=False).sum()
-    expected = ((m1 - m3) ** 2).sum() + np.trace(s1) + np.trace(s3) - 2 * nuclear
-    assert frechet_distance(m1, s1, m3, s3) == pytest.approx(expected, rel=1e-10)
-
-
-def test_covariances_stored_in_float32():
-    (m1, s1), (m2, s2) = moments(features(400, 20, 7)), moments(features(400, 20, 8))
-    exact = frechet_distance(m1, s1, m2, s2)
-    assert frechet_distance(np.float32(m1), np.float32(s1), m2, s2) == pytest.approx(exact, rel=1e-4)
+    zero = np.zeros((3, 3))
+    assert frechet_distance([1, 2, 2], zero, [0, 0, 0], np.eye(3)) == pytest.approx(9 + 3)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +88,6 @@ def test_covariances_stored_in_float32():
         (([0, np.nan], np.eye(2), [0, 0], np.eye(2)), "NaN or inf"),
         (([0, 0], np.eye(2), [0, 0], [[1, 0.5], [0, 1]]), "not symmetric positive"),
         (([0, 0], np.eye(2), [0, 0], [[1, 2], [2, 1]]), "not symmetric positive"),
-        (([0, 0], [[0.0, 1], [1, 0]], [0, 0], np.eye(2)), "not symmetric positive"),
     ],
 )
 def test_refuses_what_is_no_gaussian(args, message):
@@ -132,9 +114,6 @@ def test_a_seeded_subset_of_the_features_is_kept():
     assert set(collected(x, 64, 20, 4).sample[:, 0]) != set(kept[:, 0])
     np.testing.assert_array_equal(collected(x, 7, num_kept=1000).sample, x)
     assert collected(x).sample is None
-    counts = sum(np.isin(np.arange(40), collected(x[:40], 13, 10, seed).sample[:, 0]) for seed in range(400))
-    assert counts.min() > 60  # 100 expected of each image, with a standard deviation of 9
-    assert counts.max() < 140
 
 
 def test_too_few_images_and_nan_have_no_statistics():

@@ -127,8 +127,3 @@ def test_torchscript_modes(torchscript_folder, mode, pixels):
             expected = theirs(resize(pixels, mode))
     assert features.shape == (2, 2048)
     torch.testing.assert_close(features, expected)
-
-
-def test_unknown_modes_are_named():
-    with pytest.raises(ValueError, match="'tidy' is unknown, choose one of legacy_pytorch, legacy_tens"):
-        build_inception("tidy")

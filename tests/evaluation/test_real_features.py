@@ -94,24 +94,11 @@ def test_known_photographs_are_recognised(network, photographs, convert):
     assert top1(logits, labels.roll(1)).sum() <= 2  # two neighbours are of one class
 
 
-def test_accuracy_falls_with_jpeg_strength(network, photographs):
-    images, labels = photographs
-    right = [top1(network(Normalizer()(to_float(jpeg(images, q)))), labels).sum().item() for q in (95, 2)]
-    assert right[0] >= 15
-    assert right[-1] <= right[0] - 5
-
-
-def test_frechet_distance_rises_with_jpeg_strength(judged):
-    values = [distance(judged[quality], judged[None]) for quality in QUALITIES]
-    assert (np.diff(values) > 0).all(), values
-    assert distance(judged[None], judged[None]) == pytest.approx(0, abs=1e-6 * values[0])
-
-
-def test_kid_rises_with_jpeg_strength(judged):
-    values = [kid(judged[quality].sample, judged[None].sample) for quality in QUALITIES]
-    assert (np.diff(values) > 0).all(), values
-    subsets = [kid(judged[quality].sample, judged[None].sample, subset_size=40) for quality in QUALITIES]
-    assert (np.diff(subsets) > 0).all(), subsets
+def test_fid_and_kid_rise_with_jpeg_strength(judged):
+    fids = [distance(judged[quality], judged[None]) for quality in QUALITIES]
+    kids = [kid(judged[quality].sample, judged[None].sample) for quality in QUALITIES]
+    assert (np.diff([fids, kids]) > 0).all(), (fids, kids)
+    assert distance(judged[None], judged[None]) == pytest.approx(0, abs=1e-6 * fids[0])
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
-"""One small trained bridge for all tests of sampling; each test works in a copy of its folder."""
+"""One small trained bridge, and its samples, for all tests of sampling; each test works in a copy."""
 
 import logging
 import shutil
 from argparse import Namespace
 
 import pytest
-from small_runs import photos, train_argv
+from places import NAME
+from small_runs import photos, sample_argv, train_argv
 
+import sample
 import train
 from dataset.imagenet import build_lmdb_dataset
 
@@ -23,9 +25,30 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def sampled(trained, tmp_path_factory):
+    """The same with samples_nfe2 of all images."""
+    folder = tmp_path_factory.mktemp("sampled") / "run"
+    shutil.copytree(trained, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert sample.main(sample_argv(folder / "photos", NAME)) == 0
+    return folder
+
+
 @pytest.fixture
 def here(trained, tmp_path, monkeypatch):
     """A copy of `trained` as the current folder."""
-    shutil.copytree(trained, tmp_path / "run")
+    return _copy(trained, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def restored(sampled, tmp_path, monkeypatch):
+    """A copy of `sampled` as the current folder."""
+    return _copy(sampled, tmp_path, monkeypatch)
+
+
+def _copy(place, tmp_path, monkeypatch):
+    shutil.copytree(place, tmp_path / "run")
     monkeypatch.chdir(tmp_path / "run")
     return tmp_path / "run"

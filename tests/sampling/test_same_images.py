@@ -1,19 +1,16 @@
 """The same images from any batch size, number of processes, launcher, partition, precision, and after a resume."""
 
 import contextlib
-import os
+import logging
 import shutil
-import subprocess
-import sys
+from types import SimpleNamespace as Options
 
 import pytest
 import torch
 from places import FOLDER, NAME, images, interrupt, restore
-from processes import ROOT
-from small_runs import sample_argv, train_argv
+from small_runs import sample_argv, script, train_argv
 from waiting import Waits
 
-import sample
 import train
 from i2sb.ckpt_util import build_ckpt_option
 from i2sb.noise import ImageNoise
@@ -27,16 +24,6 @@ def restored(here, *flags, fresh=True):
     if fresh:
         shutil.rmtree(here / FOLDER, ignore_errors=True)
     return images(restore(here, *flags))
-
-
-def run(command, here):
-    """A launcher's command with nothing of a launcher around it."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "SLURM_", "MASTER_"))}
-    done = subprocess.run(
-        command, cwd=here, capture_output=True, text=True, timeout=180, env={**environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return images(here / FOLDER)
 
 
 def test_batch_size_and_a_resume_with_another_one(here):
@@ -57,15 +44,16 @@ def test_batch_size_and_a_resume_with_another_one(here):
 def test_two_processes_give_the_same_bits_at_equal_batch_shape(here):
     alone = restored(here, "--batch-size", "4")
     shutil.rmtree(here / FOLDER)
-    argv = sample_argv(here / "photos", NAME, "--batch-size", "4", "--n-gpu-per-node", "2")
-    assert torch.equal(run([sys.executable, str(ROOT / "sample.py"), *argv], here), alone)
+    done = script("sample", sample_argv(here / "photos", NAME, "--batch-size", "4", "--n-gpu-per-node", "2"), here)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert torch.equal(images(here / FOLDER), alone)
 
 
 def test_parts_together_are_the_whole(here):
     whole = restored(here, "--batch-size", "24")
     shutil.rmtree(here / FOLDER)
     for part in range(5):  # 5 does not divide 24
-        assert sample.main(sample_argv(here / "photos", NAME, "--partition", f"{part}_5", "--batch-size", "2")) == 0
+        restore(here, "--partition", f"{part}_5", "--batch-size", "2")
     paths = find_recon(here / FOLDER)
     parts = torch.cat([torch.load(path, weights_only=True)["arr"] for path in paths])
     torch.testing.assert_close(parts, whole, **SAME)
@@ -108,10 +96,8 @@ def test_compiled_networks_give_the_same_images(here):
 @pytest.mark.parametrize("corrupt", ["sr4x-pool", "inpaint-center"])
 def test_no_step_waits_for_the_device(here, corrupt):
     assert train.main(train_argv(here / "photos", "--num-itr", "1", "--name", "waits", corrupt=corrupt)) == 0
-    from types import SimpleNamespace as Options
-
     opt = build_ckpt_option(Options(device="cpu"), None, "results/waits")
-    runner = Runner(opt, Quiet(), save_opt=False)
+    runner = Runner(opt, logging.getLogger("test"), save_opt=False)
     runner.keep_average_only()
     noise = ImageNoise(0, range(3))
     x1 = noise.randn_like(torch.empty(3, 3, 32, 32))
@@ -131,10 +117,3 @@ def test_the_probe_of_waiting_sees_a_number_that_is_read():
     with Waits() as waits, contextlib.suppress(RuntimeError):
         torch.ones(1).sum().item()
     assert "_local_scalar_dense" in waits.seen
-
-
-class Quiet:
-    def info(self, *args):
-        pass
-
-    warning = error = info

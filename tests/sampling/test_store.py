@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i2sb.errors import UserError
-from i2sb.pictures import picture_names
 from i2sb.recon import SECONDS, Recon, ReconStore, made_with, partition_range
 
 LOG = logging.getLogger("test")
@@ -95,14 +94,3 @@ def test_images_are_taken_from_any_part(tmp_path):
     recon = Recon(paths)
     assert recon.take([7, 0, 3, 2])[:, 0, 0, 0].tolist() == [7, 0, 3, 2]
     assert torch.cat(list(recon.batches(2)))[:, 0, 0, 0].tolist() == list(range(8))
-
-
-def test_pictures_have_names_of_their_own():
-    assert picture_names(["x/a.JPEG", "y/a.png", "x/b.c.jpg"], "png") == ["x/a.png", "y/a.png", "x/b.c.png"]
-    assert picture_names(["x/a.jpg", "x/a.png", "x/a.jpg.png"], "png") == [
-        "x/a.jpg.png",
-        "x/a.png.png",
-        "x/a.jpg.png.png",
-    ]
-    listed_twice = picture_names(["x/a.jpg", "x/b.jpg", "x/a.jpg"], "jpg")
-    assert len(set(listed_twice)) == 3

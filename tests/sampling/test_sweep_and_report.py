@@ -22,10 +22,8 @@ def restore(here, nfe, *flags):
     assert sample.main(sample_argv(here / "photos", NAME, "--nfe", str(nfe), *flags)) == 0
 
 
-def judge(here, *names, metrics=("psnr", "ssim")):
-    argv = metrics_argv(here / "photos", NAME, names[0], "--metrics", *metrics)
-    argv[argv.index(names[0]) : argv.index(names[0]) + 1] = names
-    assert compute_metrices.main(argv) == 0
+def judge(here, *names_and_flags):
+    assert compute_metrices.main(metrics_argv(here / "photos", NAME, *names_and_flags)) == 0
 
 
 def of(here, *names):
@@ -33,9 +31,7 @@ def of(here, *names):
 
 
 def sweep_argv(here, *more):
-    argv = sample_argv(here / "photos", NAME)
-    argv = argv[: argv.index("--nfe")]
-    return [*argv, "--nfe", "1", "2", "5", "--metrics", "psnr", "ssim", "--batch-size", "6", *more]
+    return sample_argv(here / "photos", NAME, "--nfe", "1", "2", "5", "--metrics", "psnr", "ssim", *more)
 
 
 def rows(path):
@@ -85,9 +81,7 @@ def test_a_report_from_flag_and_from_script(here):
     names = ["samples_nfe1", "samples_nfe5"]
     for nfe in (1, 5):
         restore(here, nfe, "--save-trajectory", "2")
-    argv = metrics_argv(here / "photos", NAME, names[0], "--report")
-    argv.insert(argv.index(names[0]) + 1, names[1])
-    assert compute_metrices.main(argv) == 0
+    judge(here, *names, "--report")
     folder = here / "results" / NAME
     pages = {name: (folder / name / "report.html").read_text() for name in names}
     for name, page in pages.items():
@@ -177,7 +171,7 @@ def test_a_comparison_shows_the_images_that_were_judged(here, capsys):
         restore(here, nfe)
     argv = of(here, "samples_nfe1", "samples_nfe5")
     argv += ["--rows", "3", "--tile", "64"]
-    judge(here, "samples_nfe1", "samples_nfe5", metrics=["ssim"])
+    judge(here, "samples_nfe1", "samples_nfe5", "--metrics", "ssim")
     assert draw_comparison.main(argv) == 2
     assert "run compute_metrices.py --metrics psnr" in capsys.readouterr().err
     judge(here, "samples_nfe1", "samples_nfe5")
