@@ -54,7 +54,7 @@ def test_restored_images_equal_the_originals(here, name, batch_size):
     assert sample.main(argv) == 0
     ours = load(here / f"results/{name}/samples_nfe1/recon.pt")
     theirs = load(INTEROP / f"results/{name}/samples_nfe1/recon.pt")
-    assert set(ours) == set(theirs) == {"arr", "label_arr"}
+    assert set(theirs) == {"arr", "label_arr"} < set(ours)  # the original ignores what it does not know
     for key in theirs:
         assert ours[key].dtype == theirs[key].dtype
         assert ours[key].shape == theirs[key].shape
