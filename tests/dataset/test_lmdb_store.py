@@ -1,6 +1,5 @@
 """Reading image files out of LMDBs, ours and the original's."""
 
-import multiprocessing
 import os
 import pickle
 import random
@@ -27,10 +26,6 @@ def make_lmdb(path, content):
     return path
 
 
-def _get(store, path, answers):
-    answers.put(store.get(path))
-
-
 @pytest.mark.parametrize("prefix", ["/dataset/val/", "/somewhere/else/", "", "D:\\imagenet\\", "/" + 600 * "long/"])
 def test_values_are_the_files_bytes_wherever_they_lay(prefix):
     first, second = LmdbImages(VAL), LmdbImages(VAL)
@@ -55,26 +50,6 @@ def test_nothing_is_opened_before_the_first_access_nor_pickled(tmp_path):
     make_lmdb(tmp_path / "later.lmdb", {"a/b": b"c"})
     assert store.get("a/b") == copy.get("a/b") == b"c"
     assert pickle.loads(pickle.dumps(store)).get("a/b") == b"c"
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_other_processes(method):
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"this system cannot {method}")
-    store = LmdbImages(VAL)
-    path = f"/dataset/val/{NAMES[0]}"
-    expected = store.get(path)  # the LMDB is open when the process is forked
-    context = multiprocessing.get_context(method)
-    answers = context.Queue()
-    process = context.Process(target=_get, args=(store, path, answers))
-    process.start()
-    try:
-        assert answers.get(timeout=60) == expected
-    finally:
-        process.join()
-    assert process.exitcode == 0
-    assert store.get(path) == expected
 
 
 def test_the_lmdb_is_left_as_it_was(tmp_path):
