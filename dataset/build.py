@@ -50,28 +50,21 @@ def build_lmdb(
 ) -> ImageIndex:
     """Build `lmdb_path` and its index from the images in `images`/CLASS/, unless they are there already.
 
-    Every image is decoded once, and damaged ones are listed.  Safe to call from several processes at once: one builds,
-    the others wait for it.
-
-    Args:
-        skip_unreadable: so many images at most may be left out because they cannot be read or decoded.
-
-    Returns:
-        the index of the LMDB.
+    Every image is decoded once, and damaged ones are listed; up to `skip_unreadable` of them are left out.  Several
+    processes may call this at once: one builds, the others wait for it.
 
     Raises:
         UserError: no images, too many damaged ones, a full disk, a folder that cannot be written to.
     """
     lmdb_path, log = Path(lmdb_path), log or logging.getLogger(__name__)
-    if is_complete(lmdb_path):  # without the lock, which a read-only folder does not allow
-        return read_index(index_path(lmdb_path))
     lock_path = lmdb_path.with_name(f".{lmdb_path.name}.lock")
     try:
-        lmdb_path.parent.mkdir(parents=True, exist_ok=True)
-        with lock(lock_path, on_wait=lambda: log.info(f"Waiting for another process that builds {lmdb_path}")):
-            if is_complete(lmdb_path):
-                return read_index(index_path(lmdb_path))
-            return _build(images, lmdb_path, threads, log, skip_unreadable)
+        if not is_complete(lmdb_path):  # else without the lock, which a read-only folder does not allow
+            lmdb_path.parent.mkdir(parents=True, exist_ok=True)
+            with lock(lock_path, on_wait=lambda: log.info(f"Waiting for another process that builds {lmdb_path}")):
+                if not is_complete(lmdb_path):
+                    _build(images, lmdb_path, threads, log, skip_unreadable)
+        return read_index(index_path(lmdb_path))
     except (OSError, lmdb.Error) as error:
         why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else error
         why = f"{lmdb_path}: cannot be built: {one_line(why, 700)}"
@@ -80,7 +73,7 @@ def build_lmdb(
         raise UserError(why) from error
 
 
-def _build(images: str | os.PathLike, lmdb_path: Path, threads: int, log: Any, skip_unreadable: int) -> ImageIndex:
+def _build(images: str | os.PathLike, lmdb_path: Path, threads: int, log: Any, skip_unreadable: int) -> None:
     if lmdb_path.exists():
         raise UserError(
             f"{lmdb_path}: {index_path(lmdb_path).name} is missing beside it: copy it too, or rebuild both: "
@@ -103,7 +96,6 @@ def _build(images: str | os.PathLike, lmdb_path: Path, threads: int, log: Any, s
     write_index(index, index_path(lmdb_path))
     partial.rename(lmdb_path)  # now it is complete
     sync_folder(lmdb_path.parent)
-    return index
 
 
 def _fill(partial: Path, paths: list[str], threads: int) -> Faults:

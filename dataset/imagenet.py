@@ -50,9 +50,9 @@ def build_lmdb_dataset(opt: Any, log: Any, train: bool, transform: Callable | No
     """
     split = "train" if train else "val"
     images, lmdb_path = (Path(opt.dataset_dir) / name for name in (split, f"{split}_faster_imagefolder.lmdb"))
-    if not is_complete(lmdb_path) and not images.is_dir():
-        raise UserError(_what_is_missing(images, lmdb_path))
     was_there = is_complete(lmdb_path)
+    if not (was_there or images.is_dir()):
+        raise UserError(_what_is_missing(images, lmdb_path))
     index = build_lmdb(images, lmdb_path, log=log, skip_unreadable=getattr(opt, "skip_unreadable", 0))
     if transform is None:
         transform = (build_train_transform if train else build_test_transform)(opt.image_size)
@@ -96,10 +96,7 @@ def build_lmdb_dataset_val10k(opt: Any, log: Any, transform: Callable | None = N
 def build_evaluation_dataset(opt: Any, log: Any, transform: Callable | None = None) -> LmdbDataset:
     """The images that the task `opt.corrupt` is judged on: all of the validation set for sr4x-*, else the subset.
 
-    `opt.val_list`, where given, counts for every task.
-
-    Raises:
-        UserError: as `build_lmdb_dataset_val10k`.
+    `opt.val_list`, where given, counts for every task.  Raises as `build_lmdb_dataset_val10k`.
     """
     if lookup(opt.corrupt).val_subset == "full" and getattr(opt, "val_list", None) is None:
         return build_lmdb_dataset(opt, log, train=False, transform=transform)

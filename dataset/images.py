@@ -60,10 +60,9 @@ def _to_tensor(image: Image.Image, image_size: int) -> torch.Tensor:
 
 
 class LmdbDataset(Dataset):
-    """Items (image, class index), in the order of `samples`.
+    """Items (image, class index), in the order of `samples`, as torchvision's ImageFolder.
 
-    Args:
-        exif_rotate: turn images as their EXIF orientation says.
+    exif_rotate: turn images as their EXIF orientation says.
 
     Attributes:
         samples: list of (path when the LMDB was built, class index); `imgs` is the same list.
