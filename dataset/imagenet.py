@@ -117,7 +117,7 @@ class InpaintingVal10kSubset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
-        return *self.dataset[index], self._holes.masks(1, torch.tensor([index]), None)[0]
+        return *self.dataset[index], self._holes.masks(1, torch.tensor([index]), None)[0].byte()
 
 
 def _select(dataset: LmdbDataset, list_path: Path) -> list[tuple[str, int]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from corruption.base import Corruption
+from i2sb.errors import UserError
 from i2sb.noise import Noise
 from i2sb.precision import full_float32
 from i2sb.samplers import fill_hole
@@ -40,17 +41,24 @@ class Batch(NamedTuple):
 def unpack(batch: Any) -> Given:
     """Tell apart images | (images, labels, ..) | (clean, degraded[, labels]) | (images, labels, masks).
 
-    A second entry of floating point and of the first's shape is the degraded image; a third of four dimensions is
-    a mask.
+    A second entry of four dimensions is the degraded image, a third of four is a mask.
+
+    Raises:
+        UserError: a degraded image of another shape than the clean one, or of integers.
     """
     if isinstance(batch, Tensor):
         return Given(batch)
     x0, *others = batch
     second, third = (*others, None, None)[:2]
-    if isinstance(second, Tensor) and second.is_floating_point() and second.shape == x0.shape:
-        return Given(x0, x1=second, labels=third)
-    is_mask = isinstance(third, Tensor) and third.ndim == x0.ndim
-    return Given(x0, labels=second, mask=third.to(x0.dtype) if is_mask else None)
+    mask = third if isinstance(third, Tensor) and third.ndim == x0.ndim else None
+    if not (isinstance(second, Tensor) and second.ndim == x0.ndim):
+        return Given(x0, labels=second, mask=mask)
+    if second.shape != x0.shape or not second.is_floating_point():
+        raise UserError(
+            f"a pair of images must have one shape and be floating point in [-1,1], got {list(x0.shape)} and "
+            f"{list(second.shape)} {second.dtype}: resize the degraded one to the clean one's size"
+        )
+    return Given(x0, x1=second, labels=third if mask is None else None, mask=mask)
 
 
 def make_batch(
@@ -84,6 +92,7 @@ def make_batch(
         x1 = x0
     x1 = x1.contiguous()  # whatever the operator's memory layout, networks and draws see one
     if mask is not None:
+        mask = mask.to(x1)
         x1 = fill_hole(x1, mask, randn(x1))
     cond = x1 if cond_x1 else None
     if add_x1_noise:

@@ -126,7 +126,7 @@ class Diffusion:
         Raises:
             ValueError: steps do not ascend from 0 inside the schedule, or log_steps lacks step 0.
         """
-        wanted = set(steps[:-1]) if log_steps is None else {int(n) for n in log_steps}
+        wanted = {int(n) for n in (steps[:-1] if log_steps is None else log_steps)}
         if 0 not in wanted:
             raise ValueError("log_steps must contain step 0, the final image")
         xs, pred_x0s = [], []

@@ -59,8 +59,8 @@ class ExponentialMovingAverage:
         """The average in place of the parameters inside a `with` block."""
         params = self._params if parameters is None else list(parameters)
         before = [p.detach().clone() for p in params]
-        self.copy_to(params)
         try:
+            self.copy_to(params)
             yield
         finally:
             for param, kept in zip(params, before):

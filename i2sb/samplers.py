@@ -23,7 +23,8 @@ OnStep = Callable[[int, Tensor, Tensor], None]
 
 
 def fill_hole(image: Tensor, mask: Tensor, filling: Tensor) -> Tensor:
-    """`filling` where mask is 1, `image` elsewhere. mask: [B,1,H,W] or broadcastable."""
+    """`filling` where mask is 1, `image` elsewhere. mask: [B,1,H,W] or broadcastable, of any dtype, on any device."""
+    mask = mask.to(filling)
     return (1 - mask) * image + mask * filling
 
 

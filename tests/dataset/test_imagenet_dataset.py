@@ -285,7 +285,7 @@ def test_inpainting_subset_of_the_originals_scripts(tmp_path, monkeypatch):
     opt = options(val_list=INTEROP / "val10k_fn.txt")
     center = InpaintingVal10kSubset(opt, LOG, "center")
     image, _, mask = center[5]
-    assert (len(center), mask.shape, mask.sum()) == (24, (1, 64, 64), 32 * 32)
+    assert (len(center), mask.shape, mask.dtype, mask.sum()) == (24, (1, 64, 64), torch.uint8, 32 * 32)
     assert torch.equal(image, center.dataset[5][0])
     freeform = InpaintingVal10kSubset(opt, LOG, "freeform1020")
     assert torch.equal(freeform[9][2][0], torch.from_numpy(masks[4][::4, ::4]))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from corruption import create_corruption
-from i2sb.batch import make_batch
+from i2sb.batch import make_batch, unpack
+from i2sb.errors import UserError
 from i2sb.noise import ImageNoise, TrainingDraws
 
 
@@ -39,6 +40,22 @@ def test_added_noise_is_not_in_cond():
 def test_any_function_serves_as_a_degradation():
     x0 = clean()
     assert torch.equal(make_batch(x0, lambda x: -x).x1, -x0)
+
+
+@pytest.mark.parametrize("partner", [clean()[..., ::4, ::4], (clean() * 127).byte(), clean()[:, :1]])
+def test_pairs_that_do_not_fit_are_not_taken_for_labels(partner):
+    with pytest.raises(UserError, match=r"a pair of images must have one shape .* resize the degraded one"):
+        unpack([clean(), partner, torch.tensor([1, 2, 3])])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool])
+def test_a_pair_with_a_mask(dtype):
+    x0, degraded, mask = clean(), clean() * 0.5, torch.zeros(3, 1, 32, 32, dtype=dtype)
+    mask[..., 8:24] = 1
+    batch = make_batch(unpack([x0, degraded, mask]), lambda x: pytest.fail("called for a pair"))
+    assert torch.equal(batch.x1[..., :8], degraded[..., :8])
+    assert 0.9 < batch.x1[..., 8:24].std() < 1.1
+    assert (batch.mask.dtype, batch.mask.mean()) == (torch.float32, 0.5)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

@@ -10,7 +10,7 @@ from golden.formulas import image, weight
 
 from guided_diffusion.script_util import create_model
 from i2sb.diffusion import Diffusion, x0_from_label
-from i2sb.samplers import fill_hole
+from i2sb.samplers import fill_hole, sample
 from i2sb.schedule import make_betas, noise_levels, sampling_steps
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -68,5 +68,14 @@ def test_the_sampler_hands_out_ordinary_tensors_and_takes_x1_as_it_comes(net):
     for states in (xs, pred_x0s):
         assert not states.requires_grad
         states.clamp_(-1, 1).requires_grad_()
+    every, _ = bridge.ddpm_sampling(torch.tensor([0, 50, 99]), pred_x0, x1, mask.bool(), ot_ode=True, verbose=False)
+    assert every.shape[1] == 2
     with pytest.raises(ValueError, match="steps must ascend from 0 to at most 99"):
         bridge.ddpm_sampling([0, 100], pred_x0, x1, verbose=False)
+
+
+def test_the_mask_may_lie_on_another_device():
+    bridge = Diffusion(make_betas(100, 0.3), "meta")
+    x1, mask = torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    restored = sample("ddpm", bridge, [0, 50, 99], lambda xt, step: xt * 0.5, x1, mask=mask)
+    assert (restored.device.type, restored.shape) == ("meta", x1.shape)
