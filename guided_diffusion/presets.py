@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 DEFAULT = "adm-256"
+CHANNELS = 3  # of the images that a network restores, unless it says otherwise
 NUM_GROUPS = 32  # of every group normalisation in ADM's networks
 
 # What create_model takes when a preset says nothing else.
@@ -26,7 +27,8 @@ DEFAULTS: dict[str, Any] = {
     "resblock_updown": False,
     "use_fp16": False,
     "use_new_attention_order": False,
-    "in_channels": 3,
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
     "num_groups": NUM_GROUPS,
 }
 
@@ -111,12 +113,11 @@ PRESETS: dict[str, dict[str, Any]] = {name: kwargs for name, (_, kwargs) in TABL
 ABOUT: dict[str, str] = {name: about for name, (about, _) in TABLE.items()}
 
 
-def resolve(name: str, *, in_channels: int = 3, **overrides: Any) -> dict[str, Any]:
+def resolve(name: str, **overrides: Any) -> dict[str, Any]:
     """All keyword arguments of `create_model` for the preset `name`, in plain values that can be saved.
 
     Args:
         name: a key of PRESETS.
-        in_channels: 3, or 6 for a network that also sees the degraded image.
         overrides: arguments to replace (num_channels, channel_mult, dropout, ...); None keeps the preset's.
             Not image_size, which only gives attention_resolutions its meaning.  num_heads counts only where
             num_head_channels is -1.
@@ -129,7 +130,7 @@ def resolve(name: str, *, in_channels: int = 3, **overrides: Any) -> dict[str, A
     """
     if name not in PRESETS:
         raise ValueError(f"no network named {name!r}; known: {', '.join(PRESETS)}")
-    kwargs = {**PRESETS[name], "in_channels": in_channels}
+    kwargs = dict(PRESETS[name])
     known = [key for key in kwargs if key != "image_size"]
     for key, value in overrides.items():
         if key not in known:

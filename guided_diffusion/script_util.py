@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .presets import DIFFUSION_ARGUMENTS, NUM_GROUPS, parse_attention_resolutions, parse_channel_mult
+from .presets import CHANNELS, DIFFUSION_ARGUMENTS, NUM_GROUPS, parse_attention_resolutions, parse_channel_mult
 from .unet import UNetModel
 
 NUM_CLASSES = 1000
@@ -25,7 +25,8 @@ def create_model(
     resblock_updown: bool = False,
     use_fp16: bool = False,
     use_new_attention_order: bool = False,
-    in_channels: int = 3,
+    in_channels: int = CHANNELS,
+    out_channels: int = CHANNELS,
     num_groups: int = NUM_GROUPS,
     **others: Any,
 ) -> UNetModel:
@@ -36,10 +37,11 @@ def create_model(
             64, 128, 256 or 512.
         attention_resolutions: image sizes with commas between them ("" for none): attention sits on the
             levels where the image is downsampled by image_size // resolution.
-        learn_sigma: 6 output channels instead of 3.
+        learn_sigma: twice as many output channels.
         class_cond: one of 1000 classes is given with each image.
         use_fp16: the torso runs in float16.
-        num_groups: of each group normalisation; not an argument of ADM's, whose networks have 32.
+        num_groups, out_channels: groups of each group normalisation, and output channels; not arguments of ADM's,
+            whose networks have 32 and 3.
         others: the arguments of ADM's diffusion process, which are ignored.
 
     Raises:
@@ -52,7 +54,7 @@ def create_model(
         image_size=image_size,
         in_channels=in_channels,
         model_channels=num_channels,
-        out_channels=6 if learn_sigma else 3,
+        out_channels=2 * out_channels if learn_sigma else out_channels,
         num_res_blocks=num_res_blocks,
         attention_resolutions=[image_size // size for size in parse_attention_resolutions(attention_resolutions)],
         dropout=dropout,

@@ -40,7 +40,7 @@ class BridgeConfig:
     cond_x1: bool
     add_x1_noise: bool
     network: Mapping[str, Any]
-    channels: int = 3
+    channels: int = presets.CHANNELS
 
     @classmethod
     def from_options(cls, opt: Any, network: Mapping[str, Any]) -> BridgeConfig:
@@ -52,7 +52,7 @@ class BridgeConfig:
         if not isinstance(network, Mapping):
             raise ValueError(f"network is {str(network)[:60]!r}, not arguments by name")
         values = {field: getattr(opt, "corrupt" if field == "task" else field, None) for field in FIELDS}
-        return cls.from_dict({**values, "channels": values["channels"] or 3, "network": dict(network)})
+        return cls.from_dict({**values, "channels": values["channels"] or presets.CHANNELS, "network": dict(network)})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BridgeConfig:

@@ -27,7 +27,7 @@ from i2sb import export
 from i2sb.bridge import BridgeConfig
 from i2sb.errors import UserError
 from i2sb.fetch import download_ckpt
-from i2sb.network import network_kwargs
+from i2sb.network import network_of
 from i2sb.options import fault_of_saved, training_defaults
 from i2sb.runtime.files import atomic_write, only_one, sync
 from i2sb.runtime.pickles import dump_options
@@ -245,6 +245,6 @@ def bridge_of(opt: Any) -> BridgeConfig:
         UserError: they describe none.
     """
     try:
-        return BridgeConfig.from_options(opt, network_kwargs(getattr(opt, "network", None), opt.cond_x1))
+        return BridgeConfig.from_options(opt, network_of(opt))
     except ValueError as error:
         raise UserError(f"{getattr(opt, 'load', None) or 'the options'}: describe no bridge: {error}") from error

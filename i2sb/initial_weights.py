@@ -41,14 +41,16 @@ def load_initial(net: BridgeNet, named: bool, log: Any, data_dir: str | Path = "
 
 def is_adm_256(kwargs: Mapping[str, Any]) -> bool:
     """Whether ADM's published weights for 256 px are of this network (first and last layer aside)."""
-    mine, adm = (presets.canonical({**k, "in_channels": 3}) for k in (kwargs, presets.PRESETS[presets.DEFAULT]))
+    mine, adm = (
+        presets.canonical({**k, "in_channels": presets.CHANNELS}) for k in (kwargs, presets.PRESETS[presets.DEFAULT])
+    )
     return mine == adm
 
 
 def load_initial_weights(net: BridgeNet, path: str | Path) -> None:
     """Start from the weights of a diffusion model: ADM's published file, or any bare U-Net state dict.
 
-    ADM also predicts variances (6 output channels): the first 3 are kept. Of a network that sees the degraded
+    ADM also predicts variances: the first half of the output channels is kept. Of a network that sees the degraded
     image, the first half of the input channels takes ADM's kernel, the others stay as initialized.
 
     Raises:

@@ -81,24 +81,35 @@ def network_file(cond_x1: bool, data_dir: str | Path = "data") -> Path:
 
 
 def network_kwargs(
-    named: Mapping[str, Any] | None, cond_x1: bool, log: Any = None, data_dir: str | Path = "data"
+    named: Mapping[str, Any] | None,
+    cond_x1: bool,
+    log: Any = None,
+    data_dir: str | Path = "data",
+    channels: int = presets.CHANNELS,
 ) -> dict[str, Any]:
     """The arguments of `create_model`: the network `named` in the options, else the original's choice.
 
-    That is `data/256x256_diffusion_{uncond,cond}_fixedsigma.pkl` in the current folder, or ADM-256.
+    That is `data/256x256_diffusion_{uncond,cond}_fixedsigma.pkl` in the current folder, or ADM-256.  Whatever they say,
+    it takes images of `channels` channels, and with `cond_x1` the degraded ones beside them.
 
     Raises:
         UserError: that file cannot be read.
     """
-    in_channels = 6 if cond_x1 else 3
+    ends = {"in_channels": 2 * channels if cond_x1 else channels, "out_channels": channels}
     if named:
-        return {**named, "in_channels": in_channels}
+        return {**named, **ends}
     path = network_file(cond_x1, data_dir)
     if not path.is_file():
-        return presets.resolve(presets.DEFAULT, in_channels=in_channels)
+        return {**presets.resolve(presets.DEFAULT), **ends}
     if log is not None:
         log.info(f"[Net] the network is the one in {path}")
-    return {**load_plain_dict(path), "in_channels": in_channels, "use_fp16": False}
+    return {**load_plain_dict(path), **ends, "use_fp16": False}
+
+
+def network_of(opt: Any, log: Any = None) -> dict[str, Any]:
+    """`network_kwargs` of options."""
+    channels = getattr(opt, "channels", None) or presets.CHANNELS
+    return network_kwargs(getattr(opt, "network", None), opt.cond_x1, log, channels=channels)
 
 
 def build_network(opt: Any, log: Any = None) -> BridgeNet:
@@ -107,7 +118,7 @@ def build_network(opt: Any, log: Any = None) -> BridgeNet:
     Raises:
         UserError: arguments that make no network, or none of a bridge.
     """
-    kwargs = network_kwargs(getattr(opt, "network", None), opt.cond_x1, log)
+    kwargs = network_of(opt, log)
     try:
         if kwargs.get("class_cond") or kwargs.get("learn_sigma"):
             raise ValueError("class_cond, learn_sigma: a bridge has no classes and predicts no variances")

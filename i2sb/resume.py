@@ -61,7 +61,8 @@ def _check_bridge(opt: argparse.Namespace, saved: argparse.Namespace) -> None:
     named = [key for key in ("net", *NET_OVERRIDES) if key in opt.given]
     if named and opt.network is not None:
         trained = bridge_of(saved).network
-        asked = presets.canonical({**opt.network, "in_channels": trained["in_channels"]})
+        ends = {key: trained[key] for key in ("in_channels", "out_channels")}
+        asked = presets.canonical({**opt.network, **ends})
         if different := sorted(key for key in asked if asked[key] != trained.get(key)):
             flags = " ".join(f"--{_flag(key)} {getattr(opt, key)}" for key in named)
             wrong.append(f"{flags} (trained with {', '.join(f'{key} {trained.get(key)}' for key in different)})")

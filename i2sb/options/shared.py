@@ -102,9 +102,7 @@ def resolve_network(parser: Parser, opt: argparse.Namespace) -> dict[str, Any] |
     if opt.net is None and not overrides:
         return None
     try:
-        return presets.resolve(
-            opt.net or presets.DEFAULT, in_channels=6 if getattr(opt, "cond_x1", False) else 3, **overrides
-        )
+        return presets.resolve(opt.net or presets.DEFAULT, **overrides)
     except ValueError as error:
         parser.error(f"--net {opt.net or presets.DEFAULT}: {error}")
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from i2sb import Runner
+from i2sb.ckpt_util import build_ckpt_option
 from i2sb.network import Image256Net
 from i2sb.runner import make_beta_schedule
 from i2sb.schedule import make_betas
@@ -76,6 +77,18 @@ def test_images_with_masks_keep_the_known_pixels():
     for xt in torch.cat(seen_by_the_network(runner, items, refuse, ot_ode=True)):
         known = [(image - xt)[:, :8].abs().max() for image in pictures()]
         assert min(known) < 1e-6
+
+
+def test_images_of_one_channel():
+    """The number of channels is part of the bridge: training, checkpoint and sampling follow it."""
+    grey, opt = pictures()[:, :1], options(channels=1, cond_x1=True)
+    runner = Runner(opt, LOG)
+    assert runner.train(opt, list(grey), None, lambda x0: x0 * 0.5)
+    saved = build_ckpt_option(Namespace(device="cpu"), LOG, "results/a")
+    runner = Runner(saved, LOG, save_opt=False)
+    assert runner.config.channels == 1
+    xs, _ = runner.ddpm_sampling(saved, grey, cond=grey, nfe=2, verbose=False)
+    assert xs.shape == (4, 2, 1, 32, 32)
 
 
 def test_the_log_writer_of_the_options_is_used():
