@@ -193,27 +193,16 @@ def verify_lmdb(lmdb_path: str | os.PathLike, *, threads: int = 8) -> tuple[int,
         the number of images in the LMDB, and a list of (path, reason) of the bad and the missing ones.
 
     Raises:
-        UserError: the LMDB or its index cannot be opened.
+        UserError: the LMDB or its index is missing or damaged.
     """
-    store, bad, keys = LmdbImages(lmdb_path), Faults(), []
-    count = len(store)
-    try:
-        keys.extend(store)
-    except UserError as error:  # a damaged page
-        bad.append((str(store.path), f"{error}; the images after it were not read"))
-    if index_path(lmdb_path).is_file():
-        names = NameIndex(keys)
-        samples = read_index(index_path(lmdb_path)).samples
-        bad += [(path, "is in the index but not in the LMDB") for path, _ in samples if path not in names]
-    else:
-        bad.append((str(index_path(lmdb_path)), "there is no such file: the LMDB cannot be used without it"))
+    store, index = LmdbImages(lmdb_path), read_index(index_path(lmdb_path))
+    keys = list(store)
+    names = NameIndex(keys)
+    bad = [(path, "is in the index but not in the LMDB") for path, _ in index.samples if path not in names]
 
     def fault(key: str) -> str:
-        try:
-            return _why_not_an_image(store.get(key))
-        except UserError as error:
-            return str(error)
+        return _why_not_an_image(store.get(key))
 
     for batch in _in_threads(fault, keys, threads, f"Verifying {one_line(Path(lmdb_path).name)}"):
         bad += [(key, why) for key, why in batch if why]
-    return count, bad
+    return len(keys), bad

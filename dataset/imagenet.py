@@ -24,13 +24,13 @@ from corruption.registry import lookup
 from dataset.build import build_lmdb, is_complete
 from dataset.folder import scan
 from dataset.images import LmdbDataset, build_test_transform, build_train_transform
-from dataset.index import how_to_rebuild, index_path
+from dataset.index import how_to_rebuild
 from dataset.names import Ambiguous, NameIndex, class_and_file
 from dataset.store import LmdbImages
 from i2sb.addresses import VAL_10K_LIST
 from i2sb.errors import UserError, one_line
 
-_LOOKED_AT = 1000  # images of a data set that are read at the start
+_SAMPLED = 1000  # images of a data set that are read at the start
 _WNID = re.compile(r"n\d{8}")  # a class of ImageNet
 
 
@@ -52,7 +52,9 @@ def build_lmdb_dataset(opt: Any, log: Any, train: bool, transform: Callable | No
     images, lmdb_path = (Path(opt.dataset_dir) / name for name in (split, f"{split}_faster_imagefolder.lmdb"))
     was_there = is_complete(lmdb_path)
     if not (was_there or images.is_dir()):
-        raise UserError(_what_is_missing(images, lmdb_path))
+        lacks = f"has neither {lmdb_path.name} with its .pt nor image folders {split}/CLASS/ to build it from"
+        what = lacks if images.parent.is_dir() else "there is no such folder"
+        raise UserError(f"--dataset-dir {opt.dataset_dir}: {what}")
     index = build_lmdb(images, lmdb_path, log=log, skip_unreadable=getattr(opt, "skip_unreadable", 0))
     if transform is None:
         transform = (build_train_transform if train else build_test_transform)(opt.image_size)
@@ -64,7 +66,7 @@ def build_lmdb_dataset(opt: Any, log: Any, train: bool, transform: Callable | No
         )
     log.info(f"[Dataset] {one_line(lmdb_path, 400)}: {len(dataset)} images, {len(dataset.classes)} classes")
     if getattr(opt, "global_rank", 0) == 0:
-        _look_at_some(dataset, images if was_there and images.is_dir() else None, opt.image_size, log)
+        _log_oddities(dataset, images if was_there and images.is_dir() else None, opt.image_size, log)
     return dataset
 
 
@@ -180,13 +182,13 @@ def _published_list(log: Any) -> Path:
     return fetch(VAL_10K_LIST, "data", log)
 
 
-def _look_at_some(dataset: LmdbDataset, images: Path | None, image_size: int, log: Any) -> None:
+def _log_oddities(dataset: LmdbDataset, images: Path | None, image_size: int, log: Any) -> None:
     """Log how many images are enlarged, and how the LMDB differs from the folder `images` where that is there."""
-    numbers = np.linspace(0, len(dataset) - 1, min(_LOOKED_AT, len(dataset))).astype(int)
-    of = f"all {len(numbers)}" if len(numbers) == len(dataset) else f"{len(numbers)} (looked at of {len(dataset)})"
+    numbers = np.linspace(0, len(dataset) - 1, min(_SAMPLED, len(dataset))).astype(int)
+    of = f"all {len(numbers)}" if len(numbers) == len(dataset) else f"{len(numbers)} sampled"
     small = changed = 0
     for number in numbers:
-        with contextlib.suppress(Exception):  # those who need this image will say so
+        with contextlib.suppress(Exception):  # whoever needs this image reports it
             content = dataset.read(number)
             with Image.open(io.BytesIO(content)) as image:
                 small += min(image.size) < image_size
@@ -215,14 +217,3 @@ def _other_names(dataset: LmdbDataset, images: Path) -> list[str]:
         for where, only in (("folder", there - here), ("LMDB", here - there))
         if only
     ]
-
-
-def _what_is_missing(images: Path, lmdb_path: Path) -> str:
-    if not images.parent.is_dir():
-        return f"--dataset-dir {images.parent}: there is no such folder"
-    if lmdb_path.exists():
-        return f"{index_path(lmdb_path)}: there is no such file, nor a folder {images.name}/ to make it from"
-    return (
-        f"--dataset-dir {images.parent}: has neither {lmdb_path.name} (with its .pt) nor image folders "
-        f"{images.name}/CLASS/ to build it from"
-    )

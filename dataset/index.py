@@ -66,7 +66,7 @@ def write_index(index: ImageIndex, path: str | os.PathLike) -> None:
 
 
 def read_index(path: str | os.PathLike) -> ImageIndex:
-    """The index in a `.lmdb.pt` file, whoever wrote it; nothing in the file is executed.
+    """The index in a `.lmdb.pt` file, ours or the original's; nothing in the file is executed.
 
     Raises:
         UserError: no such file, or not an ImageFolder whose classes and samples fit together.

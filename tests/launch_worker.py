@@ -55,7 +55,7 @@ def do_first_fails(opt: argparse.Namespace) -> None:
 
 
 def do_raise(opt: argparse.Namespace) -> None:
-    """Rank 1 fails; rank 0 is deaf to signals and has nothing to do with rank 1."""
+    """Rank 1 fails; rank 0 ignores signals and has nothing to do with rank 1."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     note(opt)
     if opt.global_rank == 1:
@@ -80,7 +80,7 @@ def do_sleep(opt: argparse.Namespace) -> None:
 
 
 def do_count_signals(opt: argparse.Namespace) -> None:
-    """All signals are noted, for ever."""
+    """All signals are noted, until this process is killed."""
     names: list[str] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: names.append(signal.Signals(number).name))

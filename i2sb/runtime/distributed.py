@@ -76,7 +76,7 @@ def gather_objects(obj: Any) -> list[Any]:
 
 
 def broadcast_object(obj: Any) -> Any:
-    """Rank 0's small picklable `obj` on every rank; what the others pass is not looked at."""
+    """Rank 0's small picklable `obj` on every rank; what the others pass is ignored."""
     box = [obj if is_main() else None]
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)
@@ -87,7 +87,7 @@ def broadcast_object(obj: Any) -> Any:
 def main_first() -> Iterator[None]:
     """Rank 0 runs the block first (a download, a data set to build), then all others at once.
 
-    However long rank 0 takes, the others wait: this is no collective, which would run into its timeout.
+    However long rank 0 takes, the others wait: this is not a collective, which would time out.
 
     Raises:
         EndedElsewhere: on the others, when rank 0 fails in the block.
@@ -118,33 +118,32 @@ class StopSignal:
             while not stop.poll():
                 train_one_iteration()
 
-    A signal is shared in an all-reduce of one CPU number, which is started in one `poll` and looked at in the next: no
+    A signal is shared in an all-reduce of one CPU number, which is started in one `poll` and read in the next: no
     rank waits for a device. Every rank must poll equally often. The second SIGINT raises KeyboardInterrupt. Outside of
     the main thread no handler is installed, and only other ranks' signals are seen.
     """
 
     def __init__(self) -> None:
-        self._received = 0  # number of the first signal of this process
-        self._num_interrupts = 0
+        self._received: list[int] = []  # signals of this process
         self._agreed = 0
         self._ballot = torch.zeros(1, dtype=torch.int64)
         self._work: dist.Work | None = None
         self._handlers = contextlib.ExitStack()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._num_interrupts += number == signal.SIGINT
-        if self._num_interrupts > 1:
+        self._received.append(number)
+        if self._received.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
-        self._received = self._received or number
 
     def poll(self) -> str | None:
         """The name of the signal to stop for, or None; the same on every rank at the same call."""
+        first = self._received[0] if self._received else 0
         if not self._agreed and world_size() == 1:
-            self._agreed = self._received
+            self._agreed = first
         elif not self._agreed:
             self._collect()
             if not self._agreed:
-                self._ballot.fill_(self._received)
+                self._ballot.fill_(first)
                 self._work = dist.all_reduce(self._ballot, op=dist.ReduceOp.MAX, async_op=True)
         return signal.Signals(self._agreed).name if self._agreed else None
 
@@ -207,9 +206,9 @@ def process_group(placement: Placement, device: str, listener: socket.socket | N
 
 
 def _meet(placement: Placement) -> dist.Store:
-    """The store, once all ranks have come to it.  Waits in short steps: torch's own waits are deaf to signals."""
+    """The store, once all ranks have come to it.  Waits in short steps: torch's own waits ignore signals."""
     address, seconds = (placement.address, placement.port), float(os.environ.get("I2SB_RENDEZVOUS_SECONDS", "600"))
-    start, silent = time.monotonic(), placement.local_rank != 0  # one rank speaks for a node
+    start, silent = time.monotonic(), placement.local_rank != 0  # one rank per node prints
     store, state, where = None, "nobody answers there", f"{placement.address}:{placement.port}"
     while True:
         if store is None:

@@ -97,7 +97,7 @@ def test_the_originals_lmdbs_are_sound_and_missing_images_are_listed(tmp_path):
         (["val", "x.lmdb", "--verify"], "--verify takes the LMDB alone"),
         (["val", "x.lmdb", "--threads", "0"], "--threads: '0' is invalid"),
         (["none", "x.lmdb"], "none: there is no such folder of images"),
-        (["--verify", "none.lmdb"], "none.lmdb: cannot be opened as an LMDB: No such file"),
+        (["--verify", "none.lmdb"], "none.lmdb.pt: there is no such file"),
     ],
 )
 def test_wrong_use(run, args, text):

@@ -1,4 +1,4 @@
-"""What ranks say to each other, alone and between two gloo processes."""
+"""What ranks exchange, alone and between two gloo processes."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def test_alone_everything_is_rank_0_of_1() -> None:
     assert torch.equal(mean, tensor)
     assert not mean.requires_grad
     mean += 1
-    assert tensor.tolist() == [1.0, 2.0]  # a tensor of its own
+    assert tensor.tolist() == [1.0, 2.0]  # the mean is another tensor
     assert distributed.gather_objects("a") == ["a"]
     assert distributed.broadcast_object("a") == "a"
     distributed.barrier()
