@@ -1,4 +1,4 @@
-"""Judge restored images; see --help."""
+"""Evaluate restored images; see --help."""
 
 from __future__ import annotations
 

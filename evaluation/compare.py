@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from evaluation.judge import open_samples
-from evaluation.judged import JudgedImages
+from evaluation.scored_images import JudgedImages
 from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write
 

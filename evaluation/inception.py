@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from evaluation import weights
 from i2sb import addresses
-from i2sb.options.judging import MODES
+from i2sb.options.metrics import MODES
 
 SIZE = 299
 TORCHSCRIPT_FOLDER = Path() if platform.system() == "Windows" else Path("/tmp")  # clean-fid's choice

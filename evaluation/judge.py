@@ -109,7 +109,7 @@ def _common(key: str, samples: Mapping[str, Samples], default: Any) -> Any:
     values = {name: found.run.get(key, default) for name, found in samples.items()}
     if len(set(values.values())) > 1:
         listed = ", ".join(f"{name}: {value}" for name, value in values.items())
-        raise UserError(f"--sample-dir: the folders differ in {key} ({listed}): judge them one by one")
+        raise UserError(f"--sample-dir: the folders differ in {key} ({listed}): evaluate them one by one")
     return next(iter(values.values()))
 
 
@@ -135,8 +135,8 @@ def _check(found: Evaluation) -> None:
             raise UserError(f"{folder}: was restored from other images ({run['data']}, now {now}); {as_sampled}")
         if run.get("checkpoint", weights) != weights:
             found.log.warning(
-                f"[Judge] {folder}: {found.options.load} is no longer the checkpoint that restored these images; they "
-                f"are judged as {found.options.corrupt}, as they were made"
+                f"[Eval] {folder}: {found.options.load} is no longer the checkpoint that restored these images; they "
+                f"are evaluated as {found.options.corrupt}, as they were made"
             )
 
 
@@ -154,7 +154,7 @@ def _judge(opt: Any, samples: Samples, found: Evaluation, judges: Judges) -> tup
         seed=samples.run.get("seed", opt.seed),  # the same noise as the restored images saw
         device=opt.device,
     )
-    with Progress(f"judging {samples.folder.name}", count, text=f"0/{count} images") as progress:
+    with Progress(f"evaluating {samples.folder.name}", count, text=f"0/{count} images") as progress:
         for batch in stream:
             if not batch.restored.isfinite().all():
                 where = f"images {batch.numbers[0]} to {batch.numbers[-1]}"

@@ -21,8 +21,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from evaluation.judge import Evaluation, open_samples, published_scores
-from evaluation.judged import Case, JudgedImages
 from evaluation.metrics import metrics_of, shown_as
+from evaluation.scored_images import Case, JudgedImages
 from evaluation.sweep import Point, draw_curves, read_curve
 from evaluation.table import Scores, notes
 from i2sb.bridge import FIELDS

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evaluation.judged import read_judged
 from evaluation.metrics import OF_SETS, metrics_of, shown_as
+from evaluation.scored_images import read_judged
 from evaluation.table import Score, print_scores
 from i2sb.errors import UserError
 from i2sb.recon import BYTES, SECONDS, find_recon, made_with

@@ -113,7 +113,7 @@ def starting_point(state: Mapping[str, Any], opt: Any, log: Any, dataset_size: i
     if before != dataset_size:
         log.warning(
             f"[Resume] the data set has {dataset_size} images and had {before}: the order differs, "
-            "and images of this epoch may come again"
+            "and images of this epoch may repeat"
         )
     return iteration, resume["num_images"]
 

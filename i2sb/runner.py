@@ -152,7 +152,7 @@ class Runner:
         Returns True when all iterations are done, False when a signal ended them early.
 
         Raises:
-            UserError: a batch that does not divide, a full disk, too many steps in a row with NaN or inf.
+            UserError: a batch that does not divide, a full disk, too many consecutive steps with NaN or inf.
         """
         from i2sb.runtime.writers import build_writer
         from i2sb.training import Training
@@ -227,7 +227,7 @@ class Runner:
             )
 
     def keep_average_only(self) -> None:
-        """Put the averaged weights into the network, in the precision of the options, and free all else, for good."""
+        """Put the averaged weights into the network, in the precision of the options, and free all else; this cannot be undone."""
         self.ema.copy_to()
         self.ema = self.loaded = None
         if self.opt.precision in LOW:

@@ -190,7 +190,7 @@ class Training:
         """Log the averages since the last time: the only place where the loop waits for the device.
 
         Raises:
-            UserError: --max-nonfinite steps in a row had NaN or inf.
+            UserError: --max-nonfinite consecutive steps had NaN or inf.
         """
         opt, iteration = self.opt, self.state.iteration
         values = self.meter.read()
@@ -211,7 +211,7 @@ class Training:
             self.state.worth_saving = False
             what_now = f"{self.latest} is as it was last saved: resume" if self.latest.exists() else "start again"
             raise UserError(
-                f"--max-nonfinite {opt.max_nonfinite}: so many steps in a row had a loss or gradients with NaN or inf, "
+                f"--max-nonfinite {opt.max_nonfinite}: as many consecutive steps had NaN or inf in loss or gradients, "
                 f"stopped at iteration {iteration}; {what_now} with a lower --lr or another --precision"
             )
 

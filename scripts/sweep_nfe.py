@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import compute_metrices
 import sample
 from evaluation.metrics import METRICS
-from i2sb.options import judging, parse_metrics_options, parse_sample_options
+from i2sb.options import metrics, parse_metrics_options, parse_sample_options
 from i2sb.options.parser import Parser, positive_int
 from i2sb.runtime.script import run_script
 
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.allow_abbrev = False  # what is not ours must reach sample.py as it is
     parser.add_argument("--nfe", type=positive_int, nargs="+", required=True, metavar="NFE", help="such as 1 2 5 10 20")
     as_there = "as for compute_metrices.py"
-    defaults = list(judging.DEFAULT_METRICS)
+    defaults = list(metrics.DEFAULT_METRICS)
     parser.add_argument("--metrics", nargs="+", choices=tuple(METRICS), default=defaults, help=as_there)
-    parser.add_argument("--mode", choices=judging.MODES, default="legacy_pytorch", help=as_there)
+    parser.add_argument("--mode", choices=metrics.MODES, default="legacy_pytorch", help=as_there)
     parser.add_argument("--fid-ref", metavar="FILE|DATASET", help=as_there)
     parser.add_argument("--judge-again", action="store_true", help="judge also what has been judged already")
     opt, passed_on = parser.parse_known_args(argv)

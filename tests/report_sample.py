@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from evaluation.judged import Case
 from evaluation.report import Report
+from evaluation.scored_images import Case
 from evaluation.sweep import Point
 from evaluation.table import Score
 

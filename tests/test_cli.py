@@ -67,7 +67,7 @@ def test_help_is_grouped_complete_and_quick(script):
     assert probe.stdout.strip().endswith("False")  # no torch: that is what keeps it quick
     assert "run:" in text
     assert "data:" in text
-    package = {"train": "training", "sample": "sampling", "compute_metrices": "judging"}[script]
+    package = {"train": "training", "sample": "sampling", "compute_metrices": "metrics"}[script]
     parser = importlib.import_module(f"i2sb.options.{package}").build_parser()
     for action in parser._actions:
         assert len((action.help or "").split()) >= 3, f"{action.option_strings} is not explained"

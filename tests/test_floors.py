@@ -1,4 +1,4 @@
-"""Who may import whom: the floors of the house, read from the code."""
+"""Which package may import which, read from the code."""
 
 import ast
 from pathlib import Path

@@ -3,7 +3,7 @@
 Nothing here imports torch, so that --help answers at once.
 """
 
-from .judging import parse_metrics_options
+from .metrics import parse_metrics_options
 from .sampling import parse_sample_options
 from .training import contradiction, fault_of_saved, parse_train_options, training_defaults
 

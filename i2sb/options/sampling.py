@@ -30,7 +30,7 @@ def build_parser() -> Parser:
     shared.add_data(parser)
 
     add = parser.add_argument_group("output").add_argument
-    dtype = "numbers in recon.pt: float32 as published, or 8-bit pixels in a quarter of the space"
+    dtype = "dtype of the images in recon.pt: float32 as published, or 8-bit pixels in a quarter of the space"
     add("--recon-dtype", choices=("float32", "uint8"), default="float32", help=dtype)
     images = "also write each restored image as a png or jpg file"
     add("--save-images", choices=("png", "jpg"), metavar="FORMAT", help=images)

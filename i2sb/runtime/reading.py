@@ -245,7 +245,7 @@ def load_image_folder(path: str | os.PathLike) -> argparse.Namespace:
     """
     with _reasons(path):
         if not _is_zip(path):
-            raise Refused("it is of torch before 1.6: build it again with scripts/build_lmdb.py")
+            raise Refused("written by torch before 1.6: build it again with scripts/build_lmdb.py")
         module = "torchvision.datasets.folder"
         names = {**pickles.stand_ins(module, "ImageFolder"), (module, "default_loader"): None}
         value = pickles.load(io.BytesIO(_data_pickle(path)), names)

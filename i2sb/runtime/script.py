@@ -100,7 +100,7 @@ def explained(opt: Any, *, smaller: str) -> Iterator[None]:
     except Exception as error:
         text = one_line(error, 200)
         if isinstance(error, torch.OutOfMemoryError):
-            raise UserError(f"the memory of {opt.device} is full: lower {smaller} ({text})") from error
+            raise UserError(f"{opt.device} is out of memory: lower {smaller} ({text})") from error
         if "DataLoader worker (pid" in str(error):  # not an error that a worker has met and handed on
             raise UserError(
                 f"--num-workers {opt.num_workers}: a process that loads images has died, perhaps for want of memory: "

@@ -24,7 +24,7 @@ _STORAGES = {
 
 
 class Stream(NamedTuple):
-    """A tensor to be written: its dtype, its shape, and its numbers as arrays in C order, one after another."""
+    """A tensor to be written: its dtype, its shape, and its values as arrays in C order, one after another."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -92,4 +92,4 @@ def _write_storage(archive: zipfile.ZipFile, file: io.FileIO, storage: _Storage,
             member.write(data.data.cast("B"))
             written += data.size
     if written != storage.numel:
-        raise ValueError(f"{name}: {written} numbers were given for the shape {list(tensor.shape)}")
+        raise ValueError(f"{name}: {written} values were given for the shape {list(tensor.shape)}")

@@ -18,7 +18,7 @@ def meet(error, **options):
 
 
 def test_a_full_gpu():
-    with pytest.raises(UserError, match=r"^the memory of cuda:0 is full: lower --microbatch \(CUDA out of memory"):
+    with pytest.raises(UserError, match=r"^cuda:0 is out of memory: lower --microbatch \(CUDA out of memory"):
         meet(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from small_runs import ROOT, photos, train_argv, wait_until_said
 
+from corruption.registry import lookup
 from i2sb.ckpt_util import load_checkpoint
 from i2sb.options import parse_train_options
 
@@ -38,7 +39,7 @@ def test_the_published_trainings(task):
     assert Path(script).resolve() == ROOT / "train.py"
     opt = parse_train_options(argv)
     assert (opt.corrupt, opt.name) == (task, task)
-    assert (opt.beta_max, opt.ot_ode) == PUBLISHED[task]
+    assert (opt.beta_max, opt.ot_ode) == PUBLISHED[task] == (lookup(task).beta_max, lookup(task).ot_ode)
     assert (opt.interval, opt.batch_size, opt.microbatch, opt.image_size) == (1000, 256, 2, 256)
     assert (opt.n_gpu_per_node, opt.lr) == (8, 1e-4)  # what is added is handed on
 

@@ -99,7 +99,7 @@ def test_two_ranks_evaluate_like_one_and_stop_together(dataset, tmp_path, capsys
     assert two.returncode == 2
     for errors in (capsys.readouterr().err, two.stderr):  # the first step spoils the weights: no finite gradients
         last = errors.splitlines()[-1].removeprefix("train.py: error: ")
-        assert last.startswith("--max-nonfinite 3: so many steps in a row had a loss or gradients with NaN or inf")
+        assert last.startswith("--max-nonfinite 3: as many consecutive steps had NaN or inf in loss or gradients")
         assert errors.count("--max-nonfinite 3: ") == 1
         assert "Traceback" not in errors
     assert logged("one", "skipped_steps") == logged("two", "skipped_steps")

@@ -180,7 +180,7 @@ def test_too_many_of_them_stop_the_run(dataset, monkeypatch, capsys):
     argv = train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "50", "--max-nonfinite", "3")
     assert train.main(argv) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("train.py: error: --max-nonfinite 3: so many steps in a row had a loss or gradients")
+    assert last.startswith("train.py: error: --max-nonfinite 3: as many consecutive steps had NaN or inf")
     assert "stopped at iteration 4" in last
     assert Path("results/sr4x-pool/latest.pt").read_bytes() == before
 

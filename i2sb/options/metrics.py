@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from . import shared
 from .parser import Parser, positive_int
 
-DESCRIPTION = "Judge restored images: FID, ResNet-50 accuracy, PSNR, SSIM and others."
+DESCRIPTION = "Evaluate restored images: FID, ResNet-50 accuracy, PSNR, SSIM and others."
 EPILOG = "Prints a table and writes metrics.json beside the samples."
 
 DEFAULT_METRICS = ("psnr", "ssim", "accuracy", "fid")
@@ -16,7 +16,7 @@ MODES = ("legacy_pytorch", "legacy_tensorflow", "clean")
 
 
 def build_parser(metrics: Sequence[str] = ()) -> Parser:
-    """metrics: the names to choose from, `evaluation.metrics.METRICS`; they are not known on this floor."""
+    """metrics: the names to choose from, `evaluation.metrics.METRICS`; they are not known in this package."""
     parser = Parser("compute_metrices.py", DESCRIPTION, EPILOG)
     run = shared.add_run(parser)
     shared.add_gpu(run)
