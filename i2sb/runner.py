@@ -227,7 +227,7 @@ class Runner:
             )
 
     def keep_average_only(self) -> None:
-        """Put the averaged weights into the network, in the precision of the options, and free all else; this cannot be undone."""
+        """Replace the weights by their average, in the precision of the options, and free all else; not reversible."""
         self.ema.copy_to()
         self.ema = self.loaded = None
         if self.opt.precision in LOW:

@@ -73,7 +73,7 @@ def _add_optimization(parser: Parser) -> None:
     add("--lr", type=positive_float, default=5e-5, metavar="LR", help="learning rate of AdamW")
     gamma = number(float, 0, 1, above=True)
     add("--lr-gamma", type=gamma, default=0.99, metavar="G", help="factor by which the learning rate decays")
-    add("--lr-step", type=positive_int, default=1000, metavar="N", help="iterations between decays of the learning rate")
+    add("--lr-step", type=positive_int, default=1000, metavar="N", help="iterations between these decays")
     add("--l2-norm", type=non_negative_float, default=0.0, metavar="W", help="weight decay of AdamW")
     add("--ema", type=number(float, 0, 1), default=0.99, metavar="D", help="decay of the weights' moving average")
     add("--no-pretrained", action="store_true", help="start ADM-256 from random weights, fetch nothing")
