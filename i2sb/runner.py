@@ -1,7 +1,8 @@
-"""The two algorithms of I2SB: training (Alg. 1) and sampling (Alg. 2) of a bridge between images.
+"""A bridge with its network, under the published names.
 
-Alg. 1: draw a pair (x0, x1) and a step n; draw x_n from Eq. 11; move the network towards Eq. 12.
-Alg. 2: from x1, step by step: predict x0 by Eq. 12, draw the next state from Eq. 4.
+Alg. 1: draw a pair (x0, x1) and a step n; draw x_n from Eq. 11; move the network towards Eq. 12: `training_loss`
+here, in the loop of `training`.  Alg. 2: from x1, step by step: predict x0 by Eq. 12 (`compute_pred_x0`), draw the
+next state from Eq. 4: `samplers`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Algorithm 1: the training loop, top to bottom, and what happens beside it now and then."""
+"""Algorithm 1: the training loop, top to bottom, and what happens beside it now and then.
+
+The loss of a micro-batch is `Runner.training_loss`.
+"""
 
 from __future__ import annotations
 

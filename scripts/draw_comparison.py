@@ -14,7 +14,7 @@ from i2sb.runtime.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser("draw_comparison.py", "Draw degraded, restored and clean images of judged samples side by side.")
+    parser = Parser("draw_comparison.py", "Draw degraded, restored and clean images of evaluated samples side by side.")
     run = shared.add_run(parser)
     shared.add_samples(run)
     run.add_argument("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help="PNG to write")

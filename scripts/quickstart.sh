@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to restored photographs in minutes on a CPU: sets up .venv if needed, cuts a small data set from
-# photographs inside installed packages, trains a small bridge, restores photographs it has never seen, judges
+# photographs inside installed packages, trains a small bridge, restores photographs it has never seen, evaluates
 # them, and draws a picture.  All it writes goes to ./quickstart of the current folder.
 #
 #   bash scripts/quickstart.sh                      # 4x super-resolution
@@ -48,7 +48,7 @@ for nfe in 1 5; do
         sample.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 64 --nfe "$nfe" --clip-denoise --overwrite
 done
 
-step "Judging" compute_metrices.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 64 \
+step "Evaluating" compute_metrices.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 64 \
     --sample-dir "${SAMPLES[@]}" --metrics psnr ssim
 
 step "Drawing" scripts/draw_comparison.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 64 \

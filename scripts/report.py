@@ -1,4 +1,4 @@
-"""Write report.html, one self-contained page, from samples that compute_metrices.py has judged; see --help."""
+"""Write report.html, one self-contained page, from samples that compute_metrices.py has evaluated; see --help."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from i2sb.runtime.script import run_script
 
 def main(argv: Sequence[str] | None = None) -> int:
     epilog = "compute_metrices.py --report does the same at the end of its work."
-    parser = Parser("report.py", "Write report.html, one self-contained page, beside judged samples.", epilog)
+    parser = Parser("report.py", "Write report.html, one self-contained page, beside evaluated samples.", epilog)
     run = shared.add_run(parser)
     shared.add_samples(run)
     run.add_argument(

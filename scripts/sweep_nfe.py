@@ -1,4 +1,4 @@
-"""Restore and judge with several numbers of network evaluations: quality against cost; see --help."""
+"""Restore and evaluate with several numbers of network calls: quality against cost; see --help."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--metrics", nargs="+", choices=tuple(METRICS), default=defaults, help=as_there)
     parser.add_argument("--mode", choices=metrics.MODES, default="legacy_pytorch", help=as_there)
     parser.add_argument("--fid-ref", metavar="FILE|DATASET", help=as_there)
-    parser.add_argument("--judge-again", action="store_true", help="judge also what has been judged already")
+    parser.add_argument("--judge-again", action="store_true", help="evaluate again what has been evaluated already")
     opt, passed_on = parser.parse_known_args(argv)
     argvs = {nfe: [*passed_on, "--nfe", str(nfe)] for nfe in dict.fromkeys(opt.nfe)}
     runs = {nfe: parse_sample_options(each) for nfe, each in argvs.items()}  # all are checked before the first works
     first = runs[opt.nfe[0]]
     if first.partition:
-        parser.error("--partition: a sweep judges whole sets; give the parts to sample.py, then sweep without")
+        parser.error("--partition: a sweep evaluates whole sets; give the parts to sample.py, then sweep without")
 
     def work() -> int:
         from evaluation.sweep import write_sweep
@@ -68,7 +68,7 @@ def _judge(opt: argparse.Namespace, run: argparse.Namespace, folder: Path) -> in
         if name in run.given:
             argv += [f"--{name.replace('_', '-')}", str(getattr(run, name))]
     if not opt.judge_again and is_judged(folder, parse_metrics_options(argv, METRICS)):
-        print(f"{folder}: is judged already; --judge-again judges again", file=sys.stderr)
+        print(f"{folder}: is evaluated already; --judge-again does it again", file=sys.stderr)
         return 0
     return compute_metrices.main(argv)
 

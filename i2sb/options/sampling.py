@@ -22,6 +22,7 @@ def build_parser() -> Parser:
 
     add = parser.add_argument_group("sampling").add_argument
     nfe = "network calls per image (default: one less than the training's --interval)"
+    # None: see schedule.num_evaluations
     add("--nfe", type=positive_int, metavar="NFE", help=nfe)
     add("--clip-denoise", action="store_true", help="clamp predicted clean images to [-1,1] at each step")
     add("--batch-size", type=positive_int, default=32, metavar="N", help="images at a time, per process")
