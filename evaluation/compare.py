@@ -21,15 +21,10 @@ INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (110, 110, 115)
 def draw_comparison(opt: Any, out: Path, *, rows: int = 6, tile: int = 192) -> dict[str, float]:
     """Write `out` (PNG): a row per image, columns degraded, each of `opt.sample_dir`, clean; PSNR below each.
 
-    Args:
-        opt: see `open_samples`; `seed` is read too.
-        rows: images shown, spread over the classes.
-        tile: side of each image in the picture [pixels].
+    opt: see `open_samples`; `seed` is read too.  rows: images shown, spread over the classes.  tile: side [pixels].
 
     Returns the mean gain in PSNR over all images [dB] by sample folder.
-
-    Raises:
-        UserError: samples that were not judged by PSNR, or as `open_samples`; an unwritable file.
+    Raises UserError where samples were not judged by PSNR, and as `open_samples`.
     """
     found = open_samples(opt, device="cpu")
     folders = [JudgedImages(samples, found, opt.seed) for samples in found.samples.values()]

@@ -69,7 +69,7 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     for name, samples in found.samples.items():
         values, features = _judge(opt, samples, found, judges)
         results[name] = _table(opt.metrics, values, features, judges, reference)
-        _write(samples, found.dataset, results[name], values, _settings(opt, found, samples, reference))
+        _write(samples, found, results[name], values, _settings(opt, found, samples, reference))
     title = f"{opt.ckpt}: {found.options.corrupt}, {len(found.dataset)} images of {found.options.image_size} px"
     print_scores(_one_table(results, published_scores(found.options, found.imagenet)), title)
     return results
@@ -79,8 +79,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     """Everything that judging, reports and pictures need of results/CKPT/SAMPLE_DIR, checked to belong together.
 
     opt: `ckpt`, `sample_dir`, `image_size`, `given`, `device` and the options of data are read.  The task and the
-    image size are the samples' own, whatever the checkpoint has become; the original's samples do not tell theirs,
-    so they have the checkpoint's.
+    image size are the samples' own, whatever the checkpoint has become, or the checkpoint's for the original's samples.
 
     Raises:
         UserError: samples that are missing, of different tasks, or not of this data set.
@@ -207,14 +206,14 @@ def _table(
     return table
 
 
-def _write(samples: Samples, dataset: Any, table: Scores, values: Values, settings: dict[str, Any]) -> None:
+def _write(samples: Samples, found: Evaluation, table: Scores, values: Values, settings: dict[str, Any]) -> None:
     """metrics.json and metrics_per_image.csv; other scores of the same run, judged alike, stay in them."""
-    names = [dataset.short_name(path) for path, _ in dataset.samples]
+    names = [found.dataset.short_name(path) for path, _ in found.dataset.samples]
     earlier, scores, columns = _earlier(samples, names, settings)
     merged = {row: dict(scores.get(row, {})) for row in ("degraded", "restored", "clean") if row in {*table, *scores}}
-    for row, found in table.items():
-        merged[row] |= {m: score for m, score in found.items() if score.value is not None or m not in merged[row]}
-    columns |= {f"{metric}_{row}": column for row, found in values.items() for metric, column in found.items()}
+    for row, new in table.items():
+        merged[row] |= {m: score for m, score in new.items() if score.value is not None or m not in merged[row]}
+    columns |= {f"{metric}_{row}": column for row, new in values.items() for metric, column in new.items()}
     write_csv(samples.folder / "metrics_per_image.csv", names, columns, samples.run)
     write_metrics(samples.folder / "metrics.json", merged, {**earlier, **settings}, samples.run)
 

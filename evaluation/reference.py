@@ -75,10 +75,7 @@ def _given(path: Path, ckpt_opt: Any, measure: Callable[[Any], Features], log: A
 def features_of(
     dataset: Any, network: Callable[[Tensor], Tensor], batch_size: int, num_workers: int = 0, num_kept: int = 0
 ) -> Features:
-    """Features of all images of a data set: items (image [3,S,S] in [-1,1], ...); num_kept: see `FeatureSums`.
-
-    Raises MetricUnavailable below two images.
-    """
+    """Features of a data set with items (image [3,S,S] in [-1,1], ...).  Raises MetricUnavailable below two images."""
     count = len(dataset)
     batches = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
     sums = FeatureSums(count, num_kept)

@@ -26,13 +26,12 @@ from evaluation.scored_images import Case, JudgedImages
 from evaluation.sweep import Point, draw_curves, read_curve
 from evaluation.table import Scores, notes
 from i2sb.bridge import FIELDS
-from i2sb.recon import SECONDS, made_with
+from i2sb.recon import BYTES, SECONDS, made_with
 from i2sb.runtime.files import atomic_write
 
 PAGE = Path(__file__).parent / "page"
 NUM_GALLERY, NUM_RANKED, NUM_TRAJECTORIES = 12, 6, 6
-LOSSLESS_UP_TO = 512 * 512  # pixels: larger images as JPEG, or a page of them would weigh hundreds of MB
-NOT_SHOWN = ("data", "network", "task")  # a fingerprint, and what --net and --corrupt name
+NOT_SHOWN = (BYTES, "data", "network", "task")  # fingerprints, and what --net and --corrupt name
 
 
 class Report(NamedTuple):
@@ -89,12 +88,12 @@ def _settings(found: Evaluation, images: JudgedImages) -> dict[str, Any]:
     """How the samples were judged, what the checkpoint is (the original's samples do not tell), how they were made."""
     bridge = {key: value for key, value in vars(found.options).items() if key in (*FIELDS, "net")}
     seconds = {"seconds per image": made_with(images.recon.paths[0]).get(SECONDS)}
-    known = {**images.settings, **bridge, **images.run, **seconds, **images.settings}
+    known = images.settings | bridge | images.run | seconds | images.settings
     return {key: value for key, value in known.items() if key not in NOT_SHOWN}
 
 
 def render(report: Report) -> str:
-    """The HTML document.  Every text is escaped; images up to 512 x 512 pixels are PNG, larger ones JPEG."""
+    """The HTML document.  Every text is escaped; images are PNG."""
     style, script = (PAGE / "report.css").read_text("utf-8"), (PAGE / "report.js").read_text("utf-8")
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
     degraded = report.scores.get("degraded", {})
@@ -150,12 +149,8 @@ def _setting(value: Any) -> str:
 
 def _image_uri(image: np.ndarray) -> str:
     file = io.BytesIO()
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    if picture.width * picture.height <= LOSSLESS_UP_TO:
-        picture.save(file, "png")
-        return _data_uri("png", file.getvalue())
-    picture.save(file, "jpeg", quality=95, subsampling=0)  # halved colour resolution would be seen when enlarged
-    return _data_uri("jpeg", file.getvalue())
+    Image.fromarray(np.ascontiguousarray(image)).save(file, "png")
+    return _data_uri("png", file.getvalue())
 
 
 def _data_uri(kind: str, content: bytes) -> str:

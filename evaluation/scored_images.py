@@ -40,13 +40,9 @@ def read_judged(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Scores]:
 
 
 class JudgedImages:
-    """The images of one judged folder with their scores.
+    """The images of one judged folder with their scores; seed: of the degraded images, where the run does not tell it.
 
-    Args:
-        seed: of the degraded images where the run does not tell its own.
-
-    Raises:
-        UserError: the folder is not judged, or its files are of other images than the data set's.
+    Raises UserError where the folder is not judged, or its files are of other images than the data set's.
     """
 
     def __init__(self, samples: Samples, found: Evaluation, seed: int):

@@ -38,10 +38,7 @@ class Point(NamedTuple):
 
 
 def is_judged(folder: Path, opt: Any) -> bool:
-    """Whether metrics.json holds what compute_metrices.py with these options would write.
-
-    opt: `metrics`, `mode`, `fid_ref`, `dataset_dir`, `seed` are read.
-    """
+    """Whether metrics.json holds what compute_metrices.py with these options would write."""
     try:
         _, settings, scores = read_judged(folder)
     except UserError:
@@ -51,8 +48,7 @@ def is_judged(folder: Path, opt: Any) -> bool:
         wanted["fid_mode"] = opt.mode
     if opt.fid_ref is not None:
         wanted["fid_reference"] = str(opt.fid_ref)
-    same = all(settings.get(key) == value for key, value in wanted.items())
-    return same and set(opt.metrics) <= set(scores.get("restored", {}))
+    return wanted.items() <= settings.items() and set(opt.metrics) <= set(scores.get("restored", {}))
 
 
 def read_point(folder: Path) -> Point:
@@ -66,10 +62,7 @@ def read_point(folder: Path) -> Point:
 
 
 def read_curve(folder: Path) -> list[Point]:
-    """The points of all folders beside `folder` and its own, by NFE; fewer than two are no curve: [].
-
-    Folders of another checkpoint, data set, seed, precision, or way of judging belong to another curve.
-    """
+    """The points of `folder` and of those beside it that were made and judged alike, by NFE; [] for a single one."""
     points = {}
     for place in folder.parent.iterdir():
         if re.fullmatch(NAME, place.name):
@@ -81,11 +74,7 @@ def read_curve(folder: Path) -> list[Point]:
 
 
 def write_sweep(folders: Iterable[Path], out: Path) -> None:
-    """Print the scores of judged folders; write OUT/sweep.csv and OUT/sweep.png.
-
-    Raises:
-        UserError: a folder that is not judged, or a file that cannot be written.
-    """
+    """Print the scores of judged folders; write OUT/sweep.csv and OUT/sweep.png."""
     points = sorted(map(read_point, folders), key=lambda point: point.nfe)
     metrics = metrics_of(point.scores for point in points)
     print_scores({f"restored, NFE {point.nfe}": point.scores for point in points})

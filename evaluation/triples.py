@@ -32,8 +32,7 @@ def triples(
 ) -> Iterator[Triple]:
     """All images in order.  The degraded ones are as people see them: holes are white.
 
-    Raises:
-        UserError: an image file is not the one any more that was restored; recon.pt is damaged (after its last image).
+    Raises UserError where an image file is no longer the one that was restored, or recon.pt is damaged (at its end).
     """
     batches = recon.batch_numbers(batch_size)
     loader = ordered_loader(WithChecksum(dataset), batches, num_workers=num_workers, device=device)

@@ -53,8 +53,7 @@ def partition_range(partition: str | None, count: int) -> tuple[int, int]:
 def made_with(recon: Path) -> dict[str, Any]:
     """The settings a recon.pt was made with, and SECONDS; {} where nothing says so (the original's).
 
-    Raises:
-        UserError: the file beside it is damaged, another program's, or describes other images.
+    Raises UserError where the file beside it is damaged or describes other images.
     """
     beside = _settings_beside(recon)
     inside = load_torch(recon).get("made_with") if recon.is_file() else None
@@ -84,8 +83,7 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
 def run_identity(folder: Path) -> dict[str, Any]:
     """`identity` of the run whose images a folder of samples holds; of the original's files, a checksum.
 
-    Raises:
-        UserError: as `find_recon` and `made_with`.
+    Raises UserError as `find_recon` and `made_with`.
     """
     paths = find_recon(folder)
     return next(filter(None, (identity(made_with(path)) for path in paths)), {BYTES: _checksum_of_ends(paths)})
@@ -111,8 +109,7 @@ def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
 def find_recon(folder: Path) -> list[Path]:
     """recon.pt of a folder, or its parts recon_0_N.pt .. in order.
 
-    Raises:
-        UserError: there is none, some parts are missing (the text says which), or they are of several runs.
+    Raises UserError where there is none, some parts are missing, or they are of several runs.
     """
     if not folder.is_dir():
         there = ", ".join(sorted(path.name for path in folder.parent.glob("samples*")))
@@ -151,8 +148,7 @@ class Recon:
         image_shape: (C, S, S); labels: [n].
         checksums: CRC-32 of the image file that each image was restored from [n]; None where unknown.
 
-    Raises:
-        UserError: a file is damaged or holds something else.
+    Raises UserError where a file is damaged or holds something else.
     """
 
     def __init__(self, paths: list[Path], log: Any = None):
@@ -192,8 +188,7 @@ class Recon:
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """Consecutive [b,C,S,S] as stored, b = batch_size but at the end of a file; in constant memory.
 
-        Raises:
-            UserError: after the last batch of a file, if its bytes have changed since they were written.
+        Raises UserError after the last batch of a file whose bytes have changed since they were written.
         """
         for path in self.paths:
             yield from verified_pieces(path, "arr", batch_size)
@@ -224,9 +219,6 @@ class ReconStore:
 
     Attributes:
         start, stop: the images [start, stop) of the data set are this part's.
-
-    Raises:
-        UserError: no image is this part's.
     """
 
     def __init__(self, folder: Path, partition: str | None, count: int, settings: dict, image_shape: tuple, dtype: str):
@@ -239,24 +231,17 @@ class ReconStore:
         self.image_shape, self.dtype = image_shape, dtype
 
     def only_run(self, stem: str | None = None) -> contextlib.AbstractContextManager[None]:
-        """Hold this store (or that of the part `stem`) against other processes.
-
-        Raises:
-            UserError: another process writes to it, or the folder cannot be written to.
-        """
+        """Hold this store (or that of the part `stem`) against other processes; UserError where one writes to it."""
         busy = f"{self.folder}: another process is restoring images into it; wait for its end"
         return only_one(self.folder / f".{stem or self.path.stem}.lock", busy)
 
     def open(self, overwrite: bool, log: Any) -> bool:
         """Get ready to write.  True when recon.pt is there already, made with the same settings.
 
-        A recon.pt of which nothing says how it was made (the original's) is kept under another name.
+        overwrite: first remove this part, those of other settings, and what was derived from both.  A recon.pt of
+        which nothing says how it was made (the original's) is kept under another name.
 
-        Args:
-            overwrite: first remove this part, those of other settings, and what was derived from both.
-
-        Raises:
-            UserError: the folder holds images of other settings, or cannot be written to.
+        Raises UserError where the folder holds images of other settings, or cannot be written to.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -353,11 +338,7 @@ class ReconStore:
             np.savez(file, arr=arr.numpy(), label_arr=labels.numpy(), crc32=crc32, seconds=seconds)
 
     def finish(self) -> Path:
-        """Join the batches to recon.pt and remove them.
-
-        Raises:
-            UserError: a batch is damaged, or the disk is full (the batches stay).
-        """
+        """Join the batches to recon.pt and remove them.  UserError (and they stay): one is damaged, or the disk full."""
         done, count = self._done(), self.stop - self.start
 
         def pieces(key: str) -> Iterator[np.ndarray]:
