@@ -338,7 +338,7 @@ class ReconStore:
             np.savez(file, arr=arr.numpy(), label_arr=labels.numpy(), crc32=crc32, seconds=seconds)
 
     def finish(self) -> Path:
-        """Join the batches to recon.pt and remove them.  UserError (and they stay): one is damaged, or the disk full."""
+        """Join the batches to recon.pt and remove them; where one is damaged or the disk full (UserError) they stay."""
         done, count = self._done(), self.stop - self.start
 
         def pieces(key: str) -> Iterator[np.ndarray]:

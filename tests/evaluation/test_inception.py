@@ -63,13 +63,11 @@ def pytorch_weights(tmp_path_factory):
     def keep(network, state):
         captured.update(network.state_dict())
 
-    patch = pytest.MonkeyPatch()
-    patch.setattr(inception_pytorch, "load_state_dict_from_url", lambda url, progress: {})
-    patch.setattr(torch.nn.Module, "load_state_dict", keep)
-    with warnings.catch_warnings():
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(inception_pytorch, "load_state_dict_from_url", lambda url, progress: {})
+        patch.setattr(torch.nn.Module, "load_state_dict", keep)
         warnings.simplefilter("ignore")
         inception_pytorch.fid_inception_v3()
-    patch.undo()
     torch.save(captured, path, _use_new_zipfile_serialization=False)  # as old as the published file
     return home, path
 
@@ -120,9 +118,7 @@ def test_torchscript_modes(torchscript_folder, mode, pixels):
     features = build_inception(mode)(pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = InceptionV3W(
-            str(torchscript_folder), download=False, resize_inside=mode == "legacy_tensorflow"
-        )
+        theirs = InceptionV3W(str(torchscript_folder), download=False, resize_inside=mode == "legacy_tensorflow")
         with torch.no_grad():
             expected = theirs(resize(pixels, mode))
     assert features.shape == (2, 2048)

@@ -138,7 +138,7 @@ def test_scores_have_gains_intervals_notes_and_the_published_values(page):
         "FID (published): Liu et al. 2023",
         "Accuracy (published): Liu et al. 2023",
     ]
-    first, _, infinite = [squeezed(text) for text in page.texts["figcaption"]][2:5]  # behind those of two curves
+    first, infinite = [squeezed(text) for text in page.texts["figcaption"]][2:4]  # behind those of two curves
     assert first == "colours PSNR 24.00 +2.00 Enlarge"
     assert "PSNR ∞" in infinite
     assert [text.strip() for text in page.texts["dd"]][:4] == ["jpeg-5", "no", "0.0001", "–"]
