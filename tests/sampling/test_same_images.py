@@ -32,7 +32,6 @@ def test_batch_size_and_a_resume_with_another_one(here):
     small = restored(here, "--batch-size", "5")
     assert (other - small).abs().max() > 1e-3
     torch.testing.assert_close(small, whole, **SAME)
-    assert torch.equal(restored(here, "--batch-size", "5"), small)
     # as a killed run leaves it: batches of 5, two of them missing
     shutil.rmtree(here / FOLDER)
     interrupt(here, "--batch-size", "5", lost=[1, 4])

@@ -2,7 +2,6 @@
 
 import logging
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -49,7 +48,7 @@ def test_gaps_are_found_and_batches_joined(tmp_path):
     assert not store.parts.exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_damaged_batch_is_named(tmp_path, damage):
     store = make_store(tmp_path)
     put(store, 0, 5)
@@ -58,11 +57,9 @@ def test_a_damaged_batch_is_named(tmp_path, damage):
     content = bytearray(path.read_bytes())
     if damage == "cut":
         path.write_bytes(content[: len(content) // 2])
-    elif damage == "flipped":
+    else:
         content[300] ^= 255
         path.write_bytes(content)
-    else:
-        np.savez(path, other=np.zeros(3))
     with pytest.raises(UserError, match=r"00000005_00000010.npz: .*; remove it and run the same command") as error:
         store.finish()
     assert "\n" not in str(error.value)

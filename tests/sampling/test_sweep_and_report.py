@@ -53,7 +53,6 @@ def test_a_sweep_restores_judges_and_resumes(here, capsys):
         assert len(list((place / "images").rglob("*.png"))) == 24  # passed on
     with Image.open(folder / "sweep.png") as plot:
         assert len(np.unique(np.asarray(plot.convert("L")))) > 50
-
     shutil.rmtree(folder / "samples_nfe2")
     kept = [folder / f"samples_nfe{n}" / f for n in (1, 5) for f in ("recon.pt", "metrics.json")]
     times = [path.stat().st_mtime_ns for path in kept]
@@ -112,13 +111,10 @@ def test_what_a_report_lacks_is_one_line(here, capsys):
     judge(here, "samples_nfe2")
     folder = here / "results" / NAME / "samples_nfe2"
     content = (folder / "metrics_per_image.csv").read_text()
-    for damaged in (content.replace("chelsea", "gravel", 1), "image,psnr_restored\na,b\n", ""):
+    for damaged in (content.replace("chelsea", "gravel", 1), ""):
         (folder / "metrics_per_image.csv").write_text(damaged)
         assert report.main(argv) == 2
         assert "run compute_metrices.py again" in capsys.readouterr().err.strip().splitlines()[-1]
-    (folder / "metrics.json").write_text('{"scores": 3}')
-    assert report.main(argv) == 2
-    assert "holds no scores" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_scores_of_another_run_are_never_shown(here, capsys):
@@ -132,7 +128,7 @@ def test_scores_of_another_run_are_never_shown(here, capsys):
     restore(here, 1)
     judge(here, "samples_nfe1", "samples_nfe2")
     assert [point.nfe for point in read_curve(folder)] == [1, 2]
-    for path in derived:  # each of them as a program would leave it that knows nothing of it
+    for path in derived:  # each in turn replaced by the one of another run
         new = path.read_bytes()
         path.write_bytes(old[path])
         for script in (report, draw_comparison):
