@@ -51,14 +51,14 @@ def partition_range(partition: str | None, count: int) -> tuple[int, int]:
 
 
 def made_with(recon: Path) -> dict[str, Any]:
-    """The settings a recon.pt was made with, and SECONDS; {} where nothing says so (the original's).
+    """The settings a recon.pt was made with, and SECONDS; {} where it does not say (the original's).
 
     Raises UserError where the file beside it is damaged or describes other images.
     """
     beside = _settings_beside(recon)
-    inside = load_torch(recon).get("made_with") if recon.is_file() else None
+    inside = load_torch(recon).get("made_with")
     if not isinstance(inside, dict):
-        return beside
+        return {}  # the file beside it is that of an earlier one
     if beside and (different := differences(beside, {SECONDS: beside.get(SECONDS), **inside})):
         raise UserError(
             f"{recon}: is not the one that {recon.stem}.json describes ({different}); put back the one that belongs "
@@ -288,10 +288,9 @@ class ReconStore:
         if not self.path.exists():
             return False
         try:
-            found = Recon([self.path], log)
-            if (len(found), found.image_shape) != (self.stop - self.start, self.image_shape):
-                raise UserError(f"{self.path}: holds {len(found)} images {list(found.image_shape)}")
-            made_with(self.path)
+            Recon([self.path], log)
+            if identity(made_with(self.path)) != identity(self.settings):
+                raise UserError(f"{self.path}: does not say that it is of this run")
         except UserError as error:
             log.warning(f"[Sample] not what this run wrote, its images are restored again: {error}")
             _set_aside(self.path)

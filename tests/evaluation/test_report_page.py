@@ -13,7 +13,6 @@ from PIL import Image
 from report_sample import HOSTILE, colours, plain, sample_report
 
 from evaluation.report import Report, render
-from evaluation.scored_images import Case
 from evaluation.sweep import Point, draw_curves
 from evaluation.table import Score
 

@@ -248,3 +248,14 @@ def test_images_swapped_without_their_settings_are_noticed(restored, capsys):
     restore(here, "--seed", "1")
     assert (folder / "recon.previous.pt").read_bytes() == (here / "other.pt").read_bytes()
     assert made_with(folder / "recon.pt")["seed"] == 1
+
+
+def test_images_that_the_original_wrote_over_ours_are_not_ours(restored):
+    folder = restored / FOLDER
+    assert compute_metrices.main(judge_argv(restored)) == 0
+    content = torch.load(folder / "recon.pt", weights_only=True)
+    torch.save({"arr": content["arr"] + 0.1, "label_arr": content["label_arr"]}, folder / "recon.pt")
+    assert compute_metrices.main([*judge_argv(restored), "--metrics", "psnr"]) == 0
+    assert "ssim" not in (folder / "metrics.json").read_text()  # of other images
+    restore(restored)
+    assert torch.equal(images(folder), content["arr"])
