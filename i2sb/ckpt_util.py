@@ -208,7 +208,7 @@ def load_checkpoint(path: str | os.PathLike, log: Any = None) -> dict[str, Any]:
     """
     path = Path(path)
     if path.name == export.WEIGHTS:
-        return export.load_weights(path)
+        return export.load_weights(path, log)
     state = _open(path)
     return {**state, "identity": check_tensors(path, list(_tensors(state["ema"].get("shadow_params"))), log)}
 

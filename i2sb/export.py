@@ -1,6 +1,7 @@
 """A bridge for others: the averaged weights as safetensors, with a description inside.
 
-    ema.safetensors     tensors `diffusion_model.*`, float32; metadata "bridge": the record of `BridgeConfig`
+    ema.safetensors     tensors `diffusion_model.*`, float32; metadata "bridge": the record of `BridgeConfig`, and
+                        "sha256" of both: the format itself has no checksums
     ema.json            the same record, for people
 
 Neither pickle nor optimizer state; sample.py and train.py take a folder with these in place of a latest.pt.
@@ -11,11 +12,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from i2sb.bridge import BridgeConfig
 from i2sb.errors import UserError, one_line
@@ -38,9 +40,10 @@ def export(runner: Any, folder: Path) -> tuple[Path, Path]:
         for (name, _), average in zip(runner.net.named_parameters(), runner.ema.shadow_params)
     }
     record = runner.config.to_dict()
+    metadata = {"format": "pt", "bridge": json.dumps(record)}
     weights, description = folder / WEIGHTS, folder / DESCRIPTION
     with atomic_write(weights) as file:
-        file.write(save(tensors, metadata={"format": "pt", "bridge": json.dumps(record)}))
+        file.write(save(tensors, metadata={**metadata, "sha256": _digest(tensors, metadata)}))
     with atomic_write(description) as file:
         file.write((json.dumps({"bridge": record}, indent=2) + "\n").encode())
     return weights, description
@@ -64,36 +67,52 @@ def load_options(folder: Path) -> argparse.Namespace:
     return argparse.Namespace(corrupt=values.pop("task"), **values)
 
 
-def load_weights(path: Path) -> dict[str, Any]:
+def load_weights(path: Path, log: Any = None) -> dict[str, Any]:
     """A safetensors file as `ckpt_util.load_checkpoint` returns it.
+
+    Args:
+        log: is given a warning if the file was written without a checksum.
 
     Raises:
         UserError: no such file, or a damaged one.
     """
     from safetensors.torch import load_file
 
-    state = _reading(path, load_file)
+    state, metadata = _reading(path, load_file), _metadata(path)
     if not all(tensor.is_floating_point() for tensor in state.values()):
         raise UserError(f"{path}: refused: its tensors hold integers, so they are no weights")
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(f"{name} {state[name].dtype}".encode())
-        digest.update(state[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+    digest = _digest(state, metadata)
+    if "sha256" not in metadata and log is not None:
+        log.warning(f"{path}: was written without a checksum, so damage to it goes unnoticed")
+    if metadata.get("sha256", digest) != digest:
+        raise UserError(f"{path}: damaged (its bytes do not match their checksum): copy it again")
     state = {name: tensor.to(torch.float32) for name, tensor in state.items()}
-    return {"net": state, "ema": None, "identity": digest.hexdigest()[:16]}
+    return {"net": state, "ema": None, "identity": digest[:16]}
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(metadata.get("bridge", "").encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _record(path: Path) -> BridgeConfig:
-    from safetensors import safe_open
-
-    def metadata(path: Path) -> dict[str, str] | None:
-        with safe_open(path, "pt") as file:
-            return file.metadata()
-
     try:
-        return BridgeConfig.from_dict(json.loads((_reading(path, metadata) or {})["bridge"]))
+        return BridgeConfig.from_dict(json.loads(_metadata(path)["bridge"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: its metadata describe no bridge ({one_line(error)})") from error
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    def read(path: Path) -> dict[str, str]:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+
+    return _reading(path, read)
 
 
 def _reading(path: Path, read: Callable[[Path], Any]) -> Any:

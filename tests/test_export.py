@@ -72,7 +72,7 @@ def whole_numbers(folder):
 def resave(folder, change):
     path = folder / "ema.safetensors"
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
+        metadata = {key: value for key, value in file.metadata().items() if key != "sha256"}
     changed = {name: change(name, tensor) for name, tensor in load_file(path).items()}
     save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, path, metadata)
 
@@ -115,3 +115,20 @@ def test_what_does_not_belong_together_is_refused_in_one_line(here, capsys, dama
 def test_the_weights_alone_are_enough(here):
     (here / "results/b/ema.json").unlink()
     assert sample.main(sample_argv(here / "photos", "b")) == 0
+
+
+@pytest.mark.parametrize("where", [b'\\"beta_max\\": 0.', b"the last tensor"])
+def test_a_flipped_bit_is_found(here, capsys, where):
+    (here / "results/b/ema.json").unlink()
+    path = here / "results/b/ema.safetensors"
+    content = bytearray(path.read_bytes())
+    content[content.index(where) + len(where) if where in content else -3] ^= 1
+    path.write_bytes(content)
+    assert sample.main(sample_argv(here / "photos", "b")) == 2
+    assert "ema.safetensors: damaged" in capsys.readouterr().err
+
+
+def test_weights_without_a_checksum_are_a_warning(here, capsys):
+    resave(here / "results/b", lambda name, tensor: tensor)
+    assert sample.main(sample_argv(here / "photos", "b")) == 0
+    assert "ema.safetensors: was written without a checksum" in capsys.readouterr().err
