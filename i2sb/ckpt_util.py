@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import functools
 import json
 import os
 import shutil
@@ -31,7 +32,7 @@ from i2sb.network import network_of
 from i2sb.options import fault_of_saved, training_defaults
 from i2sb.runtime.files import atomic_write, only_one, sync
 from i2sb.runtime.pickles import dump_options
-from i2sb.runtime.reading import check_tensors, load_options, load_torch
+from i2sb.runtime.reading import check_tensors, load_options, load_torch, read_json
 
 __all__ = ["RESULTS", "build_ckpt_option", "download_ckpt", "load_checkpoint", "save_checkpoint", "with_defaults"]
 
@@ -130,12 +131,16 @@ def _saved_options(folder: Path) -> argparse.Namespace:
     state = _open(latest)
     if not isinstance(state.get("options"), dict) or not isinstance(state.get("bridge"), dict):
         return load_options(beside)
-    saved = argparse.Namespace(**state["options"])
-    if beside.is_file():
-        other, trained = load_options(beside), BridgeConfig.from_dict(state["bridge"])
-        network = getattr(other, "network", None) or trained.network
-        trained.check_description(beside, LATEST, lambda: BridgeConfig.from_options(other, network))
-    return saved
+    trained = BridgeConfig.from_dict(state["bridge"])
+
+    def described(path: Path) -> BridgeConfig:
+        other = argparse.Namespace(**read_json(path)) if path.suffix == ".json" else load_options(path)
+        return BridgeConfig.from_options(other, getattr(other, "network", None) or trained.network)
+
+    for path in (beside, folder / "options.json"):
+        if path.is_file():
+            trained.check_description(path, LATEST, functools.partial(described, path))
+    return argparse.Namespace(**state["options"])
 
 
 def options_to_save(opt: Any, network: Mapping[str, Any]) -> argparse.Namespace:

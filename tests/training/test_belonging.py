@@ -24,19 +24,21 @@ def test_options_of_another_training_are_refused_and_not_needed(dataset, capsys)
     assert train.main(train_argv(dataset, "--name", "b", "--num-itr", "1", "--beta-max", "1.0", "--ot-ode")) == 0
     assert sample.main(sample_argv(dataset, "a")) == 0
     before = recon("a")
-    shutil.copy("results/b/options.pkl", "results/a/options.pkl")
-    capsys.readouterr()
-    for script, argv in (
-        (sample, [*sample_argv(dataset, "a"), "--overwrite"]),
-        (train, train_argv(dataset, "--ckpt", "a", "--num-itr", "2")),
-    ):
-        assert script.main(argv) == 2
-        last = last_line(capsys)
-        assert "results/a/options.pkl: is not that of latest.pt (beta_max 1.0, not 0.3; ot_ode True, not False)" in last
-        assert "remove it" in last
-    Path("results/a/options.pkl").unlink()
-    assert sample.main([*sample_argv(dataset, "a"), "--overwrite"]) == 0
-    assert torch.equal(recon("a"), before)
+    for name in ("options.pkl", "options.json"):
+        beside = Path("results/a", name)
+        shutil.copy(Path("results/b", name), beside)
+        capsys.readouterr()
+        for script, argv in (
+            (sample, [*sample_argv(dataset, "a"), "--overwrite"]),
+            (train, train_argv(dataset, "--ckpt", "a", "--num-itr", "2")),
+        ):
+            assert script.main(argv) == 2
+            last = last_line(capsys)
+            assert f"results/a/{name}: is not that of latest.pt (beta_max 1.0, not 0.3; ot_ode True, not False)" in last
+            assert "remove it" in last
+        beside.unlink()
+        assert sample.main([*sample_argv(dataset, "a"), "--overwrite"]) == 0
+        assert torch.equal(recon("a"), before)
 
 
 def test_a_kill_between_the_two_renames_mixes_nothing(dataset, capsys, monkeypatch):
