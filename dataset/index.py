@@ -6,6 +6,7 @@ On disk it is the `torch.save` of a torchvision ImageFolder, as the original wri
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def index_path(lmdb_path: str | os.PathLike) -> Path:
 
 def how_to_rebuild(images: str | os.PathLike, lmdb_path: str | os.PathLike) -> str:
     """The command that replaces an LMDB by one of the images in a folder."""
-    return f"rm -r {lmdb_path} {index_path(lmdb_path)}; python scripts/build_lmdb.py {images} {lmdb_path}"
+    folder, lmdb, index = (shlex.quote(os.fspath(path)) for path in (images, lmdb_path, index_path(lmdb_path)))
+    return f"rm -r {lmdb} {index}; python scripts/build_lmdb.py {folder} {lmdb}"
 
 
 def write_index(index: ImageIndex, path: str | os.PathLike) -> None:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from evaluation.metrics import OF_SETS, metrics_of, shown_as
 from evaluation.scored_images import read_judged
-from evaluation.table import Score, print_scores
+from evaluation.table import Score, print_scores, run_key
 from i2sb.errors import UserError
-from i2sb.recon import BYTES, SECONDS, find_recon, made_with
+from i2sb.recon import BYTES, SECONDS, SWEEP, find_recon, made_with
 from i2sb.runtime.files import atomic_write
 
 NAME = r"samples_nfe(\d+)(_clip)?"  # of a folder of samples
@@ -28,13 +28,14 @@ SVG = {"svg.fonttype": "path", "svg.hashsalt": "i2sb"}  # no font is needed to s
 class Point(NamedTuple):
     """One setting of a sweep: network evaluations, seconds per image, metric -> score of the restored images.
 
-    made: how it was made and judged; points of one curve are equal in it.
+    made: how it was made and judged; points of one curve are equal in it.  run: identity of its samples.
     """
 
     nfe: int
     seconds: float | None
     scores: Mapping[str, Score]
     made: Sequence[Mapping[str, Any]] = ()
+    run: Mapping[str, Any] = {}
 
 
 def is_judged(folder: Path, opt: Any) -> bool:
@@ -56,9 +57,9 @@ def read_point(folder: Path) -> Point:
     run, settings, scores = read_judged(folder)
     nfe = run.get("nfe") or int(re.match(NAME, folder.name)[1])
     known = {metric: score for metric, score in scores.get("restored", {}).items() if score.value is not None}
-    run = {"clip_denoise": folder.name.endswith("_clip"), **run}
-    made = [{key: value for key, value in found.items() if key not in FREE} for found in (run, settings)]
-    return Point(nfe, made_with(find_recon(folder)[0]).get(SECONDS), known, made)
+    full = {"clip_denoise": folder.name.endswith("_clip"), **run}
+    made = [{key: value for key, value in found.items() if key not in FREE} for found in (full, settings)]
+    return Point(nfe, made_with(find_recon(folder)[0]).get(SECONDS), known, made, run)
 
 
 def read_curve(folder: Path) -> list[Point]:
@@ -80,14 +81,14 @@ def write_sweep(folders: Iterable[Path], out: Path) -> None:
     print_scores({f"restored, NFE {point.nfe}": point.scores for point in points})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["nfe", "seconds_per_image", *metrics])
+    writer.writerow(["nfe", "seconds_per_image", *metrics, "run"])
     for point in points:
         values = [point.scores[metric].value if metric in point.scores else None for metric in metrics]
-        writer.writerow([point.nfe, point.seconds, *values])
-    with atomic_write(out / "sweep.csv") as file:
+        writer.writerow([point.nfe, point.seconds, *values, run_key(point.run)])
+    with atomic_write(out / SWEEP[0]) as file:
         file.write(text.getvalue().encode())
     if metrics:
-        with atomic_write(out / "sweep.png") as file:
+        with atomic_write(out / SWEEP[1]) as file:
             file.write(draw_curves(points, metrics, "png"))
 
 

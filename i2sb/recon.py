@@ -7,6 +7,7 @@ results/NAME/samples_nfeN[_clip]/
     recon[_I_N].json        the same settings while images are restored, and for people; and the time per image
     .recon[_I_N].parts/     START_STOP.npz, a whole batch each; gone when recon.pt is there
     images/, trajectories/, metrics.json, metrics_per_image.csv, report.html: derived from the images of the same run
+results/NAME/sweep.csv, sweep.png: derived from several such folders
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from i2sb.runtime.torch_stream import Stream, save_stream
 SECONDS = "seconds_per_image"  # measured, so not a setting
 BYTES = "recon.pt"  # what tells the original's samples from others, which name no run
 PICTURES, SCORES = ("images", "trajectories"), ("metrics.json", "metrics_per_image.csv", "report.html")
+SWEEP = ("sweep.csv", "sweep.png")  # in results/NAME: of several folders of samples
 _STEM = re.compile(r"recon(_(\d+)_(\d+))?")
 
 
@@ -276,6 +278,8 @@ class ReconStore:
             with contextlib.nullcontext() if stem == self.path.stem else self.only_run(stem):
                 for name in (f".{stem}.parts", f"{stem}.pt", f"{stem}.json"):
                     _remove(self.folder / name)
+        for name in SWEEP if gone else ():
+            _remove(self.folder.parent / name)
         same_run_stays = different.keys() - gone
         if overwrite or not same_run_stays:
             for name in SCORES if same_run_stays else SCORES + PICTURES:

@@ -106,11 +106,13 @@ def test_what_another_build_has_left_is_replaced(images, tmp_path):
 
 
 def test_an_lmdb_without_its_index_is_left_alone(images, tmp_path):
-    quiet_build(images, tmp_path / "x.lmdb")
-    index_path(tmp_path / "x.lmdb").unlink()
-    with pytest.raises(UserError, match=r"x\.lmdb\.pt is missing beside it: copy it too, or rebuild both: rm -r "):
-        quiet_build(images, tmp_path / "x.lmdb")
-    assert content(tmp_path / "x.lmdb") == expected(images)
+    target = tmp_path / "with space" / "x.lmdb"
+    quiet_build(images, target)
+    index_path(target).unlink()
+    with pytest.raises(UserError, match=r"x\.lmdb\.pt is missing beside it: copy it too, or rebuild both: ") as caught:
+        quiet_build(images, target)
+    assert f"rm -r '{target}' '{target}.pt'; " in str(caught.value)  # pasted into a shell, it removes nothing else
+    assert content(target) == expected(images)
 
 
 def _build_and_count(root, target, barrier, answers):

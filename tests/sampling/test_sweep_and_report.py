@@ -14,7 +14,8 @@ from small_runs import metrics_argv, sample_argv
 import compute_metrices
 import sample
 from evaluation.sweep import read_curve
-from i2sb.recon import SECONDS, made_with
+from evaluation.table import run_key
+from i2sb.recon import SECONDS, made_with, run_identity
 from scripts import draw_comparison, report, sweep_nfe
 
 
@@ -61,6 +62,12 @@ def test_a_sweep_restores_judges_and_resumes(here, capsys):
     assert [row["psnr"] for row in rows(folder / "sweep.csv")] == [row["psnr"] for row in table]
     assert sweep_nfe.main(sweep_argv(here, "--judge-again")) == 0
     assert kept[1].stat().st_mtime_ns > times[1]
+
+    # what is derived from samples that are gone goes with them
+    runs = [run_key(run_identity(folder / f"samples_nfe{nfe}")) for nfe in (1, 2, 5)]
+    assert [row["run"] for row in rows(folder / "sweep.csv")] == runs
+    assert sample.main([*sample_argv(here / "photos", NAME), "--overwrite", "--seed", "1"]) == 0
+    assert not list(folder.glob("sweep*"))
 
 
 def test_wrong_flags_of_a_sweep_are_refused_before_it_begins(here, capsys):
