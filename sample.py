@@ -63,8 +63,6 @@ def sample(opt: argparse.Namespace) -> None:
         runner.keep_average_only()
         with open_store(runner, opt, folder, dataset, corrupt, log) as (store, finished):
             if not finished:
-                if opt.global_rank == 0:
-                    store.forget(pictures.lacking_trajectories(store))
                 restore(runner, opt, dataset, corrupt, store, pictures)
             if opt.global_rank == 0:
                 if not finished:

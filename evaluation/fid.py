@@ -36,8 +36,7 @@ class FeatureSums:
     Sums and sums of products of deviations from the first batch's mean: raw second moments would lose digits
     where the mean is large.
 
-    num_images: how many will come.  num_kept: of how many the features themselves are kept, a random subset
-    that depends on `seed` alone.
+    num_images: how many will come.  num_kept: of how many the features are kept, a random subset by `seed`.
     """
 
     def __init__(self, num_images: int, num_kept: int = 0, seed: int = 0) -> None:

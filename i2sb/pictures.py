@@ -72,21 +72,16 @@ class Pictures:
             if number < self.num_trajectories:
                 _save_trajectory(trajectory_file(self.folder, number), trajectory)
 
-    def lacking_trajectories(self, store: ReconStore) -> list[int]:
-        """The store's images whose trajectory is asked for and not there."""
-        asked = range(store.start, min(store.stop, self.num_trajectories))
-        paths = {number: trajectory_file(self.folder, number) for number in asked}
-        return [n for n, path in paths.items() if not (path.is_file() and path.with_suffix(".png").is_file())]
-
     def complete(self, store: ReconStore, log: Any) -> None:
-        """Write what a finished run lacks that began without pictures; trajectories cannot be made from recon.pt."""
+        """Write what a run lacks that began without pictures; trajectories cannot be made from restored images."""
         if self._images:
             images = (image for batch in Recon([store.path], log).batches(32) for image in batch)
             for image, path in zip(images, self._images[store.start : store.stop]):
                 if not path.is_file():
                     _save(path, to_pixels(image))
-        if lacking := self.lacking_trajectories(store):
-            log.warning(f"[Sample] no trajectory of {len(lacking)} images; --overwrite restores again and writes them")
+        asked = range(store.start, min(store.stop, self.num_trajectories))
+        if lacking := sum(not trajectory_file(self.folder, number).is_file() for number in asked):
+            log.warning(f"[Sample] no trajectory of {lacking} images; --overwrite restores again and writes them")
 
 
 def _save_trajectory(path: Path, states: Tensor) -> None:

@@ -313,12 +313,6 @@ class ReconStore:
             position = stop
         return batches
 
-    def forget(self, numbers: Sequence[int]) -> None:
-        """Remove the batches that have one of these images, so that they are restored again."""
-        for start, stop in self._done():
-            if any(start <= number < stop for number in numbers):
-                self._batch(start, stop).unlink()
-
     def _done(self) -> list[tuple[int, int]]:
         """The batches [start, stop) that are there, in order."""
         return sorted(tuple(map(int, path.stem.split("_"))) for path in self.parts.glob("[0-9]*_*.npz"))

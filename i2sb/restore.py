@@ -31,12 +31,6 @@ def open_store(
 ) -> Iterator[tuple[ReconStore, bool]]:
     """(place for the restored images, held against other processes; whether all of them are there already).
 
-    Args:
-        runner: `identity` tells its weights from others, `config` its bridge.
-        opt: `seed`, `nfe`, `clip_denoise`, `precision`, `exif_rotate`, `partition`, `overwrite` and `recon_dtype` are
-            read.
-        dataset: with `fingerprint()` and `read(i)`, see `dataset.images`.
-
     Raises:
         UserError: ranks with different weights; images of other settings, weights or data are there; another process
             writes; an empty partition.
@@ -113,7 +107,6 @@ def restore(
     batch size nor on ranks, partitions, or interruptions.
 
     Args:
-        opt: `seed`, `nfe`, `clip_denoise`, `batch_size`, `num_workers` and `save_trajectory` are read.
         dataset: items (image [C,S,S] in [-1,1], label, CRC-32 of the image's file).
         on_batch: called in a thread with (numbers, states [b,K,C,S,S]) of each batch, before it counts as done.
 

@@ -1,12 +1,9 @@
 """Picture files beside recon.pt: their pixels, their names, and that none is missing in the end."""
 
-import shutil
-
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from places import FOLDER, images, interrupt, restore
+from places import images, restore
 
 from i2sb.pictures import picture_names
 
@@ -60,12 +57,3 @@ def test_trajectories_begin_degraded_and_end_restored(here):
         assert animation.n_frames == strip.shape[1] // 32 == 6
         animation.seek(5)
         assert np.array_equal(np.asarray(animation.convert("RGB")), strip[:, -32:].astype(np.uint8))
-
-
-def test_a_trajectory_asked_for_in_the_middle_is_made(here):
-    whole = images(restore(here, "--batch-size", "5"))
-    shutil.rmtree(here / FOLDER)
-    interrupt(here, "--batch-size", "5", lost=[1])
-    folder = restore(here, "--batch-size", "5", "--save-trajectory", "1")
-    assert [path.name for path in sorted((folder / "trajectories").iterdir())] == ["00000.png", "00000.webp"]
-    assert torch.equal(images(folder), whole)

@@ -41,9 +41,6 @@ def test_gaps_are_found_and_batches_joined(tmp_path):
     assert store.missing(3) == [[0, 1, 2], [3], [6, 7, 8], [9]]
     put(store, 0, 4)
     put(store, 6, 10)
-    store.forget([5, 9])
-    assert store.missing(8) == [[4, 5, 6, 7, 8, 9]]
-    put(store, 4, 10)
     assert first_pixels(store.finish()) == list(range(10))
     assert not store.parts.exists()
 
