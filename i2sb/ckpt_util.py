@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import functools
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guided_diffusion import presets
 from i2sb import export
 from i2sb.bridge import BridgeConfig
 from i2sb.errors import UserError
@@ -43,14 +43,13 @@ _OF_THIS_RUN = ("device", "distributed", "global_rank", "local_rank", "global_si
 _OF_THIS_RUN += ("dataset_dir", "val_list", "num_workers", "exif_rotate")
 
 
-def with_defaults(opt: Any) -> Any:
-    """A copy of `opt` with every training option that it lacks: options saved by the original know fewer."""
-    opt = copy.copy(opt)
-    others = {"given": (), "distributed": False, "global_rank": 0, "global_size": 1}
-    for name, value in {**training_defaults(), **others}.items():
-        if not hasattr(opt, name):
-            setattr(opt, name, value)
-    return opt
+def with_defaults(opt: Any) -> argparse.Namespace:
+    """A copy of `opt`, anything with attributes, with every training option that it lacks: the original's are fewer."""
+    others = {"given": (), "distributed": False, "global_rank": 0, "local_rank": 0, "global_size": 1}
+    others |= {"ckpt_path": None, "load": None, "channels": presets.CHANNELS}
+    known = {name: getattr(opt, name, value) for name, value in {**training_defaults(), **others}.items()}
+    more = {name: value for name, value in getattr(opt, "__dict__", {}).items() if not name.startswith("__")}
+    return argparse.Namespace(**{**more, **known})
 
 
 @contextlib.contextmanager

@@ -71,6 +71,8 @@ class Training:
         self.writer, self.judges = writer or Writer(), judges or {}
         self.rank, self.world_size = opt.global_rank, opt.global_size
         self.latest = Path(opt.ckpt_path) / LATEST
+        if val_dataset is None and opt.eval_every:
+            raise UserError(f"evaluations every {opt.eval_every} iterations need a validation set (eval_every 0: none)")
         per_pass = self.world_size * opt.microbatch
         if opt.batch_size % per_pass:
             raise UserError(

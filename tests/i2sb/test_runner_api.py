@@ -1,5 +1,6 @@
 """`Runner` as scripts of the original and its forks use it: their data sets, their options, their expectations."""
 
+import dataclasses
 import logging
 from argparse import Namespace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from i2sb import Runner
 from i2sb.ckpt_util import build_ckpt_option
+from i2sb.errors import UserError
 from i2sb.network import Image256Net
 from i2sb.runner import make_beta_schedule
 from i2sb.schedule import make_betas
@@ -77,6 +79,38 @@ def test_images_with_masks_keep_the_known_pixels():
     for xt in torch.cat(seen_by_the_network(runner, items, refuse, ot_ode=True)):
         known = [(image - xt)[:, :8].abs().max() for image in pictures()]
         assert min(known) < 1e-6
+
+
+class ByKey(dict):
+    """Options as some configuration libraries hand them on: attributes that `vars` does not show."""
+
+    def __getattr__(self, name):
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+KINDS = {
+    "by key": ByKey,
+    "class": lambda values: type("Options", (), values),
+    "object of a class": lambda values: type("Options", (), values)(),
+    "frozen": lambda values: dataclasses.make_dataclass("Options", values, frozen=True)(**values),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_options_are_anything_with_attributes(kind):
+    opt = KINDS[kind](vars(options()))
+    assert Runner(opt, LOG).train(opt, list(pictures()), None, lambda x0: x0 * 0.5)
+    saved = build_ckpt_option(opt, LOG, "results/a")
+    assert (saved.interval, saved.corrupt, saved.lr) == (10, "jpeg-10", 1e-3)
+    assert Runner(saved, LOG, save_opt=False).loaded_iteration() == 2
+
+
+def test_evaluations_need_a_validation_set():
+    runner = Runner(options(), LOG, save_opt=False)
+    with pytest.raises(UserError, match=r"^evaluations every 3000 iterations need a validation set"):
+        runner.train(options(eval_every=3000), list(pictures()), None, lambda x0: x0)
 
 
 def test_images_of_one_channel():
