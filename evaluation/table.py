@@ -131,9 +131,9 @@ def write_metrics(path: Path, scores: Scores, settings: Mapping[str, Any], run: 
     """
     cells = {row: {metric: asdict(score) for metric, score in found.items()} for row, found in scores.items()}
     content = {"run": dict(run), "settings": dict(settings), "scores": cells}
-    text = json.dumps(content, indent=2, default=str, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
     with atomic_write(path) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
+        file.write(text.encode())
 
 
 def read_metrics(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], Scores]:

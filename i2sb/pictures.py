@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,8 @@ class Pictures:
     def __init__(self, folder: Path, dataset: Any, image_format: str | None, num_trajectories: int):
         self.folder, self.num_trajectories = folder, num_trajectories
         names = [dataset.short_name(path) for path, _ in dataset.samples] if image_format else []
+        # the same bytes as in the data set, whatever this locale calls them
+        names = [os.fsdecode(name.encode("utf-8", "surrogateescape")) for name in names]
         self._images = [folder / "images" / name for name in picture_names(names, image_format or "")]
 
     def __call__(self, numbers: list[int], states: Tensor) -> None:

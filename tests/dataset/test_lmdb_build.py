@@ -196,3 +196,17 @@ def test_a_folder_that_cannot_be_written_to_gives_one_line(images):
     assert text.startswith(f"UserError: {folder}/x.lmdb: cannot be built: Permission denied: ")
     assert text.endswith(f"in another --dataset-dir: python scripts/build_lmdb.py {images} DIR/x.lmdb")
     assert "\n" not in text
+
+
+def test_a_file_that_cannot_be_looked_at_is_one_of_the_unreadable(images, tmp_path, monkeypatch):
+    stat, first = os.stat, os.fspath(min(images.rglob("*.png")))
+
+    def refused(path, **options):
+        if path == first:
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: refused(os.fspath(self)) and self.open("rb").read())
+    with pytest.raises(UserError, match=r"1 of 40 images cannot be used: .* cannot be read: Permission denied"):
+        build_lmdb(images, tmp_path / "x.lmdb")

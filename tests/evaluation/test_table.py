@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -48,13 +49,13 @@ def test_table_shows_rows_columns_units_and_each_reason_once():
 
 def test_metrics_json_is_strict_and_read_back(tmp_path):
     path = tmp_path / "samples" / "metrics.json"
-    write_metrics(path, SCORES, {"ckpt": "sr4x", "folder": Path("data"), "nfe": 5}, RUN)
+    write_metrics(path, SCORES, {"ckpt": "sr4x", "folder": Path(os.fsdecode(b"data\xff")), "nfe": 5}, RUN)
     found = json.loads(path.read_text(), parse_constant=pytest.fail)  # neither NaN nor Infinity
-    assert found["settings"] == {"ckpt": "sr4x", "folder": "data", "nfe": 5}
+    assert found["settings"] == {"ckpt": "sr4x", "folder": "data\udcff", "nfe": 5}
     assert found["run"] == RUN
     assert found["scores"]["degraded"]["psnr"]["value"] == 24.456
     assert found["scores"]["restored [b]"]["fid"]["note"] == REASON
-    assert read_metrics(path, RUN) == ({"ckpt": "sr4x", "folder": "data", "nfe": 5}, SCORES)
+    assert read_metrics(path, RUN) == ({"ckpt": "sr4x", "folder": "data\udcff", "nfe": 5}, SCORES)
     with pytest.raises(ValueError):
         write_metrics(path, SCORES, {"lr": math.nan}, RUN)
     assert read_metrics(path, RUN)[1] == SCORES  # a failed write keeps the old file

@@ -1,9 +1,14 @@
 """Picture files beside recon.pt: their pixels, their names, and that none is missing in the end."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 from places import images, restore
+from small_runs import ROOT
 
 from i2sb.pictures import picture_names
 
@@ -31,6 +36,17 @@ def test_images_of_one_stem_do_not_overwrite_each_other():
     assert picture_names(["x/a.JPEG", "y/a.png", "x/b.c.jpg"], "png") == ["x/a.png", "y/a.png", "x/b.c.png"]
     names = picture_names(["x/a.jpg", "x/b.png", "x/a.png", "x/a.jpg"], "jpg")  # the last is listed twice
     assert names == ["x/a.00000.jpg", "x/b.jpg", "x/a.00002.jpg", "x/a.00003.jpg"]
+
+
+def test_names_beyond_ascii_in_an_ascii_locale(tmp_path):
+    code = (
+        "import types, torch; from pathlib import Path; from i2sb.pictures import Pictures;"
+        "data = types.SimpleNamespace(samples=[('a/\\u2603.png', 0)], short_name=str);"
+        "Pictures(Path('.'), data, 'png', 0)([0], torch.zeros(1, 1, 3, 8, 8))"
+    )
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=True)
+    assert (tmp_path / "images/a/☃.png").is_file()
 
 
 def test_a_finished_run_gets_its_pictures_later(here, capsys):
