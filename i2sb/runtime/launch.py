@@ -28,6 +28,7 @@ from i2sb.errors import EndedElsewhere, UserError
 from i2sb.runtime.script import SIGNALS, on_signals, print_anything, short_report
 
 _GRACE = 5.0  # seconds in which the others may end by themselves once a rank has failed
+_LEFT = 75  # how a rank ends at a signal before there is anything to save; others may wait for it inside torch
 _POLL = 0.1
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # Each launcher's name and its variables: rank, size, local rank, local size; empty where it has none.
@@ -193,12 +194,15 @@ def _run_children(
 
 
 def _watch(children: list[Any], failed: Any) -> None:
-    """Until all children have ended, or one has failed and the others had their time."""
+    """Until all children have ended, or one has failed or left and the others had their time."""
     deadline = float("inf")
     while True:
         alive = [child for child in children if child.exitcode is None]
         for child in children:
-            if code := child.exitcode:
+            code = child.exitcode
+            if code == _LEFT:
+                deadline = min(deadline, time.monotonic() + 1)
+            elif code:
                 how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
                 hint = ": out of memory?" if -code == signal.SIGKILL else ""
                 _claim(failed, code if code > 0 else 128 - code, f"{child.name} (process {child.pid}) {how}{hint}")
@@ -229,7 +233,9 @@ def _child(work: Callable[[], None], rank: int, around: Around, failed: Any) -> 
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             work()
     except BaseException as error:
-        if not isinstance(error, SystemExit) or error.code:
+        if isinstance(error, SystemExit) and not error.code:
+            code = _LEFT
+        else:
             report = short_report(Path(sys.argv[0]).name, error)
             text, code = report or (f"rank {rank} failed:\n{traceback.format_exc().rstrip()}", 1)
             deadline = time.monotonic() + _GRACE
