@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from i2sb.options import parse_sample_options
-from i2sb.runtime.script import run_script
+from i2sb.runtime.script import run_script, signals_held
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,23 +23,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sample(opt: argparse.Namespace) -> None:
     """The work of one process."""
-    import torch
+    with signals_held():
+        import torch
 
-    from corruption import build_corruption
-    from dataset.freeform import bank_for
-    from dataset.imagenet import build_evaluation_dataset, is_imagenet
-    from dataset.images import WithChecksum
-    from i2sb.ckpt_util import RESULTS, build_ckpt_option
-    from i2sb.errors import UserError
-    from i2sb.pictures import Pictures
-    from i2sb.precision import LOW
-    from i2sb.recon import sample_folder
-    from i2sb.restore import open_store, restore
-    from i2sb.runner import Runner
-    from i2sb.runtime.distributed import barrier, main_first
-    from i2sb.runtime.logger import build_logger
-    from i2sb.runtime.script import explained
-    from i2sb.schedule import num_evaluations
+        from corruption import build_corruption
+        from dataset.freeform import bank_for
+        from dataset.imagenet import build_evaluation_dataset, is_imagenet
+        from dataset.images import WithChecksum
+        from i2sb.ckpt_util import RESULTS, build_ckpt_option
+        from i2sb.errors import UserError
+        from i2sb.pictures import Pictures
+        from i2sb.precision import LOW
+        from i2sb.recon import sample_folder
+        from i2sb.restore import open_store, restore
+        from i2sb.runner import Runner
+        from i2sb.runtime.distributed import barrier, main_first
+        from i2sb.runtime.logger import build_logger
+        from i2sb.runtime.script import explained
+        from i2sb.schedule import num_evaluations
 
     ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)
     ckpt_opt.network = opt.network or ckpt_opt.network

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from i2sb.options import parse_train_options
-from i2sb.runtime.script import ending_quietly, run_script
+from i2sb.runtime.script import ending_quietly, run_script, signals_held
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,19 +25,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(opt: argparse.Namespace) -> None:
     """The work of one process: everything is built here and handed to the runner."""
-    import torch
+    with signals_held():
+        import torch
 
-    from corruption import create_corruption
-    from dataset.freeform import bank_for
-    from dataset.imagenet import build_lmdb_dataset, is_imagenet
-    from evaluation.metrics import training_judges
-    from i2sb.ckpt_util import only_training
-    from i2sb.resume import training_options
-    from i2sb.runner import Runner
-    from i2sb.runtime.distributed import main_first
-    from i2sb.runtime.logger import build_logger, log_options
-    from i2sb.runtime.script import explained
-    from i2sb.runtime.writers import build_writer
+        from corruption import create_corruption
+        from dataset.freeform import bank_for
+        from dataset.imagenet import build_lmdb_dataset, is_imagenet
+        from evaluation.metrics import training_judges
+        from i2sb.ckpt_util import only_training
+        from i2sb.resume import training_options
+        from i2sb.runner import Runner
+        from i2sb.runtime.distributed import main_first
+        from i2sb.runtime.logger import build_logger, log_options
+        from i2sb.runtime.script import explained
+        from i2sb.runtime.writers import build_writer
 
     with only_training(opt):
         log = build_logger(Path(opt.log_dir, opt.name), opt.global_rank, resumed=opt.ckpt is not None)

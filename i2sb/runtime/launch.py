@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from i2sb.errors import EndedElsewhere, UserError
-from i2sb.runtime.script import SIGNALS, on_signals, print_anything, short_report
+from i2sb.runtime.script import SIGNALS, on_signals, print_anything, short_report, signals_held
 
 _GRACE = 5.0  # seconds in which the others may end by themselves once a rank has failed
 _LEFT = 75  # how a rank ends at a signal before there is anything to save; others may wait for it inside torch
@@ -99,7 +99,10 @@ def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.null
 
 def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: socket.socket | None) -> None:
     """Be the rank of this placement; where there is a listener, it serves torch's store to all ranks."""
-    import torch
+    with signals_held():
+        import torch
+
+        from i2sb.runtime.distributed import process_group
 
     opt = copy.copy(opt)
     opt.distributed, opt.global_size = placement.distributed, placement.size
@@ -110,8 +113,6 @@ def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: s
     if not placement.distributed:
         main(opt)
         return
-    from i2sb.runtime.distributed import process_group
-
     if "OMP_NUM_THREADS" not in os.environ:  # each rank would take all cores
         torch.set_num_threads(max(1, torch.get_num_threads() // placement.num_on_machine))
     with process_group(placement, opt.device, listener):
@@ -230,6 +231,8 @@ def _child(work: Callable[[], None], rank: int, around: Around, failed: Any) -> 
     code = 0
     try:
         with around(rank):
+            import i2sb.runtime.distributed  # noqa: F401 - torch, before signals can come: see `signals_held`
+
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             work()
     except BaseException as error:

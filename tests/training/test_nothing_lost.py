@@ -279,11 +279,13 @@ def test_the_second_interrupt_ends_a_save(dataset):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_a_signal_while_two_ranks_start(dataset):
+@pytest.mark.parametrize("seconds", [0.2, 1.2, 2.2])
+def test_a_signal_while_two_ranks_start(dataset, seconds):
+    """Inside the import of torch, while the ranks find each other, before the first iteration."""
     process = start(*train_argv(dataset, "--num-itr", "100000", "--n-gpu-per-node", "2", "--microbatch", "1"))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     wait_for(lambda: len(children.read_text().split()) >= 3, process)  # the tracker of resources and two ranks
-    time.sleep(1)
+    time.sleep(seconds)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=60) == 0, said()
     assert "Traceback" not in said()
