@@ -26,9 +26,8 @@ def sample(opt: argparse.Namespace) -> None:
     with signals_held():
         import torch
 
-        from corruption import build_corruption
-        from dataset.freeform import bank_for
-        from dataset.imagenet import build_evaluation_dataset, is_imagenet
+        from dataset.freeform import build_operator
+        from dataset.imagenet import build_evaluation_dataset
         from dataset.images import WithChecksum
         from i2sb.ckpt_util import RESULTS, build_ckpt_option
         from i2sb.errors import UserError
@@ -56,8 +55,7 @@ def sample(opt: argparse.Namespace) -> None:
     torch.manual_seed(opt.seed)
     with main_first():
         dataset = WithChecksum(build_evaluation_dataset(ckpt_opt, log))
-        ckpt_opt.freeform_bank = bank_for(ckpt_opt, is_imagenet(dataset.classes), log)
-        corrupt = build_corruption(ckpt_opt, log)
+        corrupt = build_operator(ckpt_opt, dataset.classes, log)
     pictures = Pictures(folder, dataset, opt.save_images, opt.save_trajectory)
     with explained(opt, smaller="--batch-size"):
         runner = Runner(ckpt_opt, log, save_opt=False)

@@ -28,9 +28,8 @@ def train(opt: argparse.Namespace) -> None:
     with signals_held():
         import torch
 
-        from corruption import create_corruption
-        from dataset.freeform import bank_for
-        from dataset.imagenet import build_lmdb_dataset, is_imagenet
+        from dataset.freeform import build_operator
+        from dataset.imagenet import build_lmdb_dataset
         from evaluation.metrics import training_judges
         from i2sb.ckpt_util import only_training
         from i2sb.resume import training_options
@@ -48,8 +47,7 @@ def train(opt: argparse.Namespace) -> None:
         with explained(opt, smaller="the size of the network"), main_first():
             train_dataset = build_lmdb_dataset(opt, log, train=True)
             val_dataset = build_lmdb_dataset(opt, log, train=False) if opt.eval_every else None
-            masks = bank_for(opt, is_imagenet(train_dataset.classes), log)
-            corrupt = create_corruption(opt.corrupt, opt.image_size, opt.device, masks, log)
+            corrupt = build_operator(opt, train_dataset.classes, log)
             runner = Runner(opt, log, save_opt=False)  # the first checkpoint takes the options with it
         judges = training_judges(val_dataset.classes, opt.device, log) if opt.eval_every else {}
         writer = build_writer(opt, network=runner.net.kwargs, start=runner.loaded_iteration())

@@ -1,17 +1,20 @@
-"""The published bank of free-form masks, fetched; `corruption.mask_bank` reads it."""
+"""The operator of a run, and the published bank of free-form masks for it; `corruption.mask_bank` reads the bank."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from corruption.base import Corruption
+from corruption.build import create_corruption
 from corruption.mask_bank import PUBLISHED_SIZE, stored_bank
 from corruption.registry import lookup
+from dataset.imagenet import is_imagenet
 from i2sb.addresses import FREEFORM_BANK
 from i2sb.errors import UserError
 
@@ -25,6 +28,15 @@ def fetch_bank(log: Any = None, data_dir: str | os.PathLike = "data") -> Path:
     from i2sb.fetch import fetch
 
     return fetch(FREEFORM_BANK, data_dir, log)
+
+
+def build_operator(opt: Any, classes: Iterable[str], log: Any) -> Corruption:
+    """The operator of the task `opt.corrupt` for images of these classes; its masks are those of `bank_for`.
+
+    opt: corrupt, image_size and device are read.
+    """
+    masks = bank_for(opt, is_imagenet(classes), log)
+    return create_corruption(opt.corrupt, opt.image_size, opt.device, masks, log)
 
 
 def bank_for(opt: Any, imagenet: bool, log: Any) -> Callable[[str], np.ndarray | None] | None:

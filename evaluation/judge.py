@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from corruption import build_corruption
-from dataset.freeform import bank_for
+from dataset.freeform import build_operator
 from dataset.imagenet import build_evaluation_dataset, is_imagenet
 from evaluation.fid import Features, FeatureSums
 from evaluation.metrics import METRICS, OF_SETS, Judges, MetricUnavailable, build_judges
@@ -96,9 +95,8 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     if "image_size" not in opt.given:
         ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
     dataset = build_evaluation_dataset(ckpt_opt, log)
-    imagenet = is_imagenet(dataset.classes)
-    ckpt_opt.freeform_bank = bank_for(ckpt_opt, imagenet, log)
-    found = Evaluation(ckpt_opt, dataset, build_corruption(ckpt_opt, log), imagenet, samples, log)
+    corrupt = build_operator(ckpt_opt, dataset.classes, log)
+    found = Evaluation(ckpt_opt, dataset, corrupt, is_imagenet(dataset.classes), samples, log)
     _check(found)
     return found
 

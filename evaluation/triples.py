@@ -54,7 +54,7 @@ def _triple(
     for number, crc in zip(numbers, checksums.tolist()):
         if recon.checksums is not None and crc != recon.checksums[number]:
             name = dataset.short_name(dataset.samples[number][0])
-            raise UserError(f"{name}: has changed since it was restored; bring the file back, or run sample.py again")
+            raise UserError(f"{name}: has changed since it was restored; put the former file back, or run sample.py")
     clean = clean.to(device, non_blocking=True)
     noise = ImageNoise(seed, numbers, device)
     degraded, _ = degrade(clean, corrupt, torch.tensor(numbers), randn=noise.randn_like)

@@ -230,7 +230,7 @@ def _open(path: Path) -> dict[str, Any]:
     state = load_torch(path, mmap=True)
     missing = [key for key in ("net", "ema") if not (isinstance(state, dict) and isinstance(state.get(key), dict))]
     if missing:
-        raise UserError(f"{path}: refused: it has no {' and no '.join(missing)}, so it is no checkpoint of a bridge")
+        raise UserError(f"{path}: refused: it has no {' and no '.join(missing)}, so it is not a checkpoint of a bridge")
     return state
 
 

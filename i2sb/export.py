@@ -80,7 +80,7 @@ def load_weights(path: Path, log: Any = None) -> dict[str, Any]:
 
     state, metadata = _reading(path, load_file), _metadata(path)
     if not all(tensor.is_floating_point() for tensor in state.values()):
-        raise UserError(f"{path}: refused: its tensors hold integers, so they are no weights")
+        raise UserError(f"{path}: refused: its tensors hold integers, so they are not weights")
     digest = _digest(state, metadata)
     if "sha256" not in metadata and log is not None:
         log.warning(f"{path}: was written without a checksum, so damage to it goes unnoticed")

@@ -88,7 +88,7 @@ def check_images(store: ReconStore, dataset: Any) -> None:
         if zlib.crc32(dataset.read(number)) != known[number]:
             name = dataset.short_name(dataset.samples[number][0])
             raise UserError(
-                f"{name}: has changed since it was restored into {store.folder}; bring the former file back, or give "
+                f"{name}: has changed since it was restored into {store.folder}; put the former file back, or give "
                 "--overwrite to start from scratch"
             )
 

@@ -83,12 +83,12 @@ def plain(value: Any) -> Any:
         for name in vars(value):
             _check_option(name)
         return argparse.Namespace(**plain(vars(value)))
-    raise Refused(f"it holds a {type(value).__name__}, which is no plain value")
+    raise Refused(f"it holds a {type(value).__name__}, which is not a plain value")
 
 
 def _check_option(name: Any) -> None:
     if not (isinstance(name, str) and name.isidentifier()) or name.startswith("_"):
-        raise Refused(f"{one_line(ascii(name))} is no name of an option")
+        raise Refused(f"{one_line(ascii(name))} is not a name of an option")
 
 
 def _text(text: str) -> str:

@@ -118,7 +118,7 @@ def check_file(path: str | os.PathLike) -> None:
     """Read all of a torch file and compare its checksums, in constant memory; no tensor is loaded.
 
     Raises:
-        UserError: there is no such file, or it is no torch file, cut or damaged.
+        UserError: there is no such file, or it is not a torch file, cut or damaged.
     """
     with _reasons(path):
         if not _is_zip(path):
@@ -136,7 +136,7 @@ def _is_zip(path: str | os.PathLike) -> bool:
     if start.startswith(_ZIP):
         return True
     if start != _LEGACY:
-        raise Refused("it is no torch file" if start else "the file is empty")
+        raise Refused("it is not a torch file" if start else "the file is empty")
     return False
 
 
@@ -290,13 +290,13 @@ def read_json(path: str | os.PathLike) -> Any:
     """What a JSON file holds.
 
     Raises:
-        UserError: there is no such file, or it is no JSON.
+        UserError: there is no such file, or it is not JSON.
     """
     with _reasons(path):
         try:
             return json.loads(Path(path).read_bytes())
         except (ValueError, RecursionError) as error:
-            raise Refused(f"it is no JSON ({one_line(error)})") from error
+            raise Refused(f"it is not JSON ({one_line(error)})") from error
 
 
 @contextlib.contextmanager

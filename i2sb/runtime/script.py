@@ -116,7 +116,7 @@ def explained(opt: Any, *, smaller: str) -> Iterator[None]:
             raise UserError(f"{opt.device} is out of memory: lower {smaller} ({text})") from error
         if "DataLoader worker (pid" in str(error):  # not an error that a worker has met and handed on
             raise UserError(
-                f"--num-workers {opt.num_workers}: a process that loads images has died, perhaps for want of memory: "
+                f"--num-workers {opt.num_workers}: a process that loads images has died, perhaps out of memory: "
                 f"lower it ({text})"
             ) from error
         if opt.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

@@ -243,7 +243,7 @@ def test_archives_that_torch_would_run(tmp_path):
     with tarfile.open(fileobj=tar, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("pickle"), io.BytesIO())
     for data in (tar.getvalue(), b"<!DOCTYPE html><html>", pickle.dumps({"net": 1}), bytes(1000), b""):
-        assert refusal(put(tmp_path, data)) in ("refused: it is no torch file", "refused: the file is empty")
+        assert refusal(put(tmp_path, data)) in ("refused: it is not a torch file", "refused: the file is empty")
     np.savez(tmp_path / "o.npz", a=np.array([print]))
     assert "pickle" in refusal(tmp_path / "o.npz", load_npz)
 
@@ -257,7 +257,7 @@ def test_what_is_no_options_file_is_refused(tmp_path):
     assert "asks for builtins.print" in refusal(put(tmp_path, pickle.dumps(bad_files.Call(print, "x"))), load_options)
     assert "asks for ?[2Jxxx" in refusal(put(tmp_path, b"c\x1b[2J" + b"x" * 5000 + b"\nsystem\n."), load_options)
     for content in (b"", b"{", b"\xff\xfe", b"[" * 10**6):
-        assert "no JSON" in refusal(put(tmp_path, content), read_json)
+        assert "is not JSON" in refusal(put(tmp_path, content), read_json)
 
 
 # --- damage
