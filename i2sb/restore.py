@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from i2sb.batch import make_batch
-from i2sb.errors import EndedElsewhere, UserError
+from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.noise import ImageNoise
 from i2sb.recon import ReconStore
-from i2sb.runtime.distributed import barrier, broadcast_object, gather_objects, is_main, rank, world_size
+from i2sb.runtime.distributed import barrier, broadcast_object, check_agreement, is_main, rank, world_size
 from i2sb.runtime.progress import Progress
 from i2sb.schedule import num_evaluations
 
@@ -36,11 +36,8 @@ def open_store(
             writes; an empty partition.
     """
     bridge = runner.config
-    loaded = gather_objects((runner.identity, bridge.to_dict()))
-    if loaded != loaded[:1] * len(loaded):
-        if not is_main():
-            raise EndedElsewhere("rank 0 says why")
-        raise UserError(f"--ckpt {opt.ckpt}: its weights were replaced while the ranks loaded them; start again")
+    replaced = f"--ckpt {opt.ckpt}: its weights were replaced while the ranks loaded them; start again"
+    check_agreement((runner.identity, bridge.to_dict()), replaced)
     shape = (bridge.channels, bridge.image_size, bridge.image_size)
     settings = {
         "checkpoint": runner.identity,

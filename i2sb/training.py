@@ -25,7 +25,7 @@ from i2sb.noise import TrainingDraws
 from i2sb.optimizer import Optimizer
 from i2sb.precision import use_deterministic_kernels
 from i2sb.resume import capture_random_state, restore_random_state, starting_point
-from i2sb.runtime.distributed import StopSignal, gather_objects
+from i2sb.runtime.distributed import StopSignal, check_agreement, gather_objects
 from i2sb.runtime.logger import of_all_ranks
 from i2sb.runtime.memory import peak_memory
 from i2sb.runtime.progress import Progress
@@ -95,6 +95,8 @@ class Training:
         # With several ranks dropout differs by rank; the bridge's noise has its own generators.
         torch.manual_seed(self.opt.seed + (self.rank if self.world_size > 1 else 0))
         state, loaded = State(), self.runner.loaded
+        replaced = f"{self.opt.load}: was replaced while the ranks loaded it; start again"
+        check_agreement(self.runner.identity, replaced)
         if loaded is not None and "optimizer" not in loaded:
             self.log.info("[Resume] weights alone: a new training starts from them, at iteration 0")
         elif loaded is not None:

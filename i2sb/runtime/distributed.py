@@ -83,6 +83,17 @@ def broadcast_object(obj: Any) -> Any:
     return box[0]
 
 
+def check_agreement(obj: Any, otherwise: str) -> None:
+    """Compare a small picklable `obj` of all ranks.
+
+    Raises:
+        UserError: with the text `otherwise`, where a rank has another one (EndedElsewhere on all but rank 0).
+    """
+    found = gather_objects(obj)
+    if found != found[:1] * len(found):
+        raise UserError(otherwise) if is_main() else EndedElsewhere("rank 0 says why")
+
+
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
     """Rank 0 runs the block first (a download, a data set to build), then all others at once.

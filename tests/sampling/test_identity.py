@@ -1,6 +1,7 @@
 """Samples and what is derived from them carry the identity of their run, of their weights, and of their data."""
 
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -121,25 +122,29 @@ def test_samples_of_a_retrained_checkpoint_are_refused(restored, capsys):
 TWO_RANKS = """
 import os, sys
 sys.path.insert(0, sys.argv.pop(1))
-import sample, i2sb.runner as runner
+import importlib, i2sb.runner as runner
 load = runner.load_checkpoint
 if os.environ["RANK"] == "1":  # as if latest.pt were replaced between the two
     runner.load_checkpoint = lambda path, *more: load(str(path).replace("latest", "newer"), *more)
-sys.exit(sample.main(sys.argv[1:]))
+sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
 """
 
 
-def test_ranks_with_different_weights_stop(here):
+@pytest.mark.parametrize("script", ["sample", "train"])
+def test_ranks_with_different_weights_stop(here, script):
     path = here / "results" / NAME / "latest.pt"
     state = torch.load(path, weights_only=False)
     state["ema"]["shadow_params"][0][0] += 1
     torch.save(state, path.with_name("newer.pt"))
     (here / "ranks.py").write_text(TWO_RANKS)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "ranks.py"]
-    done = subprocess.run([*torchrun, str(ROOT), *argv(here)], capture_output=True, text=True, timeout=120)
+    resume = train_argv(here / "photos", "--ckpt", NAME, "--name", "b", "--num-itr", "9")
+    command = [*torchrun, str(ROOT), script, *(argv(here) if script == "sample" else resume)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert "error: --ckpt sr4x-pool: its weights were replaced while the ranks loaded them" in done.stderr
+    assert re.search(f"{script}.py: error: .*sr4x-pool.* replaced while the ranks loaded", done.stderr)
     assert not (here / FOLDER / "recon.json").exists()
+    assert not (here / "results/b/latest.pt").exists()
 
 
 def test_other_masks_are_other_settings(here, capsys):
