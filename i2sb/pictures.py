@@ -20,6 +20,7 @@ from i2sb.runtime.files import atomic_write
 
 FRAME_MILLISECONDS = 120
 _KINDS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
+_LONGEST_STEM = 240  # bytes of a picture's name before its number and suffix
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
@@ -28,8 +29,12 @@ def to_pixels(image: Tensor) -> np.ndarray:
 
 
 def picture_names(names: Sequence[str], image_format: str) -> list[str]:
-    """A file name for each image: CLASS/a.JPEG -> CLASS/a.png; where images share a name, their numbers are added."""
-    short = [str(Path(name).with_suffix("")) for name in names]
+    """A file name for each image: CLASS/a.JPEG -> CLASS/a.png; where images share a name, their numbers are added.
+
+    Very long names are cut, so that the result has at most 255 bytes.
+    """
+    paths = [Path(name.lstrip("/")) for name in names]
+    short = [str(path.with_name(os.fsdecode(os.fsencode(path.stem)[:_LONGEST_STEM]))) for path in paths]
     times = Counter(short)
     unique = [name if times[name] == 1 else f"{name}.{number:05d}" for number, name in enumerate(short)]
     return [f"{name}.{image_format}" for name in unique]

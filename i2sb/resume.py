@@ -95,11 +95,16 @@ def _flag(key: str) -> str:
     return key.replace("_", "-")
 
 
-def starting_point(state: Mapping[str, Any], opt: Any, log: Any, dataset_size: int) -> tuple[int, int]:
+def starting_point(
+    state: Mapping[str, Any], opt: Any, log: Any, dataset_size: int, data: str | None = None
+) -> tuple[int, int]:
     """(iterations done, images seen) of a checkpoint.
 
     The original's checkpoints hold no position in the data: it is what so many iterations of this batch size
     would have reached.
+
+    Args:
+        data: fingerprint of the training images, where they have one; others than before are logged.
     """
     iteration, resume = iterations_done(state), state.get("resume")
     if not resume:
@@ -115,6 +120,8 @@ def starting_point(state: Mapping[str, Any], opt: Any, log: Any, dataset_size: i
             f"[Resume] the data set has {dataset_size} images and had {before}: the order differs, "
             "and images of this epoch may repeat"
         )
+    elif None not in (data, resume.get("data")) and data != resume["data"]:
+        log.warning("[Resume] the training images are not those of before: other names, classes or file sizes")
     return iteration, resume["num_images"]
 
 

@@ -71,6 +71,8 @@ class Training:
         self.writer, self.judges = writer or Writer(), judges or {}
         self.rank, self.world_size = opt.global_rank, opt.global_size
         self.latest = Path(opt.ckpt_path) / LATEST
+        fingerprint = getattr(train_dataset, "fingerprint", None)
+        self.data = fingerprint() if fingerprint and self.rank == 0 else None
         if val_dataset is None and opt.eval_every:
             raise UserError(f"evaluations every {opt.eval_every} iterations need a validation set (eval_every 0: none)")
         per_pass = self.world_size * opt.microbatch
@@ -103,7 +105,7 @@ class Training:
             log = of_all_ranks(self.log, self.rank)
             verify(self.opt.load, loaded, log)
             try:
-                iteration, num_images = starting_point(loaded, self.opt, log, len(self.train_dataset))
+                iteration, num_images = starting_point(loaded, self.opt, log, len(self.train_dataset), self.data)
                 state = State(iteration, num_images, saved=iteration)
                 self.optimizer.load_state_dict(loaded, keep=self.opt.given)
                 restore_random_state(loaded, self.draws, log)
@@ -241,6 +243,7 @@ class Training:
                     "iteration": state.iteration,
                     "num_images": state.num_images,
                     "dataset_size": len(self.train_dataset),
+                    "data": self.data,
                     "world_size": self.world_size,
                     "draws": draws,
                     "random_states": random_states,

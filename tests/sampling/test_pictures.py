@@ -36,6 +36,10 @@ def test_images_of_one_stem_do_not_overwrite_each_other():
     assert picture_names(["x/a.JPEG", "y/a.png", "x/b.c.jpg"], "png") == ["x/a.png", "y/a.png", "x/b.c.png"]
     names = picture_names(["x/a.jpg", "x/b.png", "x/a.png", "x/a.jpg"], "jpg")  # the last is listed twice
     assert names == ["x/a.00000.jpg", "x/b.jpg", "x/a.00002.jpg", "x/a.00003.jpg"]
+    long = picture_names([f"x/{'n' * 250}.{suffix}" for suffix in ("jpg", "png")] + ["/no class.png"], "jpg")
+    assert len(set(long)) == 3
+    assert max(len(name) for name in long) <= len("x/") + 255
+    assert long[2] == "no class.jpg"  # below the folder of pictures
 
 
 def test_names_beyond_ascii_in_an_ascii_locale(tmp_path):

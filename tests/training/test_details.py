@@ -82,6 +82,12 @@ def test_another_data_set_is_logged(dataset, tmp_path, capsys):
     assert train.main(train_argv(more, "--num-itr", "3", "--ckpt", "a")) == 0
     said = capsys.readouterr().err
     assert said.count("images and had 40: the order differs") == 1
+    assert train.main(train_argv(more, "--num-itr", "4", "--ckpt", "a")) == 0
+    assert "not those of before" not in capsys.readouterr().err
+    same_names = photos(tmp_path / "same names", train=44)
+    next((same_names / "train").rglob("*.png")).write_bytes(next((same_names / "val").rglob("*.png")).read_bytes())
+    assert train.main(train_argv(same_names, "--num-itr", "5", "--ckpt", "a")) == 0
+    assert "the training images are not those of before" in capsys.readouterr().err
 
 
 def test_noise_of_a_gpu_run_continues_as_far_as_a_cpu_can():
