@@ -4,9 +4,11 @@ Every pickle that would run code would leave a file in the folder given to `atta
 """
 
 import builtins
+import contextlib
 import os
 import pickle
 import random
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +113,18 @@ def oddities() -> dict[str, bytes]:
         "zeros": bytes(100),
         "nothing": b"",
     }
+
+
+@contextlib.contextmanager
+def little_memory(gib: float = 2) -> Iterator[None]:
+    """No more than `gib` GiB beyond what is mapped now: a damaged number may ask for a table of any size."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + int(gib * 2**30), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def damaged(good: list[bytes], count: int, seed: int = 0) -> Iterator[bytes]:
