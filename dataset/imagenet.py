@@ -53,6 +53,7 @@ def build_lmdb_dataset(opt: Any, log: Any, train: bool, transform: Callable | No
     was_there = is_complete(lmdb_path)
     if not (was_there or images.is_dir()):
         lacks = f"has neither {lmdb_path.name} with its .pt nor image folders {split}/CLASS/ to build it from"
+        lacks += "" if train else " (train.py needs none with --eval-every 0)"
         what = lacks if images.parent.is_dir() else "there is no such folder"
         raise UserError(f"--dataset-dir {opt.dataset_dir}: {what}")
     index = build_lmdb(images, lmdb_path, log=log, skip_unreadable=getattr(opt, "skip_unreadable", 0))

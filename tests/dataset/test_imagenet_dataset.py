@@ -158,7 +158,7 @@ def test_exif_orientation_on_request(folder):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        ([], r"has neither val_faster_imagefolder\.lmdb with its \.pt nor image folders val/CLASS/"),
+        ([], r"has neither val_faster_imagefolder\.lmdb with its \.pt nor image folders val/CLASS/ .*--eval-every 0"),
         (["val/1.png"], r"val: no images in its 0 class folders \(val/CLASS/\), and 1 outside of them"),
         (["val_faster_imagefolder.lmdb/data.mdb"], r"has neither val_faster_imagefolder\.lmdb with its \.pt nor"),
         (None, r"--dataset-dir .*d: there is no such folder"),
