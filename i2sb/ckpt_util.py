@@ -227,7 +227,7 @@ def verify(path: str | os.PathLike, state: Mapping[str, Any], log: Any = None) -
 
 
 def _open(path: Path) -> dict[str, Any]:
-    state = load_torch(path, mmap=True)
+    state = load_torch(path)
     missing = [key for key in ("net", "ema") if not (isinstance(state, dict) and isinstance(state.get(key), dict))]
     if missing:
         raise UserError(f"{path}: refused: it has no {' and no '.join(missing)}, so it is not a checkpoint of a bridge")

@@ -56,7 +56,7 @@ def load_initial_weights(net: BridgeNet, path: str | Path) -> None:
     Raises:
         UserError: the file cannot be read or is of another network.
     """
-    state = load_torch(path, mmap=True)
+    state = load_torch(path)
     mine = net.diffusion_model.state_dict()
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict of a U-Net")

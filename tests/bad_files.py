@@ -103,7 +103,6 @@ def oddities() -> dict[str, bytes]:
         "number keys": namespace(b"}K\x01K\x02s"),
         "a class as an option": option(b"cargparse\nNamespace\n"),
         "a path of numbers": option(b"cpathlib\nPosixPath\nK\x01\x85R"),
-        "a zero byte": option(text("a\0b")),
         "a list in itself": option(b"]q\x00h\x00a"),
         "bytes of 2^62": option(b"\x8e" + (2**62).to_bytes(8, "little")),
         "a list instead of options": b"].",

@@ -11,7 +11,7 @@ import io
 import os
 import pickle
 from collections.abc import Mapping
-from pathlib import PurePath, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from i2sb.errors import one_line
@@ -32,12 +32,7 @@ class _Reader(pickle.Unpickler):
 
 
 def load(file: BinaryIO, names: Mapping[tuple[str, str], Any]) -> Any:
-    """The value of a pickle that uses no other (module, name) than those in `names`, which gives their stand-ins.
-
-    Raises:
-        Refused: it uses others.
-        Exception: it is broken in one of many ways.
-    """
+    """The value of a pickle that uses only the (module, name) in `names`, which gives their stand-ins, else Refused."""
     reader = _Reader(file)
     reader.names = names
     return reader.load()
@@ -52,10 +47,8 @@ def stand_ins(module: str, name: str) -> dict[tuple[str, str], Any]:
     kind = type(name, (), {})
     found = {(module, name): kind, ("collections", "OrderedDict"): lambda: {}}
     for place in ("pathlib", "pathlib._local"):  # the second is Python 3.13's
-        for path in ("PosixPath", "PurePosixPath", "Path", "PurePath"):
+        for path in ("PosixPath", "PurePosixPath", "Path", "PurePath", "WindowsPath", "PureWindowsPath"):
             found[place, path] = lambda *parts: PurePosixPath(*parts)
-        for path in ("WindowsPath", "PureWindowsPath"):
-            found[place, path] = lambda *parts: PureWindowsPath(*parts)
     for place in ("builtins", "__builtin__"):  # the second is written by protocols 0 to 2
         found |= {(place, "set"): set, (place, "frozenset"): frozenset, (place, "object"): object}
     for place in ("copyreg", "copy_reg"):
@@ -64,21 +57,15 @@ def stand_ins(module: str, name: str) -> dict[tuple[str, str], Any]:
 
 
 def plain(value: Any) -> Any:
-    """A copy of plain values, of an argparse.Namespace too (or its stand-in).
-
-    Raises:
-        Refused: it is or holds something else.
-    """
-    if type(value) in (type(None), bool, int, float, bytes):
+    """A copy of plain values, of an argparse.Namespace too (or its stand-in); Refused where it holds anything else."""
+    if type(value) in (type(None), bool, int, float, str, bytes):
         return value
-    if type(value) is str:
-        return _text(value)
     if type(value) in (list, tuple, set, frozenset):
         return type(value)(map(plain, value))
     if type(value) is dict:
         return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (PurePosixPath, PureWindowsPath)):
-        return (PureWindowsPath if isinstance(value, PureWindowsPath) else PurePosixPath)(_text(str(value)))
+    if isinstance(value, PurePosixPath):
+        return PurePosixPath(str(value))
     if type(value).__name__ == "Namespace":
         for name in vars(value):
             _check_option(name)
@@ -91,29 +78,18 @@ def _check_option(name: Any) -> None:
         raise Refused(f"{one_line(ascii(name))} is not a name of an option")
 
 
-def _text(text: str) -> str:
-    """Text that can be a path: bytes of a file's name that are no UTF-8 stay as Python has them."""
-    if "\0" in text:
-        raise Refused("it holds text with a zero byte")
-    text.encode("utf-8", "surrogateescape")
-    return text
-
-
 def dump_options(options: argparse.Namespace, path: str | os.PathLike) -> list[str]:
     """Write options.pkl as the original does: an argparse.Namespace of plain values and pathlib paths.
 
     Attributes that are no plain values (or have no public name) are left out; their names are returned.  The file
     names only argparse.Namespace and pathlib.PosixPath, whatever Python writes it, and takes its place atomically.
-
-    Raises:
-        UserError: the file cannot be written.
     """
     kept, left_out = {}, []
     for name, value in vars(options).items():
         try:
             _check_option(name)
             kept[name] = plain(value)
-        except (Refused, RecursionError, UnicodeEncodeError):
+        except (Refused, RecursionError):
             left_out.append(name)
     buffer = io.BytesIO()
     _Writer(buffer, protocol=4).dump(argparse.Namespace(**kept))
@@ -123,18 +99,15 @@ def dump_options(options: argparse.Namespace, path: str | os.PathLike) -> list[s
 
 
 class _Writer(pickle._Pickler):
-    """Python's pickler, but all paths are `pathlib.PosixPath` (3.13 would say `pathlib._local.PosixPath`).
-
-    A path of Windows is written in its forward-slash form, since no other system could open a WindowsPath.
-    """
+    """Python's pickler, but all paths are `pathlib.PosixPath` (3.13 would say `pathlib._local.PosixPath`)."""
 
     dispatch = pickle._Pickler.dispatch.copy()
 
-    def _save_path(self, path: PurePath) -> None:
+    def _save_path(self, path: PurePosixPath) -> None:
         self.save("pathlib")
         self.save("PosixPath")
         self.write(pickle.STACK_GLOBAL)
-        self.save(PurePosixPath(path.as_posix()).parts)
+        self.save(path.parts)
         self.write(pickle.REDUCE)
 
-    dispatch[PurePosixPath] = dispatch[PureWindowsPath] = _save_path
+    dispatch[PurePosixPath] = _save_path

@@ -15,7 +15,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,11 @@ _REMAP_BYTES = 4 * 2**20  # a mapped file counts as memory as far as it was read
 # --- torch files
 
 
-def load_torch(path: str | os.PathLike, *, mmap: bool = True) -> Any:
+def load_torch(path: str | os.PathLike) -> Any:
     """What `torch.save` put into a file: tensors (on the CPU) in plain containers.  No code in it is run.
 
-    Args:
-        mmap: leave the tensors on the disk until they are used (files of torch >= 1.6).  Their bytes are not
-            compared with the file's checksums here: see `check_tensors` and `verified_pieces`.
+    The tensors stay on the disk until they are used (files of torch >= 1.6).  Their bytes are not compared with the
+    file's checksums here: see `check_tensors` and `verified_pieces`.
 
     Raises:
         UserError: there is no such file, or it is cut, damaged, or holds other things than tensors and plain values.
@@ -54,10 +53,10 @@ def load_torch(path: str | os.PathLike, *, mmap: bool = True) -> Any:
             name = os.fsdecode(path)
             if name.encode("utf-8", "replace") != os.fsencode(name):
                 name = f"/proc/self/fd/{file.fileno()}"  # torch takes no names but those in UTF-8
-            return torch.load(name, map_location="cpu", mmap=mmap and is_zip, weights_only=True)
+            return torch.load(name, map_location="cpu", mmap=is_zip, weights_only=True)
 
 
-def check_tensors(path: str | os.PathLike, tensors: Mapping[Any, Tensor] | Iterable[Tensor], log: Any = None) -> str:
+def check_tensors(path: str | os.PathLike, tensors: Iterable[Tensor], log: Any = None) -> str:
     """Compare the bytes of tensors that `load_torch` gave with the checksums in their file.
 
     Takes 0.4 s per GB besides the reading.  Files that are no zip archives (torch before 1.6, safetensors) have no
@@ -76,7 +75,7 @@ def check_tensors(path: str | os.PathLike, tensors: Mapping[Any, Tensor] | Itera
     declared = _checksums(path, log)
     identity = hashlib.sha256()
     with _reasons(path):
-        for tensor in tensors.values() if isinstance(tensors, Mapping) else tensors:
+        for tensor in tensors:
             stored = _bytes_of(tensor)
             crc = zlib.crc32(stored)
             if declared and len(stored) and (crc, len(stored)) not in declared:
@@ -87,19 +86,16 @@ def check_tensors(path: str | os.PathLike, tensors: Mapping[Any, Tensor] | Itera
     return identity.hexdigest()[:16]
 
 
-def verified_pieces(path: str | os.PathLike, key: str, rows: int, log: Any = None) -> Iterator[Tensor]:
+def verified_pieces(path: str | os.PathLike, key: str, rows: int) -> Iterator[Tensor]:
     """Consecutive pieces [<=rows, ...] of the tensor `key` in a torch file, in constant memory.
 
     Whether the bytes are sound is known when all were read: damage is raised after the last piece.  So keep
     nothing of what was computed from the pieces before the loop has ended.
 
-    Args:
-        log: is given a warning if the file was written without checksums.
-
     Raises:
         UserError: as `load_torch`; there is no such tensor; or its bytes have changed since they were written.
     """
-    declared = _checksums(path, log)
+    declared = _checksums(path)
     arr, mapped, crc, size = _member(path, key), 0, 0, 0
     if not (whole := _is_whole(arr)):
         check_tensors(path, [arr])
@@ -115,18 +111,16 @@ def verified_pieces(path: str | os.PathLike, key: str, rows: int, log: Any = Non
 
 
 def check_file(path: str | os.PathLike) -> None:
-    """Read all of a torch file and compare its checksums, in constant memory; no tensor is loaded.
+    """Read all of a torch file and compare its checksums, in constant memory.
 
     Raises:
-        UserError: there is no such file, or it is not a torch file, cut or damaged.
+        UserError: as `load_torch`; or bytes have changed since they were written.
     """
-    with _reasons(path):
-        if not _is_zip(path):
-            load_torch(path)
-        elif _data_pickle(path) and _checksums(path, None):
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    raise _damaged(path)
+    load_torch(path)
+    if _checksums(path):
+        with _reasons(path), zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise _damaged(path)
 
 
 def _is_zip(path: str | os.PathLike) -> bool:
@@ -153,7 +147,7 @@ def _data_pickle(path: str | os.PathLike) -> bytes:
         return archive.read(found[0])
 
 
-def _checksums(path: str | os.PathLike, log: Any) -> set[tuple[int, int]] | None:
+def _checksums(path: str | os.PathLike, log: Any = None) -> set[tuple[int, int]] | None:
     """(CRC-32, size) of each record of a torch file; None if there are no checksums."""
     with _reasons(path):
         with Path(path).open("rb") as file:
@@ -206,9 +200,7 @@ def _damaged(path: str | os.PathLike) -> UserError:
 
 
 def load_options(path: str | os.PathLike) -> argparse.Namespace:
-    """The options in an options.pkl: plain values, paths as pure paths of the system that wrote them.
-
-    Accepts what any Python 3 wrote, by any protocol, on any system.
+    """The options in an options.pkl, whatever Python 3 on any system wrote it: plain values, paths as PurePosixPath.
 
     Raises:
         UserError: there is no such file, or it holds more or other than options.
@@ -266,34 +258,26 @@ def _is_sample(value: Any) -> bool:
 # --- arrays and JSON
 
 
-def load_npz(
-    path: str | os.PathLike, keys: Iterable[str] | None = None, optional: Iterable[str] = ()
-) -> dict[str, np.ndarray]:
-    """The arrays `keys` (None: all) of an npz file, and those of `optional` that are there; nothing is unpickled.
+def load_npz(path: str | os.PathLike, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays `keys` of an npz file, and those of `optional` that are there; nothing is unpickled.
 
     Raises:
         UserError: there is no such file, it is damaged, or an array is missing or of Python objects.
     """
     import numpy as np
 
+    arrays = {}
     with _reasons(path), np.load(path, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise Refused("it is no npz file")
-        for key in keys or ():
-            if key not in archive:
-                raise Refused(f"it has no array {key}")
-        wanted = archive.files if keys is None else [*keys, *(key for key in optional if key in archive)]
-        return {key: _array(archive, key) for key in wanted}
-
-
-def _array(archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
-    import numpy as np
-
-    with archive.zip.open(f"{key}.npy") as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-        if file.read():  # at the end of the record its checksum is compared
-            raise Refused(f"its array {key} has more bytes than its shape says")
-    return array
+        if missing := [key for key in keys if key not in archive]:
+            raise Refused(f"it has no array {missing[0]}")
+        for key in (*keys, *(key for key in optional if key in archive)):
+            with archive.zip.open(f"{key}.npy") as file:
+                arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
+                if file.read():  # at the end of the record its checksum is compared
+                    raise Refused(f"its array {key} has more bytes than its shape says")
+    return arrays
 
 
 def read_json(path: str | os.PathLike) -> Any:

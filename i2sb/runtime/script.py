@@ -11,15 +11,13 @@ from typing import Any
 
 from i2sb.errors import EndedElsewhere, UserError, one_line, printable
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
 
 def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
     """The exit code of `work()`; an error of `short_report` is its one line on stderr.
 
-    Args:
-        name: of the script, for the message.
-        debug: open ipdb at the place of any error.
+    name: of the script, for the message.  debug: open ipdb at the place of any error.
     """
     print_anything()
     try:
@@ -71,9 +69,6 @@ def on_signals(handler: Callable[[int, Any], None], numbers: list[int] = SIGNALS
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
     """Signals wait until the block has ended: one in the middle of importing torch aborts the process."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -94,7 +89,7 @@ def ending_quietly(name: str, rank: int = 0) -> Iterator[None]:
             print(text, file=sys.stderr)
         raise SystemExit(0)
 
-    with on_signals(end, [number for number in SIGNALS if number != signal.SIGINT]):
+    with on_signals(end, [signal.SIGTERM, signal.SIGUSR1]):
         yield
 
 

@@ -41,7 +41,7 @@ class _Tensor:
     """Pickles as a contiguous CPU tensor does."""
 
     def __init__(self, storage: _Storage, shape: tuple[int, ...]):
-        strides = np.cumprod((1, *shape[:0:-1]))[::-1] if shape else ()
+        strides = np.cumprod((1, *shape[:0:-1]))[::-1]
         self.args = (storage, 0, shape, tuple(map(int, strides)), False, OrderedDict())
 
     def __reduce__(self):
