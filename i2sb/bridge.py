@@ -86,11 +86,7 @@ class BridgeConfig:
         return [f"{key} {mine[key]}, not {theirs.get(key)}" for key in mine if mine[key] != theirs.get(key)]
 
     def check_description(self, path: Path, weights: str, read: Callable[[], BridgeConfig]) -> None:
-        """Check that the file beside the weights, which `read` reads, describes this bridge.
-
-        Raises:
-            UserError: it describes another one, or none.
-        """
+        """Check that the file beside the weights, which `read` reads, describes this bridge."""
         try:
             different = read().differences(self)
         except (ValueError, KeyError, TypeError) as error:

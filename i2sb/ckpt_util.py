@@ -54,11 +54,7 @@ def with_defaults(opt: Any) -> argparse.Namespace:
 
 @contextlib.contextmanager
 def only_training(opt: argparse.Namespace) -> Iterator[None]:
-    """Keep other trainings out of results/NAME (rank 0 does, for all ranks).
-
-    Raises:
-        UserError: another training is running there, the folder cannot be written to, or that of --ckpt is missing.
-    """
+    """Keep other trainings out of results/NAME (rank 0 does, for all ranks)."""
     if opt.ckpt is not None:
         _check_is_there(RESULTS / opt.ckpt)
     if opt.global_rank != 0:
@@ -155,9 +151,6 @@ def save_options(options: argparse.Namespace, folder: Path) -> None:
 
     Args:
         options: as `options_to_save` gives them.
-
-    Raises:
-        UserError: they cannot be written.
     """
     dump_options(options, folder / "options.pkl")
     with atomic_write(folder / "options.json") as file:
@@ -172,9 +165,6 @@ def save_checkpoint(path: Path, state: dict[str, Any], opt: Any, bridge: BridgeC
 
     Args:
         opt, bridge, network: what it was trained with; saved inside, the options also beside it.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written to; `path` is as it was.
     """
     options = options_to_save(opt, network)
     plain = json.loads(json.dumps(vars(options), default=str))  # what torch.load(weights_only=True) takes
@@ -185,11 +175,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], opt: Any, bridge: BridgeC
 
 
 def keep_checkpoint(latest: Path, iteration: int) -> Path:
-    """Keep the present latest.pt under a name with its iteration: a hard link, or a copy where there are none.
-
-    Raises:
-        UserError: no room for a copy.
-    """
+    """Keep the present latest.pt under a name with its iteration: a hard link, or a copy where there are none."""
     kept = latest.with_name(f"iteration_{iteration:07d}.pt")
     kept.unlink(missing_ok=True)
     try:
@@ -218,11 +204,7 @@ def load_checkpoint(path: str | os.PathLike, log: Any = None) -> dict[str, Any]:
 
 
 def verify(path: str | os.PathLike, state: Mapping[str, Any], log: Any = None) -> None:
-    """Compare weights and optimizer, which a resumed training uses besides the average, with the file's checksums.
-
-    Raises:
-        UserError: bytes differ: the file is damaged.
-    """
+    """Compare weights and optimizer, which a resumed training uses besides the average, with the file's checksums."""
     check_tensors(path, list(_tensors([state["net"], state.get("optimizer")])), log)
 
 
@@ -243,11 +225,7 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def bridge_of(opt: Any) -> BridgeConfig:
-    """The bridge that a checkpoint's options (see `build_ckpt_option`) describe.
-
-    Raises:
-        UserError: they describe none.
-    """
+    """The bridge that a checkpoint's options (see `build_ckpt_option`) describe."""
     try:
         return BridgeConfig.from_options(opt, network_of(opt))
     except ValueError as error:

@@ -28,11 +28,7 @@ WEIGHTS, DESCRIPTION = "ema.safetensors", "ema.json"
 
 
 def export(runner: Any, folder: Path) -> tuple[Path, Path]:
-    """Write the averaged weights of a `Runner` and their description into `folder`.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
+    """Write the averaged weights of a `Runner` and their description into `folder`."""
     from safetensors.torch import save
 
     tensors = {
@@ -55,11 +51,7 @@ def is_export(folder: Path) -> bool:
 
 
 def load_options(folder: Path) -> argparse.Namespace:
-    """The options of an exported bridge: the fields of its record, under the names of the command line.
-
-    Raises:
-        UserError: weights without a record, or beside the description of another bridge.
-    """
+    """The options of an exported bridge: the fields of its record, under the names of the command line."""
     bridge, beside = _record(folder / WEIGHTS), folder / DESCRIPTION
     if beside.is_file():
         bridge.check_description(beside, WEIGHTS, lambda: BridgeConfig.from_dict(read_json(beside)["bridge"]))
@@ -72,9 +64,6 @@ def load_weights(path: Path, log: Any = None) -> dict[str, Any]:
 
     Args:
         log: is given a warning if the file was written without a checksum.
-
-    Raises:
-        UserError: no such file, or a damaged one.
     """
     from safetensors.torch import load_file
 

@@ -43,9 +43,6 @@ def fetch_checkpoint(name: str, log: Any = None) -> Path:
     """The folder results/NAME with the published latest.pt and options.pkl, fetched unless they are there.
 
     What was fetched is checked before we return: the options are readable, the weights whole.
-
-    Raises:
-        UserError: no checkpoint has that name, it cannot be fetched, or it is damaged.
     """
     if name not in CHECKPOINT_FOLDERS:
         raise UserError(f"{name}: no published checkpoint has this name; there are {', '.join(CHECKPOINT_FOLDERS)}")

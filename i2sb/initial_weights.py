@@ -23,9 +23,6 @@ def load_initial(net: BridgeNet, named: bool, log: Any, data_dir: str | Path = "
 
     Unless the options name a network (`named`), the original's bare state dict
     `256x256_diffusion_{uncond,cond}_fixedsigma.pt` in `data_dir` is taken instead if it is there.
-
-    Raises:
-        UserError: the weights cannot be fetched, or are of another network.
     """
     path = network_file(net.cond, data_dir).with_suffix(".pt")
     if named or not path.is_file():
@@ -52,9 +49,6 @@ def load_initial_weights(net: BridgeNet, path: str | Path) -> None:
 
     ADM also predicts variances: the first half of the output channels is kept. Of a network that sees the degraded
     image, the first half of the input channels takes ADM's kernel, the others stay as initialized.
-
-    Raises:
-        UserError: the file cannot be read or is of another network.
     """
     state = load_torch(path)
     mine = net.diffusion_model.state_dict()

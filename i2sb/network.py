@@ -91,9 +91,6 @@ def network_kwargs(
 
     That is `data/256x256_diffusion_{uncond,cond}_fixedsigma.pkl` in the current folder, or ADM-256.  Whatever they say,
     it takes images of `channels` channels, and with `cond_x1` the degraded ones beside them.
-
-    Raises:
-        UserError: that file cannot be read.
     """
     ends = {"in_channels": 2 * channels if cond_x1 else channels, "out_channels": channels}
     if named:
@@ -113,11 +110,7 @@ def network_of(opt: Any, log: Any = None) -> dict[str, Any]:
 
 
 def build_network(opt: Any, log: Any = None) -> BridgeNet:
-    """The network of the options, on the CPU, freshly initialized.
-
-    Raises:
-        UserError: arguments that make no network, or none of a bridge.
-    """
+    """The network of the options, on the CPU, freshly initialized."""
     kwargs = network_of(opt, log)
     try:
         if kwargs.get("class_cond") or kwargs.get("learn_sigma"):

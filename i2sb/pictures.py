@@ -46,11 +46,7 @@ def trajectory_file(folder: Path, number: int) -> Path:
 
 
 def read_frames(path: Path) -> list[np.ndarray]:
-    """The frames of an animated picture, uint8 [H,W,3] each.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """The frames of an animated picture, uint8 [H,W,3] each."""
     try:
         with Image.open(path) as picture:
             return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]

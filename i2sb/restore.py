@@ -29,12 +29,7 @@ NUM_CHECKED = 1000  # images already restored whose files a resumed run reads ag
 def open_store(
     runner: Any, opt: Any, folder: Path, dataset: Any, corrupt: Callable, log: Any
 ) -> Iterator[tuple[ReconStore, bool]]:
-    """(place for the restored images, held against other processes; whether all of them are there already).
-
-    Raises:
-        UserError: ranks with different weights; images of other settings, weights or data are there; another process
-            writes; an empty partition.
-    """
+    """(place for the restored images, held against other processes; whether all of them are there already)."""
     bridge = runner.config
     replaced = f"--ckpt {opt.ckpt}: its weights were replaced while the ranks loaded them; start again"
     check_agreement((runner.identity, bridge.to_dict()), replaced)
@@ -106,9 +101,6 @@ def restore(
     Args:
         dataset: items (image [C,S,S] in [-1,1], label, CRC-32 of the image's file).
         on_batch: called in a thread with (numbers, states [b,K,C,S,S]) of each batch, before it counts as done.
-
-    Raises:
-        UserError: a batch cannot be written, or has NaN or inf.
     """
     # Rank 0 looks for all: the store changes as soon as the first rank is at work.
     missing = broadcast_object(store.missing(opt.batch_size) if is_main() else None)

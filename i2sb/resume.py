@@ -29,9 +29,6 @@ def training_options(opt: argparse.Namespace, log: Any) -> argparse.Namespace:
     """The options of a training, complete: where its results go, and what it takes over from a checkpoint.
 
     Adds `ckpt_path`, the folder of the results, and `load`, the latest.pt to resume from (or None).
-
-    Raises:
-        UserError: nothing to resume from, or options that do not fit it, or a checkpoint that would be lost.
     """
     opt = copy.copy(opt)
     opt.ckpt_path, opt.load = RESULTS / opt.name, None

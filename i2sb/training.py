@@ -196,11 +196,7 @@ class Training:
         return every > 0 and (iteration in FIRST_EVALUATIONS or iteration % every == 0)
 
     def report(self, bar: Progress) -> None:
-        """Log the averages since the last time: the only place where the loop waits for the device.
-
-        Raises:
-            UserError: --max-nonfinite consecutive steps had NaN or inf.
-        """
+        """Log the averages since the last time: the only place where the loop waits for the device."""
         opt, iteration = self.opt, self.state.iteration
         values = self.meter.read()
         skipped, in_a_row = self.optimizer.skipped()
