@@ -49,10 +49,8 @@ class BridgeConfig:
         Raises:
             ValueError: values that make no bridge.
         """
-        if not isinstance(network, Mapping):
-            raise ValueError(f"network is {str(network)[:60]!r}, not arguments by name")
         values = {field: getattr(opt, "corrupt" if field == "task" else field, None) for field in FIELDS}
-        return cls.from_dict({**values, "channels": values["channels"] or presets.CHANNELS, "network": dict(network)})
+        return cls.from_dict({**values, "channels": values["channels"] or presets.CHANNELS, "network": network})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BridgeConfig:

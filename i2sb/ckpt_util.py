@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import shutil
@@ -134,7 +133,7 @@ def _saved_options(folder: Path) -> argparse.Namespace:
 
     for path in (beside, folder / "options.json"):
         if path.is_file():
-            trained.check_description(path, LATEST, functools.partial(described, path))
+            trained.check_description(path, LATEST, lambda path=path: described(path))
     return argparse.Namespace(**state["options"])
 
 
@@ -147,11 +146,7 @@ def options_to_save(opt: Any, network: Mapping[str, Any]) -> argparse.Namespace:
 
 
 def save_options(options: argparse.Namespace, folder: Path) -> None:
-    """Write options.pkl, as the original's loaders read it, and options.json for people.
-
-    Args:
-        options: as `options_to_save` gives them.
-    """
+    """Write options of `options_to_save`: options.pkl, as the original's loaders read it, options.json for people."""
     dump_options(options, folder / "options.pkl")
     with atomic_write(folder / "options.json") as file:
         file.write((json.dumps(vars(options), indent=2, sort_keys=True, default=str) + "\n").encode())
@@ -163,8 +158,7 @@ def save_options(options: argparse.Namespace, folder: Path) -> None:
 def save_checkpoint(path: Path, state: dict[str, Any], opt: Any, bridge: BridgeConfig, network: Mapping) -> None:
     """Write a checkpoint so that `path` is at every moment a whole one, the old or the new.
 
-    Args:
-        opt, bridge, network: what it was trained with; saved inside, the options also beside it.
+    opt, bridge, network: what it was trained with; saved inside, the options also beside it.
     """
     options = options_to_save(opt, network)
     plain = json.loads(json.dumps(vars(options), default=str))  # what torch.load(weights_only=True) takes

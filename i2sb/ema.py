@@ -86,14 +86,10 @@ class ExponentialMovingAverage:
         Raises:
             ValueError: a field is missing, or number or shapes of the tensors differ.
         """
-        missing = {"decay", "num_updates", "shadow_params"} - set(state)
-        if missing:
+        if missing := {"decay", "num_updates", "shadow_params"} - set(state):
             raise ValueError(f"EMA state lacks {', '.join(sorted(missing))}")
-        loaded = state["shadow_params"]
-        if len(loaded) != len(self.shadow_params):
-            raise ValueError(f"EMA state holds {len(loaded)} tensors, the network has {len(self.shadow_params)}")
-        for i, (mine, theirs) in enumerate(zip(self.shadow_params, loaded)):
-            if mine.shape != theirs.shape:
-                raise ValueError(f"EMA tensor {i} has shape {tuple(theirs.shape)}, the network's {tuple(mine.shape)}")
-            mine.copy_(theirs)
+        loaded = list(state["shadow_params"])
+        if [p.shape for p in loaded] != [p.shape for p in self.shadow_params]:
+            raise ValueError(f"the {len(loaded)} tensors of the EMA state have other shapes than the network's")
+        torch._foreach_copy_(self.shadow_params, loaded)
         self.decay, self.num_updates = float(state["decay"]), int(state["num_updates"] or 0)

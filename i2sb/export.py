@@ -10,9 +10,10 @@ Neither pickle nor optimizer state; sample.py and train.py take a folder with th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,12 @@ def load_options(folder: Path) -> argparse.Namespace:
 def load_weights(path: Path, log: Any = None) -> dict[str, Any]:
     """A safetensors file as `ckpt_util.load_checkpoint` returns it.
 
-    Args:
-        log: is given a warning if the file was written without a checksum.
+    A file that was written without a checksum is logged.
     """
     from safetensors.torch import load_file
 
-    state, metadata = _reading(path, load_file), _metadata(path)
+    with _opened(path) as file:
+        state, metadata = load_file(path), file.metadata() or {}
     if not all(tensor.is_floating_point() for tensor in state.values()):
         raise UserError(f"{path}: refused: its tensors hold integers, so they are not weights")
     digest = _digest(state, metadata)
@@ -88,27 +89,21 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def _record(path: Path) -> BridgeConfig:
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
     try:
-        return BridgeConfig.from_dict(json.loads(_metadata(path)["bridge"]))
+        return BridgeConfig.from_dict(json.loads(metadata["bridge"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: its metadata describe no bridge ({one_line(error)})") from error
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    def read(path: Path) -> dict[str, str]:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-
-    return _reading(path, read)
-
-
-def _reading(path: Path, read: Callable[[Path], Any]) -> Any:
-    from safetensors import SafetensorError
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return read(path)
+        with safe_open(path, "pt") as file:
+            yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (SafetensorError, ValueError) as error:

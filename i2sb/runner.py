@@ -63,10 +63,7 @@ class Runner:
         self.device = torch.device(opt.device)
         set_float32_products(opt.precision)
         self.config: BridgeConfig = bridge_of(opt)
-        try:
-            self.diffusion = Diffusion(make_betas(opt.interval, opt.beta_max), opt.device)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        self.diffusion = Diffusion(make_betas(opt.interval, opt.beta_max), opt.device)
         self.net = build_network(opt, log)
         if save_opt:
             save_options(options_to_save(opt, self.net.kwargs), Path(opt.ckpt_path))
