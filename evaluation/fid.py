@@ -18,15 +18,10 @@ from i2sb.runtime.reading import load_npz
 
 
 class Features(NamedTuple):
-    """What is kept of the features of a set of images.
-
-    mu [D] and sigma [D, D] (ddof 1) in float64; num_images, None where a file does not tell; sample [k, D],
-    features of some of the images, for KID.
-    """
+    """Of a set of images: mu [D] and sigma [D, D] (ddof 1) in float64; sample [k, D] of some of them, for KID."""
 
     mu: np.ndarray
     sigma: np.ndarray
-    num_images: int | None = None
     sample: np.ndarray | None = None
 
 
@@ -36,11 +31,11 @@ class FeatureSums:
     Sums and sums of products of deviations from the first batch's mean: raw second moments would lose digits
     where the mean is large.
 
-    num_images: how many will come.  num_kept: of how many the features are kept, a random subset by `seed`.
+    num_images: how many will come.  num_kept: of how many the features are kept, a random subset.
     """
 
-    def __init__(self, num_images: int, num_kept: int = 0, seed: int = 0) -> None:
-        chosen = np.random.default_rng(seed).choice(num_images, min(num_kept, num_images), replace=False)
+    def __init__(self, num_images: int, num_kept: int = 0) -> None:
+        chosen = np.random.default_rng(0).choice(num_images, min(num_kept, num_images), replace=False)
         self._is_kept = np.isin(np.arange(num_images), chosen)
         self._kept: list[np.ndarray] = []
         self.num_images = 0
@@ -61,13 +56,13 @@ class FeatureSums:
         self.num_images += len(x)
 
     def finish(self) -> Features:
-        """What was collected.  Raises MetricUnavailable below two images."""
+        """Raises MetricUnavailable below two images."""
         n = self.num_images
         if n < 2:
             raise MetricUnavailable("needs at least two images")
         sigma = (self._products - np.outer(self._sum, self._sum) / n) / (n - 1)
         sample = np.concatenate(self._kept)
-        return Features(self._origin + self._sum / n, sigma, n, sample if len(sample) else None)
+        return Features(self._origin + self._sum / n, sigma, sample if len(sample) else None)
 
 
 def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: ArrayLike) -> float:
@@ -116,24 +111,20 @@ def distance(restored: Features, reference: Features) -> float:
 
 
 def save_statistics(path: Path, features: Features, source: str = "") -> None:
-    """Writes mu, sigma, num_images and source (what the images were) in NumPy's npz format, atomically."""
-    arrays = {"mu": features.mu, "sigma": features.sigma, "source": np.str_(source)}
-    if features.num_images is not None:
-        arrays["num_images"] = np.int64(features.num_images)
+    """Writes mu, sigma and source (what the images were) in NumPy's npz format, atomically."""
     with atomic_write(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, mu=features.mu, sigma=features.sigma, source=np.str_(source))
 
 
 def load_statistics(path: Path) -> tuple[Features, str]:
     """(statistics, source, "" if the file does not tell).  Raises UserError for a file without mu and sigma."""
-    found = load_npz(path, ("mu", "sigma"), ("num_images", "source"))  # published files also hold gigabytes of images
+    found = load_npz(path, ("mu", "sigma"), ("source",))  # published files also hold gigabytes of images
     try:
-        mu, sigma = (found.pop(key).astype(np.float64) for key in ("mu", "sigma"))
+        mu, sigma = (found[key].astype(np.float64) for key in ("mu", "sigma"))
         _factor(mu, sigma)
-        notes = {key: array.item() for key, array in found.items()}
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: holds no FID statistics (mu [D] and sigma [D, D]): {one_line(error, 200)}") from error
-    return Features(mu, sigma, notes.get("num_images")), notes.get("source", "")
+    return Features(mu, sigma), str(found.get("source", ""))
 
 
 def cached_statistics(path: Path, compute: Callable[[], Features], source: str) -> Features:

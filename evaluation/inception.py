@@ -49,7 +49,7 @@ def resize(images: Tensor, mode: str) -> Tensor:
 
 
 def build_inception(mode: str = "legacy_pytorch", device: str | torch.device = "cpu") -> InceptionFeatures:
-    """clean-fid's feature network of `mode` (one of MODES).  Raises WeightsUnavailable where it cannot be had."""
+    """clean-fid's feature network of `mode` (one of MODES).  Raises MetricUnavailable where it cannot be had."""
     from cleanfid.inception_pytorch import InceptionV3
     from cleanfid.inception_torchscript import InceptionV3W
 

@@ -17,7 +17,6 @@ from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
 from evaluation.reference import NUM_KEPT, build_reference
 from evaluation.table import Score, Scores, mean_scores, print_scores, read_csv, read_metrics, write_csv, write_metrics
 from evaluation.triples import triples
-from evaluation.weights import WeightsUnavailable
 from i2sb.ckpt_util import RESULTS, build_ckpt_option, load_checkpoint
 from i2sb.errors import UserError
 from i2sb.pixels import to_float, to_uint8
@@ -173,7 +172,7 @@ def _reference(opt: Any, found: Evaluation, judges: Judges) -> tuple[Features, s
     try:
         if judges.features is not None:
             return build_reference(opt, found.options, found.imagenet, judges.features, found.log)
-    except (WeightsUnavailable, MetricUnavailable) as error:
+    except MetricUnavailable as error:
         judges.features = None
         judges.unavailable |= {name: f"its reference: {error}" for name in opt.metrics if name in OF_SETS}
     return None

@@ -38,7 +38,7 @@ class Lpips(nn.Module):
 
 
 def build_lpips(device: str | torch.device = "cpu") -> Lpips:
-    """LPIPS with pretrained weights.  Raises WeightsUnavailable where they cannot be had."""
+    """LPIPS with pretrained weights.  Raises MetricUnavailable where they cannot be had."""
     from torchmetrics.functional.image import lpips
 
     # torchmetrics' public function makes a new network at each call, and lets torchvision download and unpickle

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MetricUnavailable(RuntimeError):
-    """A metric cannot be computed here; the message is the reason, in one line."""
+    """A metric cannot be computed here, for its images or want of weights; the message is the reason, in one line."""
 
 
 class Metric(NamedTuple):
@@ -28,7 +28,7 @@ class Metric(NamedTuple):
     title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.  scale: what values per image are shown as.
     per_image: (class names, device) -> a function of (images [B,3,S,S] in [-1,1], clean ones, labels [B]) -> [B].
     of_sets: (restored, reference) -> the distance of two sets of images.
-    Both raise MetricUnavailable or WeightsUnavailable where there is no such score.
+    Both raise MetricUnavailable where there is no such score.
     """
 
     title: str
@@ -123,7 +123,6 @@ class Judges:
 def build_judges(metrics: Iterable[str], classes: Sequence[str], device: str, mode: str = "legacy_pytorch") -> Judges:
     """The judges of `metrics`, as far as their weights can be had; mode: clean-fid's, for FID and KID."""
     from evaluation import inception
-    from evaluation.weights import WeightsUnavailable
 
     judges = Judges()
     for name in metrics:
@@ -132,7 +131,7 @@ def build_judges(metrics: Iterable[str], classes: Sequence[str], device: str, mo
                 judges.features = judges.features or inception.build_inception(mode, device)
             else:
                 judges.per_image[name] = METRICS[name].per_image(classes, device)
-        except (MetricUnavailable, WeightsUnavailable) as error:
+        except MetricUnavailable as error:
             judges.unavailable[name] = str(error)
     return judges
 

@@ -26,21 +26,13 @@ from i2sb.pixels import nearest_uint8
 from i2sb.runtime.progress import Progress
 
 NUM_KEPT = 10_000  # images whose features KID may draw from
-_NUM_COMPARED = 1000  # images whose bytes tell a data set from one of the same names and sizes
 
 
 def build_reference(opt: Any, ckpt_opt: Any, imagenet: bool, network: Callable, log: Any) -> tuple[Features, str]:
     """(features of the reference, a note on what it is).
 
     `--fid-ref`, if given; ImageNet's training set where the task is published so; else the whole validation set.
-
-    Args:
-        opt: the options of compute_metrices.py.
-        ckpt_opt: the task, image size and data set that are judged.
-
-    Raises:
-        UserError: a reference that cannot be read.
-        WeightsUnavailable, MetricUnavailable: the published statistics cannot be had, or there is only one image.
+    Raises MetricUnavailable where the published statistics cannot be had, or there is only one image.
     """
 
     def measure(dataset: Any) -> Features:
@@ -89,7 +81,7 @@ def features_of(
 def content(dataset: Any) -> str:
     """Tells a data set from others: names, labels and sizes of its images, and the bytes of up to 1,000 of them."""
     crc = 0
-    for index in range(0, len(dataset), -(-len(dataset) // _NUM_COMPARED)):
+    for index in range(0, len(dataset), -(-len(dataset) // 1000)):
         crc = zlib.crc32(dataset.read(index), crc)
     return f"{dataset.fingerprint()}-{crc:08x}"
 

@@ -32,7 +32,7 @@ class Normalizer(nn.Module):
 def build_resnet50() -> nn.Module:
     """The pretrained classifier, images [B, 3, H, W] in [-1, 1] -> logits [B, 1000]; on the CPU, in eval mode, frozen.
 
-    Raises WeightsUnavailable where the weights cannot be had.
+    Raises MetricUnavailable where the weights cannot be had.
     """
     from torchvision.models import resnet50
 

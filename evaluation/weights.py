@@ -2,28 +2,25 @@
 
 from pathlib import Path
 
+from evaluation.metrics import MetricUnavailable
 from i2sb.addresses import Remote
 from i2sb.errors import UserError, one_line
 from i2sb.fetch import fetch
 
 
-class WeightsUnavailable(RuntimeError):
-    """A published file cannot be found or fetched, or is broken.
-
-    The message is one line with the reason, the address, and where to put the file by hand.
-    """
-
-
 def find(remote: Remote, folder: Path | None = None) -> Path:
-    """The file in `folder` (default: torch.hub's), fetched unless it is there.  Raises WeightsUnavailable."""
+    """The file in `folder` (default: torch.hub's), fetched unless it is there.
+
+    Raises MetricUnavailable, whose line has the reason, the address, and where to put the file by hand.
+    """
     try:  # without network the other metrics must not wait for long
         return fetch(remote, _folder(folder), timeout=10, retries=1)
     except UserError as error:
-        raise WeightsUnavailable(str(error)) from error
+        raise MetricUnavailable(str(error)) from error
 
 
 def load(remote: Remote) -> dict:
-    """The state dict in the file in torch.hub's folder; no code in it runs.  Raises WeightsUnavailable."""
+    """The state dict in the file in torch.hub's folder; no code in it runs.  Raises MetricUnavailable."""
     from i2sb.runtime.reading import load_torch
 
     try:
@@ -35,10 +32,10 @@ def load(remote: Remote) -> dict:
     return dict(state)  # without _metadata, which may be anything
 
 
-def broken(remote: Remote, reason: object, folder: Path | None = None) -> WeightsUnavailable:
+def broken(remote: Remote, reason: object, folder: Path | None = None) -> MetricUnavailable:
     """The exception for a file that is here and unusable."""
     path, why = _folder(folder) / remote.name, one_line(reason, 200)
-    return WeightsUnavailable(f"{remote.what} at {path}: unusable ({why}): remove it, or replace it by {remote.url}")
+    return MetricUnavailable(f"{remote.what} at {path}: unusable ({why}): remove it, or replace it by {remote.url}")
 
 
 def _folder(folder: Path | None) -> Path:

@@ -10,9 +10,8 @@ from golden.formulas import image
 from torchvision.models import ResNet50_Weights, resnet50
 
 from evaluation import build_resnet50
-from evaluation.metrics import build_judges
+from evaluation.metrics import MetricUnavailable, build_judges
 from evaluation.resnet import Normalizer, top1
-from evaluation.weights import WeightsUnavailable
 from i2sb import addresses
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics.npz")
@@ -50,7 +49,7 @@ def test_builds_from_the_file_in_torchs_cache(weights_path):
 
 def test_a_file_of_other_weights_is_named(weights_path):
     torch.save({"conv1.weight": torch.zeros(3)}, weights_path)
-    with pytest.raises(WeightsUnavailable) as caught:
+    with pytest.raises(MetricUnavailable) as caught:
         build_resnet50()
     assert str(weights_path) in str(caught.value)
     assert addresses.RESNET50.url in str(caught.value)

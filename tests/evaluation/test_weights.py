@@ -9,7 +9,7 @@ import torch
 from webserver import Site, closed_address, serving
 
 from evaluation import inception, reference, weights
-from evaluation.weights import WeightsUnavailable
+from evaluation.metrics import MetricUnavailable
 from i2sb import addresses
 from i2sb.addresses import Remote
 
@@ -35,7 +35,7 @@ def test_fetched_once_into_torch_hubs_folder(tmp_path, monkeypatch):
 
 def test_a_file_of_another_hash_is_refused_though_it_is_there(tmp_path):
     (tmp_path / addresses.RESNET50.name).write_bytes(b"another file")
-    with pytest.raises(WeightsUnavailable, match="0676ba61 is expected; remove it") as caught:
+    with pytest.raises(MetricUnavailable, match="0676ba61 is expected; remove it") as caught:
         weights.find(addresses.RESNET50, tmp_path)
     assert_one_line(caught, addresses.RESNET50, tmp_path / addresses.RESNET50.name)
 
@@ -47,7 +47,7 @@ def test_inception_says_where_its_weights_belong(tmp_path, monkeypatch, mode):
     name = "INCEPTION_PYTORCH" if mode == "legacy_pytorch" else "INCEPTION_TORCHSCRIPT"
     remote = replace(getattr(addresses, name), url=closed_address())
     monkeypatch.setattr(addresses, name, remote)
-    with pytest.raises(WeightsUnavailable, match="the Inception weights: could not fetch") as caught:
+    with pytest.raises(MetricUnavailable, match="the Inception weights: could not fetch") as caught:
         inception.build_inception(mode)
     folder = tmp_path / "home/hub/checkpoints" if mode == "legacy_pytorch" else tmp_path
     assert_one_line(caught, remote, folder / remote.name)
@@ -57,6 +57,6 @@ def test_training_statistics_say_where_they_belong(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     remote = replace(addresses.FID_TRAIN_STATISTICS, url=closed_address())
     monkeypatch.setattr(addresses, "FID_TRAIN_STATISTICS", remote)
-    with pytest.raises(WeightsUnavailable, match="the FID statistics of ImageNet's training set") as caught:
+    with pytest.raises(MetricUnavailable, match="the FID statistics of ImageNet's training set") as caught:
         reference.build_reference(Namespace(fid_ref=None), Namespace(corrupt="sr4x-pool"), True, None, None)
     assert_one_line(caught, remote, tmp_path / "data" / remote.name)
