@@ -132,40 +132,6 @@ def test_images_do_not_depend_on_batches_or_partitions(here, monkeypatch):
     assert compute_metrices.main(metrics_argv(here / "photos", "inpaint-freeform1020", "samples_nfe2")) == 0
 
 
-def test_a_finished_run_says_so_and_other_settings_are_noticed(here, capsys):
-    argv = sample_argv(here / "photos", "sr4x-pool")
-    assert sample.main(argv) == 0
-    path = here / "results/sr4x-pool/samples_nfe2/recon.pt"
-    written = path.stat().st_mtime_ns
-    assert sample.main(argv) == 0
-    assert "is finished already" in capsys.readouterr().err
-    assert path.stat().st_mtime_ns == written
-    assert sample.main([*argv, "--seed", "1"]) == 2
-    assert "seed was 0, now 1" in capsys.readouterr().err
-    assert sample.main([*argv, "--precision", "bf16"]) == 2
-    assert "precision was fp32, now bf16" in capsys.readouterr().err
-    assert sample.main([*argv, "--seed", "1", "--overwrite"]) == 0
-
-
-def test_pictures_and_compact_reconstructions(here):
-    from PIL import Image
-
-    flags = ["--save-images", "png", "--save-trajectory", "2", "--recon-dtype", "uint8"]
-    assert sample.main(sample_argv(here / "photos", "sr4x-pool", *flags)) == 0
-    folder = here / "results/sr4x-pool/samples_nfe2"
-    arr = load(folder / "recon.pt")["arr"]
-    assert arr.dtype == torch.uint8
-    images = sorted((folder / "images").rglob("*.png"))
-    assert [path.parent.name for path in images[::4]] == ["chelsea", "china", "coffee"]
-    shown = np.asarray(Image.open(images[0])).transpose(2, 0, 1).astype(int)
-    assert abs(shown - arr[0].numpy().astype(int)).max() <= 1  # rounded against truncated
-    strips = sorted((folder / "trajectories").glob("*.png"))
-    assert [path.name for path in strips] == ["00000.png", "00001.png"]
-    assert Image.open(strips[0]).size == (3 * 32, 32)  # degraded, one step, restored
-    assert Image.open(strips[0].with_suffix(".webp")).n_frames == 3
-    assert compute_metrices.main(metrics_argv(here / "photos", "sr4x-pool", "samples_nfe2")) == 0
-
-
 @pytest.mark.parametrize(
     ("damage", "argv", "message"),
     [

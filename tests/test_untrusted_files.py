@@ -1,10 +1,7 @@
 """Untrusted and damaged files met by the scripts: one line that names the file, nothing runs, nothing wrong is used."""
 
-import argparse
 import logging
-import math
 import pickle
-import random
 import shutil
 from argparse import Namespace
 
@@ -27,7 +24,6 @@ LOG = logging.getLogger("test")
 NETWORK = "data/256x256_diffusion_uncond_fixedsigma.pkl"
 FIRST_WEIGHTS = "data/256x256_diffusion_uncond_fixedsigma.pt"
 LATEST, RECON = "results/a/latest.pt", "results/a/samples_nfe2/recon.pt"
-ODD = [None, True, -1, 0, 3, 2**62, 0.5, math.nan, 1e300, "", "../x", [1], {"a": 1}, torch.zeros(3)]
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +103,16 @@ def test_no_untrusted_file_is_executed(here, capsys, path, script):
         assert not list(trap.iterdir())
 
 
-@pytest.mark.parametrize(("path", "script"), [(LATEST, SAMPLE), (LATEST, RESUME), (RECON, JUDGE)])
+@pytest.mark.parametrize(("path", "script"), [(LATEST, SAMPLE), (LATEST, RESUME)])
 def test_one_flipped_bit_in_a_tensor_is_found(here, capsys, path, script):
-    tensors = torch.load(here / path, weights_only=True)
-    wanted = tensors["arr"] if path == RECON else tensors["ema"]["shadow_params"][0]
-    numbers = wanted.numpy().tobytes()
+    average = torch.load(here / path, weights_only=True)["ema"]["shadow_params"][0]
+    numbers = average.numpy().tobytes()
     data = bytearray((here / path).read_bytes())
     data[data.rindex(numbers) + len(numbers) // 2] ^= 4  # the network's may be the same, and lie before
     (here / path).write_bytes(data)
     code, last = run(script, here, capsys)
     assert code == 2
     assert f"{path}: damaged (its bytes do not match their checksum): copy it again" in last
-    assert not (here / "results/a/samples_nfe2/metrics.json").exists()
 
 
 def test_weights_without_checksums_are_used_with_a_warning(here, capsys):
@@ -134,62 +128,17 @@ def test_weights_without_checksums_are_used_with_a_warning(here, capsys):
     assert "latest.pt: was written without checksums" in shown.out + shown.err
 
 
-def mutate(here, capsys, count: int, seed: int) -> int:
-    """`count` damaged copies of each file through each script that opens it; how many were refused."""
+def test_damaged_files_through_the_scripts(here, capsys):
+    """Copies of each file through each script that opens it: most are refused, and none ends in a traceback."""
     originals = {path: (here / path).read_bytes() for path in FILES}
     refused = 0
     for path, script in CASES:
-        for data in bad_files.damaged([originals[path]], count, seed):
+        for data in bad_files.damaged([originals[path]], 2, seed=3):
             (here / path).write_bytes(data)
             refused += run(script, here, capsys)[0] == 2  # 0: a byte that means nothing, or an option of no weight
             for other, content in originals.items():
                 (here / other).write_bytes(content)
-    return refused
-
-
-def test_damaged_files_through_the_scripts(here, capsys):
-    assert mutate(here, capsys, count=2, seed=3) > 8
-
-
-@pytest.mark.slow
-def test_thousands_of_damaged_files_through_the_scripts(here, capsys):
-    assert mutate(here, capsys, count=200, seed=4) > 500
-
-
-# --- other people's checkpoints
-
-
-def options_cases(options: dict):
-    """Options of the original's kind (no bridge inside latest.pt) with one value replaced."""
-    for key in options:
-        yield from ({**options, key: odd} for odd in ODD)
-    for key in options["network"]:
-        yield from ({**options, "network": {**options["network"], key: odd}} for odd in ODD)
-
-
-def try_odd_options(here, capsys, count: int | None) -> int:
-    state = torch.load(here / LATEST, weights_only=True)
-    shutil.copytree(here / "results", here / "good")
-    cases = list(options_cases(state.pop("options") | {"network": state["bridge"]["network"]}))
-    torch.save({key: value for key, value in state.items() if key != "bridge"}, here / "good/a/latest.pt")
-    refused = 0
-    for options in random.Random(0).sample(cases, count or len(cases)):
-        plain = {key: value for key, value in options.items() if not isinstance(value, torch.Tensor)}
-        for script in (SAMPLE, RESUME):
-            shutil.rmtree(here / "results")
-            shutil.copytree(here / "good", here / "results")
-            (here / "results/a/options.pkl").write_bytes(pickle.dumps(argparse.Namespace(**plain), protocol=4))
-            refused += run(script, here, capsys)[0] == 2
-    return refused
-
-
-def test_odd_options(here, capsys):
-    assert try_odd_options(here, capsys, 10) > 2
-
-
-@pytest.mark.slow
-def test_every_odd_option(here, capsys):
-    assert try_odd_options(here, capsys, None) > 300
+    assert refused > 8
 
 
 @pytest.mark.parametrize(
@@ -230,13 +179,11 @@ def damage_images(dataset):
                     transaction.put(key, content[:200])
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_an_unreadable_image_names_its_key(here, capsys, workers):
+def test_an_unreadable_image_names_its_key(here, capsys):
     damage_images(here / "photos")
-    for script in (SAMPLE, RESUME):
-        module, argv = script
+    for module, argv in (SAMPLE, RESUME):
         more = ["--num-itr", "30"] if module is train else []
-        assert module.main([*argv(here), "--num-workers", workers, *more]) == 2
+        assert module.main([*argv(here), *more]) == 2
         last = capsys.readouterr().err.strip().splitlines()[-1]
         assert "cannot decode the image" in last
         assert "_0000.png" in last

@@ -46,16 +46,6 @@ def test_ssim_as_scikit_image(size, noise):
     assert ssim(images, clean).tolist() == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim])
-def test_per_image_and_independent_of_the_batch(metric):
-    images, clean = pair()
-    together = metric(images, clean)
-    alone = torch.cat([metric(images[i : i + 1], clean[i : i + 1]) for i in range(3)])
-    assert alone.shape == together.shape == (3,)
-    torch.testing.assert_close(alone, together)
-    assert len(set(together.tolist())) == 3
-
-
 def test_refuses_what_does_not_match():
     images, clean = pair(16)
     with pytest.raises(ValueError, match="must be the same"):

@@ -43,10 +43,3 @@ def test_equals_cleanfid_and_torchmetrics_on_one_subset():
     x, y = features(60, 64), features(60, 64, seed=1, shift=0.2)
     assert kid(x, y) == pytest.approx(kernel_distance(x, y, num_subsets=3), rel=1e-10)
     assert kid(x, y) == pytest.approx(poly_mmd(torch.tensor(x), torch.tensor(y)).item(), rel=1e-10)
-
-
-def test_unbiased_where_both_sets_are_alike():
-    """The biased estimate is about 0.06 here; ours is 0 within its standard error."""
-    values = [kid(features(20, 8, seed=2 * i), features(20, 8, seed=2 * i + 1)) for i in range(300)]
-    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(300)
-    assert np.min(values) < 0

@@ -73,16 +73,6 @@ def test_equals_torchmetrics(hub, tmp_path, monkeypatch):
     torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_per_image_and_of_8_bit_pixels(network):
-    images, clean = pair()
-    together = network(images, clean)
-    alone = torch.cat([network(images[i : i + 1], clean[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(alone, together)
-    torch.testing.assert_close(network(nearest_uint8(images), clean), together)
-    assert not network.training
-    assert not any(p.requires_grad for p in network.parameters())
-
-
 def test_sizes(network):
     images, clean = pair(size=31)
     assert network(images, clean).shape == (3,)
