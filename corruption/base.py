@@ -21,12 +21,9 @@ Source = torch.Generator | Callable[[int, int], Tensor]
 
 
 class Corruption(nn.Module):
-    """One degradation for images of one size.  Families override `degrade`, those with masks `forward`.
+    """One degradation for images of S x S pixels.  Families override `degrade`, those with masks `forward`.
 
-    Args:
-        image_size: S, side of the square images in pixels, a multiple of 16.
-
-    Raises ValueError if `image_size` is no positive multiple of 16.
+    Raises ValueError if `image_size` S is no positive multiple of 16.
 
     Tables are float32 buffers that no state dict holds. They move with `.to()`; if they were left elsewhere than the
     input, each call brings them over, so a forgotten `.to()` costs time but no correctness. Matrix products keep
@@ -77,10 +74,9 @@ class Corruption(nn.Module):
     def check(self, x: Tensor) -> None:
         """Raise ValueError unless x is floating point of shape [B,3,S,S]."""
         size = self.image_size
-        if x.shape[1:] != (3, size, size):
-            raise ValueError(f"{self.name}: expected images [B, 3, {size}, {size}], got {list(x.shape)}")
-        if not x.is_floating_point():
-            raise ValueError(f"{self.name}: expected floating-point images in [-1,1], got {x.dtype}")
+        if x.shape[1:] != (3, size, size) or not x.is_floating_point():
+            wanted = f"floating-point images [B, 3, {size}, {size}] in [-1,1]"
+            raise ValueError(f"{self.name}: expected {wanted}, got {x.dtype} {list(x.shape)}")
 
     def add_table(self, name: str, values: np.ndarray | Tensor) -> None:
         """Keep a table as float32 buffer `name` (not every device has float64)."""

@@ -20,13 +20,8 @@ def create_corruption(
 ) -> Corruption:
     """The operator `name` for images [B,3,S,S], its tables on `device`.
 
-    Args:
-        name: a registered name (`corruption.TASKS`).
-        image_size: S, a multiple of 16.
-        device: where the tables lie; calls with images elsewhere work too, but slower.
-        mask_bank: free-form masks, or a function from kind ("freeform1020", "freeform2030") to them or None, see
-            `mask_bank.MaskBank`. None: brush strokes. Operators without free-form holes ignore it.
-        log: anything with `info`; gets one line.
+    `mask_bank`: free-form masks, or a function from kind ("freeform1020", "freeform2030") to them or None, see
+    `mask_bank.MaskBank`. None: brush strokes. Operators without free-form holes ignore it.
 
     Raises ValueError for an unknown name, an image size that is no multiple of 16, or a wrong bank.
     """

@@ -39,7 +39,10 @@ def load_freeform_masks(kind: str) -> np.ndarray:
 
 
 class Inpainting(Corruption):
-    """x (1 - m) + m, so that the hole is white.  A subclass says where the holes are."""
+    """x (1 - m) + m, so that the hole is white.
+
+    A subclass says where the holes are: `masks(batch, index, generator)` gives [B,1,S,S] of zeros and ones.
+    """
 
     has_mask = True
     beta_max = 1.0
@@ -50,10 +53,6 @@ class Inpainting(Corruption):
         self.check(x)
         mask = self.masks(len(x), index, generator).to(x)
         return x * (1 - mask) + mask, mask
-
-    def masks(self, batch: int, index: Tensor | None, generator: Source | None) -> Tensor:
-        """Masks [B,1,S,S] of zeros and ones, of any dtype, on any device."""
-        raise NotImplementedError
 
 
 @corruption("inpaint-center")
@@ -71,10 +70,8 @@ class CenterHole(Inpainting):
 class FreeformHoles(Inpainting):
     """Brush-stroke holes: in training a mask at random, in evaluation mask number index[i] for image i.
 
-    Args:
-        image_size: S.
-        mask_bank: a bank of any size, see `MaskBank`; None, or a function that gives None for `kind`: the brush draws
-            masks whose hole ratio lies within the range of KINDS.
+    `mask_bank`: a bank of any size, see `MaskBank`; None, or a function that gives None for `kind`: the brush draws
+    masks whose hole ratio lies within the range of KINDS.
 
     Raises ValueError as `StoredMasks` and, when called, if an index lies beyond the bank.
     """
@@ -89,8 +86,10 @@ class FreeformHoles(Inpainting):
         self.source = BrushMasks(image_size, *ratios) if stored is None else StoredMasks(stored, image_size, *ratios)
 
     def masks(self, batch: int, index: Tensor | None, generator: Source | None) -> Tensor:
-        drawn = index is None
-        numbers = draw_integers(self.source.count, batch, generator) if drawn else check_index(index, batch)
+        if index is None:
+            numbers = draw_integers(self.source.count, batch, generator)
+        else:
+            numbers = check_index(index, batch)
         return torch.from_numpy(self.source.take(numbers.numpy())).unsqueeze(1)
 
     def extra_repr(self) -> str:

@@ -25,7 +25,6 @@ PUBLISHED_SIZE = 256
 KINDS = {  # kind -> (key in the published file, least and largest hole ratio)
     "freeform1020": ("10-20% freeform", 0.10, 0.20),
     "freeform2030": ("20-30% freeform", 0.20, 0.30),
-    "freeform3040": ("30-40% freeform", 0.30, 0.40),
 }
 NUM_MASKS = 10_000  # size of the published bank; the brush offers as many in training
 CHECKED = 64  # masks of a bank whose hole ratio is checked: enough to tell kinds apart, and holes from the rest
@@ -67,14 +66,13 @@ def _read(path: Path, key: str) -> np.ndarray:
 def packed(masks: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
     """Masks [n,s,s] as packed bits [n,ceil(s*s/8)]; packed ones are only checked.  `name` is for messages.
 
-    Raises ValueError if the shape is not one of a bank, values are not 0 and 1, or the mean hole ratio of a sample of
-    64 masks lies outside low .. high.
+    Raises ValueError if these are no masks, or the mean hole ratio of a sample of them lies outside low .. high.
     """
     square = masks.ndim == 3 and masks.shape[1] == masks.shape[2]
-    if not (square or masks.ndim == 2) or masks.dtype not in (np.uint8, bool) or not masks.size:
-        raise ValueError(f"{name}: expected masks [n, s, s] of zeros and ones, got {masks.dtype} {list(masks.shape)}")
-    if square and masks.max() > 1:
-        raise ValueError(f"{name}: holds other values than 0 (keep) and 1 (hole)")
+    shaped = (square or masks.ndim == 2) and masks.dtype in (np.uint8, bool) and masks.size
+    if not shaped or (square and masks.max() > 1):
+        wanted = "masks [n, s, s] of 0 (keep) and 1 (hole)"
+        raise ValueError(f"{name}: expected {wanted}, got {masks.dtype} {list(masks.shape)}, or other values")
     bits = np.packbits(masks.reshape(len(masks), -1), axis=1) if square else masks
     sample = bits[np.linspace(0, len(bits) - 1, CHECKED).astype(int)]
     ratio = np.unpackbits(sample).sum() / (CHECKED * (masks[0].size if square else 8 * masks[0].size))

@@ -26,11 +26,7 @@ KINDS = tuple(name for name in PUBLISHED if name != "mixture")
 class Mixture(Corruption):
     """One of the nine per image.  [B,3,S,S] in [-1,1] -> same, no mask.
 
-    Args:
-        image_size: S.
-        mask_bank: a function from kind ("freeform1020", "freeform2030") to masks or None; None: brush strokes.
-
-    Raises ValueError if `mask_bank` is an array (there are two kinds), or a bank that FreeformHoles refuses.
+    `mask_bank`: a function from kind ("freeform1020", "freeform2030") to masks or None; None: brush strokes.
     """
 
     uses_mask_bank = True
@@ -38,8 +34,6 @@ class Mixture(Corruption):
 
     def __init__(self, image_size: int, mask_bank: MaskBank | None = None):
         super().__init__(image_size)
-        if mask_bank is not None and not callable(mask_bank):
-            raise ValueError("mixture: mask_bank must be a function from kind to masks, for it takes two kinds")
         self.operators = nn.ModuleList(create_corruption(kind, image_size, mask_bank=mask_bank) for kind in KINDS)
         self.num_masks = min(op.source.count for op in self.operators if op.uses_mask_bank)
 
@@ -84,9 +78,7 @@ def _randn_like(x: Tensor, generator: Source | None) -> Tensor:
 class MixtureCorruptDatasetTrain(Dataset):
     """Pairs for `Runner.train`: items (clean [3,S,S], degraded [3,S,S], class index), redrawn at each access.
 
-    Args:
-        opt: `image_size` is read, and `freeform_bank` where present, see `build.mask_bank_of`.
-        dataset: items (image [3,S,S] in [-1,1], class index).
+    opt: `image_size` is read, and `freeform_bank` if present.  dataset: items (image [3,S,S] in [-1,1], class index).
     """
 
     def __init__(self, opt: Any, dataset: Any):

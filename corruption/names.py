@@ -24,11 +24,6 @@ PUBLISHED: tuple[str, ...] = (
 _DECORATOR = re.compile(r"""^@(?:\w+\.)*corruption\(\s*["']([^"'\n]+)["']\s*\)""", re.MULTILINE)
 
 
-def find_names(folder: Path) -> tuple[str, ...]:
-    """Names registered by the files of `folder`: the published ones first, then the others in alphabetical order."""
-    texts = [file.read_text(encoding="utf-8", errors="replace") for file in folder.glob("*.py")]
-    found = {name for text in texts for name in _DECORATOR.findall(text)}
-    return PUBLISHED + tuple(sorted(found.difference(PUBLISHED)))
-
-
-TASKS: tuple[str, ...] = find_names(Path(__file__).parent)
+_files = Path(__file__).parent.glob("*.py")
+_found = {name for file in _files for name in _DECORATOR.findall(file.read_text(encoding="utf-8"))}
+TASKS: tuple[str, ...] = PUBLISHED + tuple(sorted(_found.difference(PUBLISHED)))

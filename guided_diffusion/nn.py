@@ -1,15 +1,12 @@
 """The layers below the U-Net's blocks: normalisation, time embedding, attention, plain resampling."""
 
 import math
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .presets import NUM_GROUPS
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class GroupNorm32(nn.GroupNorm):
@@ -54,7 +51,7 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
 
 
-def zero(module: Module) -> Module:
+def zero(module: nn.Module) -> nn.Module:
     """Set all parameters of `module` to zero and return it: a block ending in it starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)

@@ -42,7 +42,6 @@ DIFFUSION_ARGUMENTS = (
     "rescale_learned_sigmas",
     "timestep_respacing",
 )
-_NO_SHAPE = (*DIFFUSION_ARGUMENTS, "dropout", "use_checkpoint", "use_fp16")
 
 # ADM's multipliers, one per level, for the image sizes it was published for.
 CHANNEL_MULT = {512: "0.5,1,1,2,2,4,4", 256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}
@@ -116,14 +115,8 @@ ABOUT: dict[str, str] = {name: about for name, (about, _) in TABLE.items()}
 def resolve(name: str, **overrides: Any) -> dict[str, Any]:
     """All keyword arguments of `create_model` for the preset `name`, in plain values that can be saved.
 
-    Args:
-        name: a key of PRESETS.
-        overrides: arguments to replace (num_channels, channel_mult, dropout, ...); None keeps the preset's.
-            Not image_size, which only gives attention_resolutions its meaning.  num_heads counts only where
-            num_head_channels is -1.
-
-    Returns:
-        A new dict; channel_mult and attention_resolutions are strings such as "1,2,2".
+    `overrides` replace arguments (num_channels, channel_mult, dropout, ...) but image_size, which only gives
+    attention_resolutions its meaning; None keeps the preset's.  num_heads counts only where num_head_channels is -1.
 
     Raises:
         ValueError: an unknown name or argument, or numbers that describe no network.
@@ -139,10 +132,12 @@ def resolve(name: str, **overrides: Any) -> dict[str, Any]:
             kwargs[key] = value
     mult = parse_channel_mult(kwargs["channel_mult"], kwargs["image_size"])
     resolutions = parse_attention_resolutions(kwargs["attention_resolutions"])
-    _check_reachable(name, kwargs["image_size"], len(mult), resolutions)
     widths = level_widths(kwargs["num_channels"], mult, kwargs["num_groups"])
-    with_attention = {width for i, width in enumerate(widths) if kwargs["image_size"] // 2**i in resolutions}
-    for width in with_attention | {widths[-1]}:
+    levels = {kwargs["image_size"] // 2**i: width for i, width in enumerate(widths)}
+    if not levels.keys() >= set(resolutions):
+        known, wrong = (", ".join(map(str, sizes)) for sizes in (levels, resolutions))
+        raise ValueError(f'attention_resolutions {wrong}: the levels of {name} are {known}; name some, or "" for none')
+    for width in (*(levels[resolution] for resolution in resolutions), widths[-1]):
         heads_of(width, kwargs["num_heads"], kwargs["num_head_channels"])
     kwargs["channel_mult"] = ",".join(f"{m:g}" for m in mult)
     kwargs["attention_resolutions"] = ",".join(map(str, resolutions))
@@ -157,15 +152,9 @@ def parse_channel_mult(value: str | Iterable[float], image_size: int) -> tuple[f
     """
     if isinstance(value, str) and not value.strip():
         if image_size not in CHANNEL_MULT:
-            sizes = ", ".join(map(str, sorted(CHANNEL_MULT)))
-            raise ValueError(
-                f'channel_mult has a default for the image sizes {sizes}; for {image_size} name it, such as "1,2,2"'
-            )
+            raise ValueError(f'channel_mult has no default for {image_size} px; name it, such as "1,2,2"')
         value = CHANNEL_MULT[image_size]
-    mult = tuple(_numbers("channel_mult", value, float))
-    if not mult:
-        raise ValueError("channel_mult needs at least one number")
-    return tuple(int(m) if m.is_integer() else m for m in mult)
+    return tuple(int(m) if m.is_integer() else m for m in _numbers("channel_mult", value, float))
 
 
 def parse_attention_resolutions(value: str | int | Iterable[int]) -> tuple[int, ...]:
@@ -190,7 +179,8 @@ def canonical(network: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: numbers that describe no levels.
     """
-    full = {key: value for key, value in {**DEFAULTS, **network}.items() if key not in _NO_SHAPE}
+    left_out = (*DIFFUSION_ARGUMENTS, "dropout", "use_checkpoint", "use_fp16")
+    full = {key: value for key, value in {**DEFAULTS, **network}.items() if key not in left_out}
     mult, factors = parse_levels(network)
     reachable = sorted(factors & {2**level for level in range(len(mult))})
     size = 2 ** max(8, len(mult))  # only gives attention_resolutions its meaning
@@ -215,17 +205,7 @@ def _numbers(name: str, value: str | Iterable[Any], kind: type) -> list[Any]:
     return numbers
 
 
-def _check_reachable(name: str, image_size: int, num_levels: int, resolutions: tuple[int, ...]) -> None:
-    """A resolution that no level has would be left out in silence."""
-    factors = [2**level for level in range(num_levels)]
-    unreachable = [str(r) for r in resolutions if image_size // r not in factors]
-    if unreachable:
-        levels = ", ".join(str(image_size // factor) for factor in factors)
-        wrong = ",".join(unreachable)
-        raise ValueError(f'attention_resolutions {wrong}: the levels of {name} are {levels}; name some, or "" for none')
-
-
-def level_widths(model_channels: int, channel_mult: Sequence[float], num_groups: int = NUM_GROUPS) -> list[int]:
+def level_widths(model_channels: int, channel_mult: Sequence[float], num_groups: int) -> list[int]:
     """Channels of each level, checked."""
     for mult in channel_mult:
         width = mult * model_channels

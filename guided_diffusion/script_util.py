@@ -5,8 +5,6 @@ from typing import Any
 from .presets import CHANNELS, DIFFUSION_ARGUMENTS, NUM_GROUPS, parse_attention_resolutions, parse_channel_mult
 from .unet import UNetModel
 
-NUM_CLASSES = 1000
-
 
 def create_model(
     image_size: int,
@@ -39,9 +37,7 @@ def create_model(
             levels where the image is downsampled by image_size // resolution.
         learn_sigma: twice as many output channels.
         class_cond: one of 1000 classes is given with each image.
-        use_fp16: the torso runs in float16.
-        num_groups, out_channels: groups of each group normalisation, and output channels; not arguments of ADM's,
-            whose networks have 32 and 3.
+        num_groups, out_channels: not arguments of ADM's, whose networks have 32 and 3.
         others: the arguments of ADM's diffusion process, which are ignored.
 
     Raises:
@@ -59,7 +55,7 @@ def create_model(
         attention_resolutions=[image_size // size for size in parse_attention_resolutions(attention_resolutions)],
         dropout=dropout,
         channel_mult=parse_channel_mult(channel_mult, image_size),
-        num_classes=NUM_CLASSES if class_cond else None,
+        num_classes=1000 if class_cond else None,
         use_checkpoint=use_checkpoint,
         use_fp16=use_fp16,
         num_heads=num_heads,

@@ -184,12 +184,6 @@ class UNetModel(nn.Module):
                 channels, heads, use_new_attention_order=use_new_attention_order, num_groups=num_groups
             )
 
-        def down(channels: int) -> nn.Module:
-            return res(channels, channels, "down") if resblock_updown else Downsample(channels)
-
-        def up(channels: int) -> nn.Module:
-            return res(channels, channels, "up") if resblock_updown else Upsample(channels)
-
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
         )
@@ -208,7 +202,7 @@ class UNetModel(nn.Module):
                 self.input_blocks.append(Blocks(*blocks))
                 skips.append(ch)
             if level < len(widths) - 1:
-                self.input_blocks.append(Blocks(down(ch)))
+                self.input_blocks.append(Blocks(res(ch, ch, "down") if resblock_updown else Downsample(ch)))
                 skips.append(ch)
 
         self.middle_block = Blocks(res(ch, ch), attention(ch), res(ch, ch))
@@ -222,7 +216,7 @@ class UNetModel(nn.Module):
                 if 2**level in attention_resolutions:
                     blocks.append(attention(ch, heads_up))
                 if level > 0 and i == num_res_blocks:
-                    blocks.append(up(ch))
+                    blocks.append(res(ch, ch, "up") if resblock_updown else Upsample(ch))
                 self.output_blocks.append(Blocks(*blocks))
 
         self.out = nn.Sequential(GroupNorm32(ch, num_groups), nn.SiLU(), zero(conv3x3(ch, out_channels)))
@@ -232,14 +226,12 @@ class UNetModel(nn.Module):
             self.convert_to_fp16()
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """The network's output at x, time t (and class y).
+        """The network's output [B,out_channels,H,W], float32 unless time_embed and out were converted as well.
 
         Args:
             x: images [B,in_channels,H,W]; H and W are multiples of `downsampling`.
             t: times [B], integers or not.
             y: class indices [B] if the network has classes, else None.
-        Returns:
-            [B,out_channels,H,W], float32 unless time_embed and out were converted as well.
 
         Raises:
             ValueError: a shape that doesn't fit, classes missing or not asked for.
@@ -279,33 +271,20 @@ class UNetModel(nn.Module):
         """Run the torso in float16."""
         self.convert_torso(torch.float16)
 
-    def convert_to_fp32(self) -> None:
-        """Run the torso in float32."""
-        self.convert_torso(torch.float32)
-
     def set_checkpointing(self, mode: str) -> None:
-        """Choose which blocks compute their activations again in the backward pass, to save memory.
-
-        Args:
-            mode: "none", "attention" (the attention blocks) or "all" (residual blocks too).
-        """
+        """Which blocks compute their activations again in the backward pass: "none", "attention", or "all"."""
         modes = {"none": (), "attention": (AttentionBlock,), "all": (ResBlock, AttentionBlock)}
         for module in self.modules():
             if isinstance(module, Blocks):
                 module.checkpointed = modes[mode]
 
     def _check(self, x: Tensor, t: Tensor, y: Tensor | None) -> None:
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"x is [B,{self.in_channels},H,W] for this network; got {list(x.shape)}")
-        height, width = x.shape[2:]
-        if height % self.downsampling or width % self.downsampling:
-            raise ValueError(
-                f"height and width must be multiples of {self.downsampling} for this network; got {height}x{width}"
-            )
+        c, n = self.in_channels, self.downsampling
+        if x.ndim != 4 or x.shape[1] != c or x.shape[2] % n or x.shape[3] % n:
+            raise ValueError(f"x is [B,{c},H,W] for this network, H and W multiples of {n}; got {list(x.shape)}")
         if t.shape != x.shape[:1]:
-            raise ValueError(f"t needs one time per image, shape [{x.shape[0]}]; got {list(t.shape)}")
-        if (y is None) != (self.num_classes is None):
-            wanted = "no y" if self.num_classes is None else f"y, one of {self.num_classes} classes per image"
+            raise ValueError(f"t needs one time per image, shape [{len(x)}]; got {list(t.shape)}")
+        classes = None if self.num_classes is None else x.shape[:1]
+        if (None if y is None else y.shape) != classes:
+            wanted = "no y" if classes is None else f"y [{len(x)}], one of {self.num_classes} classes per image"
             raise ValueError(f"this network takes {wanted}")
-        if y is not None and y.shape != x.shape[:1]:
-            raise ValueError(f"y needs one class per image, shape [{x.shape[0]}]; got {list(y.shape)}")

@@ -96,9 +96,7 @@ def test_same_seed_same_result(operator):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    first, again, other = (
-        degrade(operator, x, generator=torch.Generator().manual_seed(seed))[0] for seed in (5, 5, 6)
-    )
+    first, again, other = (degrade(operator, x, generator=torch.Generator().manual_seed(seed))[0] for seed in (5, 5, 6))
     assert torch.equal(first, again)
     random = operator.name == "mixture" or "freeform" in operator.name
     assert torch.equal(first, other) != random
@@ -133,10 +131,10 @@ def test_mask_contract(operator):
 
 @pytest.mark.parametrize("shape", [(3, SIZE, SIZE), (2, 1, SIZE, SIZE), (2, 3, 48, 48)])
 def test_what_is_no_batch_of_images_is_refused(operator, shape):
-    with pytest.raises(ValueError, match=rf"{operator.name}: expected images \[B, 3, {SIZE}, {SIZE}\], got") as e:
+    with pytest.raises(ValueError, match=rf"{operator.name}: expected .*images \[B, 3, {SIZE}, {SIZE}\] ") as e:
         operator(torch.zeros(shape))
     assert str(list(shape)) in str(e.value)
-    with pytest.raises(ValueError, match=r"floating-point images in \[-1,1\], got torch.uint8"):
+    with pytest.raises(ValueError, match=r"floating-point images .*, got torch.uint8"):
         operator(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
 
 

@@ -98,10 +98,10 @@ def test_a_bank_of_another_size_is_resized(size, caplog):
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        (bank(0.1, 0.2)[:, :16], r"mask bank: expected masks \[n, s, s\] of zeros and ones, got uint8 \[12, 16, 32\]"),
+        (bank(0.1, 0.2)[:, :16], r"mask bank: expected masks \[n, s, s\] of 0 .*, got uint8 \[12, 16, 32\]"),
         (bank(0.2, 0.3), r"mask bank: holes cover 24\.5% of the masks on average, not 10% to 20%"),
         (1 - bank(0.1, 0.2), r"holes cover 85\.5%"),
-        (255 * bank(0.1, 0.2), r"holds other values than 0 \(keep\) and 1 \(hole\)"),
+        (255 * bank(0.1, 0.2), r"expected masks .* of 0 \(keep\) and 1 \(hole\), got .*, or other values"),
     ],
     ids=["oblong", "other kind", "inverted", "0 and 255"],
 )
@@ -202,7 +202,7 @@ def test_a_damaged_file_is_refused_by_name(damage):
     [
         (PUBLISHED_FILE, {"mask": np.zeros(3)}, "holds no '10-20% freeform': put the right file there"),
         (PUBLISHED_FILE, {"10-20% freeform": np.zeros(8192, np.int64)}, r"is int64 \[8192\], not packed bits"),
-        (PUBLISHED_FILE, {"10-20% freeform": np.packbits(published("freeform3040"))}, "holes cover 35"),
+        (PUBLISHED_FILE, {"10-20% freeform": np.packbits(published("freeform2030"))}, "holes cover 25"),
         ("imagenet_freeform1020_masks.npz", {"mask": np.zeros((2, 8, 256))}, r"got float64 \[2, 8, 256\]"),
         ("imagenet_freeform1020_masks.npz", {"mask": published("freeform2030")}, r"holes cover 25.0%"),
         ("imagenet_freeform1020_masks.npz", {"mask": np.array([{}])}, "not a whole npz file"),

@@ -73,11 +73,6 @@ def test_banks_are_asked_for_by_kind():
         mixture(x[:1], index=torch.tensor([25]))
 
 
-def test_one_array_cannot_serve_two_kinds():
-    with pytest.raises(ValueError, match="mask_bank must be a function from kind to masks"):
-        create_corruption("mixture", SIZE, mask_bank=np.zeros((5, SIZE, SIZE), dtype=np.uint8))
-
-
 # --- the original's data sets of pairs --------------------------------------------------------------------
 
 IMAGES = [(image, 3 * i) for i, image in enumerate(noisy(18))]

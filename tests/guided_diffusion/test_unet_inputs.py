@@ -54,16 +54,16 @@ def test_classes():
     model = tiny(class_cond=True)
     x, t = torch.randn(2, 3, 16, 16), torch.rand(2)
     assert not torch.allclose(model(x, t, torch.tensor([0, 1])), model(x, t, y=torch.tensor([0, 999])), atol=1e-6)
-    with raises("this network takes y, one of 1000 classes per image"):
+    with raises("this network takes y [2], one of 1000 classes per image"):
         model(x, t)
-    with raises("y needs one class per image, shape [2]; got [1]"):
+    with raises("this network takes y [2]"):
         model(x, t, torch.tensor([0]))
     with raises("this network takes no y"):
         tiny()(x, t, torch.tensor([0, 1]))
 
 
 def test_shapes_that_do_not_fit():
-    with raises("multiples of 2 for this network; got 16x15"):
+    with raises("H and W multiples of 2; got [1, 3, 16, 15]"):
         tiny()(torch.randn(1, 3, 16, 15), torch.rand(1))
     with raises("t needs one time per image, shape [2]; got [1]"):
         tiny()(torch.randn(2, 3, 16, 16), torch.rand(1))
@@ -75,9 +75,8 @@ def test_shapes_that_do_not_fit():
         ({"num_channels": 48}, "multiple of 32 on every level; got 48 x 1 = 48"),
         ({"channel_mult": "1,1.25"}, "multiple of 32 on every level; got 32 x 1.25 = 40"),
         ({"num_channels": 0}, "got 0 x 1 = 0"),
-        ({"channel_mult": "", "image_size": 96}, 'for 96 name it, such as "1,2,2"'),
+        ({"channel_mult": "", "image_size": 96}, 'no default for 96 px; name it, such as "1,2,2"'),
         ({"channel_mult": "1,-2"}, "channel_mult is positive numbers"),
-        ({"channel_mult": []}, "channel_mult needs at least one number"),
         ({"attention_resolutions": "16,x"}, "attention_resolutions is positive integers"),
         ({"num_head_channels": 24}, "num_head_channels must divide the 32 channels"),
         ({"num_head_channels": -1, "num_heads": 5}, "num_heads must divide the 32 channels"),

@@ -56,7 +56,7 @@ def test_convert_to_fp16_and_back():
     parameters = list(model.parameters())
     model.convert_to_fp16()
     assert model.dtype == torch.float16
-    model.convert_to_fp32()
+    model.convert_torso(torch.float32)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert all(a is b for a, b in zip(parameters, model.parameters()))  # optimizers keep pointing at them
 
