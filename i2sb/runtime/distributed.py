@@ -25,7 +25,7 @@ from i2sb.runtime.script import on_signals
 if TYPE_CHECKING:
     from i2sb.runtime.launch import Placement
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate or save while the others wait
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate or save while the others wait
 _SILENCE = 10  # seconds before a rank says what it is waiting for
 _POLL = 0.05
 # How gloo and NCCL say that a peer, or the way to it, is gone.
@@ -84,11 +84,7 @@ def broadcast_object(obj: Any) -> Any:
 
 
 def check_agreement(obj: Any, otherwise: str) -> None:
-    """Compare a small picklable `obj` of all ranks.
-
-    Raises:
-        UserError: with the text `otherwise`, where a rank has another one (EndedElsewhere on all but rank 0).
-    """
+    """A UserError `otherwise` where ranks differ in their small picklable `obj` (EndedElsewhere on all but rank 0)."""
     found = gather_objects(obj)
     if found != found[:1] * len(found):
         raise UserError(otherwise) if is_main() else EndedElsewhere("rank 0 says why")
@@ -98,10 +94,8 @@ def check_agreement(obj: Any, otherwise: str) -> None:
 def main_first() -> Iterator[None]:
     """Rank 0 runs the block first (a download, a data set to build), then all others at once.
 
-    However long rank 0 takes, the others wait: this is not a collective, which would time out.
-
-    Raises:
-        EndedElsewhere: on the others, when rank 0 fails in the block.
+    However long rank 0 takes, the others wait: this is not a collective, which would time out.  When it fails in the
+    block, the others raise EndedElsewhere.
     """
     if _store is None:
         yield
@@ -196,7 +190,7 @@ def process_group(placement: Placement, device: str, listener: socket.socket | N
             server = dist.TCPStore("127.0.0.1", placement.port, **served)
         _store = _meet(placement)
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
-        dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+        dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT)
         yield
         _store.add("left", 1)
         while server is not None and _store.add("left", 0) < size:
@@ -249,7 +243,7 @@ def _meet(placement: Placement) -> dist.Store:
 def _check_in(placement: Placement) -> dist.Store:
     """A client of the store, where this rank is counted, or the run refused if the ranks do not fit together."""
     store = dist.TCPStore(placement.address, placement.port, is_master=False, timeout=timedelta(seconds=60))
-    store.set_timeout(COLLECTIVE_TIMEOUT)
+    store.set_timeout(_COLLECTIVE_TIMEOUT)
     # torchrun restarts ranks against the same store.
     store = dist.PrefixStore(f"i2sb/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     rank, size = placement.rank, placement.size

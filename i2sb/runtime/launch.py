@@ -63,7 +63,7 @@ class Placement:
 
 
 def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.nullcontext) -> int:
-    """Call `main(opt)` in every process of the run that belongs to this node; returns the exit code.
+    """Call `main(opt)` in every process of the run that belongs to this node.
 
     With torchrun's environment this process is one of torchrun's ranks. Otherwise there are `num_proc_node` nodes
     with `n_gpu_per_node` ranks each: one per node works in place, several are children of this process.
@@ -77,13 +77,9 @@ def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.null
 
     Returns:
         0, or the code of the child that failed first and has printed why: 2: a UserError, 128 + n: killed by signal n.
-
-    Raises:
-        UserError: the run cannot be started as asked; and whatever `main` raises where it runs in this process.
+        What `main` raises where it runs in this process is raised.
     """
     placement = find_placement(opt, os.environ)
-    if opt.gpu is not None and placement.num_on_machine > 1 and placement.local_rank == 0:
-        print(f"--gpu {opt.gpu} is not used: it names the GPU of a single process", file=sys.stderr)
     # When one rank ends early, torch would add a page of C++ frames per rank to the one error that matters.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     listener = None
@@ -263,11 +259,7 @@ def _end_with_parent() -> None:
 
 
 def find_placement(opt: argparse.Namespace, environ: Mapping[str, str]) -> Placement:
-    """The placement according to the launchers' variables in `environ`, and the flags in `opt`.
-
-    Raises:
-        UserError: flags and variables disagree.
-    """
+    """According to the launchers' variables in `environ` and the flags in `opt`; a UserError where they disagree."""
 
     def number(name: str, default: int) -> int:
         return int(environ.get(name) or default)
@@ -317,11 +309,7 @@ def find_placement(opt: argparse.Namespace, environ: Mapping[str, str]) -> Place
 
 
 def pick_device(wanted: str, placement: Placement, gpu: int | None = None) -> str:
-    """The device of one rank: "cpu", "mps" or "cuda:INDEX", its local rank or the `gpu` of the only process here.
-
-    Raises:
-        UserError: there are too few GPUs, or MPS cannot do what the run needs.
-    """
+    """The device of one rank: "cpu", "mps" or "cuda:INDEX", its local rank or the `gpu` of the only process here."""
     import torch
 
     num_gpus, mps = torch.cuda.device_count(), torch.backends.mps.is_available() and not placement.distributed

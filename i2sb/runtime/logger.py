@@ -28,9 +28,6 @@ def build_logger(folder: Path, rank: int = 0, resumed: bool = False) -> logging.
     Rank 0 writes to standard error (plain lines where that is no terminal) and to the end of `folder`/log.txt, where a
     first line says that the run started or resumed. The other ranks write no file, and only warnings and errors to
     standard error, each with the rank before it.
-
-    Raises:
-        UserError: the folder or file cannot be written.
     """
     path = folder / "log.txt"
     handlers = [_log_file(path), _screen()] if rank == 0 else [_plain(f"[rank {rank}] %(levelname)s %(message)s")]

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-KINDS = ("tensorboard", "wandb")
-
 
 def adopt_wandb_key(opt: Any) -> None:
     """Move opt.wandb_api_key into the environment, where W&B looks for it, and out of the options and sys.argv.
@@ -29,7 +27,7 @@ def adopt_wandb_key(opt: Any) -> None:
     W&B records sys.argv, and options are saved with every run.
     """
     if key := opt.wandb_api_key:
-        os.environ["WANDB_API_KEY"] = key
+        os.environ["WANDB_API_KEY"] = key  # unlike wandb.login, this does not write ~/.netrc
         sys.argv[:] = ["***" if arg == key or arg.endswith(f"={key}") else arg for arg in sys.argv]
     opt.wandb_api_key = None
 
@@ -45,12 +43,8 @@ class Writer:
         self._sinks = list(sinks)
         self.where: str = sinks[-1].where if sinks else ""
 
-    def add_scalar(self, step: int, key: str, value: float) -> None:
-        """One number of iteration `step`: anything that `float` takes, also NaN and infinity."""
-        self.add_scalars(step, {key: value})
-
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Several numbers of one iteration."""
+        """Numbers of iteration `step`: anything that `float` takes, also NaN and infinity."""
         self._each("add_scalars", step, {k: v if type(v) is int else float(v) for k, v in values.items()})
 
     def add_image(self, step: int, key: str, image: Tensor) -> None:
@@ -83,20 +77,20 @@ def build_writer(opt: Any, *, network: Any = None, start: int = 0) -> Writer:
     """The writer of a run: LOG_DIR/NAME/metrics.jsonl, and what opt.log_writer names; nothing for ranks other than 0.
 
     Args:
-        opt: the training options, kept with the curves but for the W&B key. A run that resumes itself continues the
-            W&B run of LOG_DIR/NAME/wandb_id.txt.
+        opt: the training options, kept with the curves (the W&B key goes: see `adopt_wandb_key`). A run that resumes
+            itself continues the W&B run of LOG_DIR/NAME/wandb_id.txt.
         network: its description, kept with the options.
         start: the first iteration of this run; TensorBoard hides what an earlier run drew from there on.
 
     Raises:
         UserError: an unknown kind, an unwritable folder, no or a wrong W&B key, no connection to W&B.
     """
-    if opt.log_writer not in (None, *KINDS):
-        raise UserError(f"--log-writer {opt.log_writer}: unknown, choose one of {', '.join(KINDS)}")
+    if opt.log_writer not in (None, "tensorboard", "wandb"):
+        raise UserError(f"--log-writer {opt.log_writer}: unknown, choose tensorboard or wandb")
     if opt.global_rank != 0:
         return Writer()
-    folder = Path(opt.log_dir, opt.name)
-    config = {key: value for key, value in vars(opt).items() if key != "wandb_api_key"} | {"network": network}
+    adopt_wandb_key(opt)
+    folder, config = Path(opt.log_dir, opt.name), {**vars(opt), "network": network}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sinks: list[Any] = [JsonLines(folder / "metrics.jsonl")]
@@ -161,17 +155,12 @@ class TensorBoard:
 class WandB:
     """A run of W&B's project i2sb, files in LOG_DIR/wandb; takes images as uint8 [H,W,3].
 
-    The key is opt.wandb_api_key, else WANDB_API_KEY or ~/.netrc; WANDB_MODE=offline needs none.
-
-    Raises:
-        UserError: W&B does not start.
+    The key is that of WANDB_API_KEY or ~/.netrc; WANDB_MODE=offline needs none.
     """
 
     def __init__(self, folder: Path, opt: Any, config: Mapping[str, Any]) -> None:
         import wandb
 
-        if opt.wandb_api_key:
-            os.environ["WANDB_API_KEY"] = opt.wandb_api_key  # unlike wandb.login, this does not write ~/.netrc
         try:
             self._run = wandb.init(
                 project="i2sb",
@@ -188,10 +177,8 @@ class WandB:
             hint = f"check the connection and the key ({places}), or set WANDB_MODE=offline"
             raise UserError(f"--log-writer wandb: {one_line(error, 300)}; {hint}") from error
         self._image = wandb.Image
-        if self._run.offline:
-            self.where = f"offline, send it by: wandb sync {Path(self._run.dir).parent}"
-        else:
-            self.where = self._run.url or ""
+        offline = f"offline, send it by: wandb sync {Path(self._run.dir).parent}"
+        self.where = offline if self._run.offline else self._run.url
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

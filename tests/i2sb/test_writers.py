@@ -57,7 +57,7 @@ def holders_of(secret: str, folder: Path) -> list[str]:
 
 def test_one_strict_json_line_per_call_at_once(tmp_path):
     with writer_of(tmp_path) as writer:
-        writer.add_scalar(0, "loss", torch.tensor(0.5))
+        writer.add_scalars(0, {"loss": torch.tensor(0.5)})
         writer.add_scalars(7, {"loss": float("nan"), "lr": np.float32(0.25), "skipped": 3, "psnr": -math.inf})
         writer.add_image(7, "recon", picture())
         found = metrics(tmp_path / "a")  # before the end
@@ -71,7 +71,7 @@ def test_one_strict_json_line_per_call_at_once(tmp_path):
 def test_a_torn_last_line_is_cut_off_at_the_next_start(tmp_path, torn):
     for step in (0, 1):
         with writer_of(tmp_path) as writer:
-            writer.add_scalar(step, "loss", 1)
+            writer.add_scalars(step, {"loss": 1})
         with (tmp_path / "a" / "metrics.jsonl").open("ab") as file:
             file.write(torn)
     writer_of(tmp_path).close()
@@ -86,7 +86,7 @@ def test_a_full_disk_is_logged_once_and_the_run_continues(tmp_path, caplog):
             for step in range(90):
                 if step == 1:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (2500, resource.RLIM_INFINITY))
-                writer.add_scalar(step, "loss", 1)
+                writer.add_scalars(step, {"loss": 1})
         return [record.getMessage() for record in caplog.records]
 
     path = tmp_path / "a" / "metrics.jsonl"
@@ -99,9 +99,9 @@ def test_a_full_disk_is_logged_once_and_the_run_continues(tmp_path, caplog):
 
 def test_an_unknown_kind_is_refused_and_other_ranks_write_nothing(tmp_path):
     with writer_of(tmp_path, "wandb", global_rank=1) as writer:
-        writer.add_scalar(0, "loss", 1)
+        writer.add_scalars(0, {"loss": 1})
         writer.add_image(0, "recon", picture())
-    with pytest.raises(UserError, match=r"^--log-writer csv: unknown, choose one of tensorboard, wandb$"):
+    with pytest.raises(UserError, match=r"^--log-writer csv: unknown, choose tensorboard or wandb$"):
         writer_of(tmp_path, "csv")
     assert names(tmp_path) == []
 
@@ -120,7 +120,7 @@ def read_events(folder: Path):
 def test_tensorboard_reads_back_scalars_images_and_options(tmp_path):
     with writer_of(tmp_path, "tensorboard", ckpt=Path("results/\udcff")) as writer:
         writer.add_scalars(0, {"loss": 0.5, "lr": 0.25})
-        writer.add_scalar(3, "loss", float("nan"))
+        writer.add_scalars(3, {"loss": float("nan")})
         writer.add_image(3, "eval/recon", picture())
         assert writer.where == f"tensorboard --logdir {tmp_path}/a"
     events = read_events(tmp_path / "a")
@@ -143,9 +143,9 @@ def test_tensorboard_reads_back_scalars_images_and_options(tmp_path):
 def test_tensorboard_hides_what_a_resumed_run_draws_again(tmp_path):
     with writer_of(tmp_path, "tensorboard") as writer:
         for step in range(6):
-            writer.add_scalar(step, "loss", 1.0)
+            writer.add_scalars(step, {"loss": 1.0})
     with writer_of(tmp_path, "tensorboard", ckpt="a", start=3) as writer:
-        writer.add_scalar(4, "loss", 2.0)  # the checkpoint was saved after iteration 3, which was logged
+        writer.add_scalars(4, {"loss": 2.0})  # the checkpoint was saved after iteration 3, which was logged
     found = [(event.step, event.value) for event in read_events(tmp_path / "a").Scalars("loss")]
     assert found == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
 
