@@ -38,11 +38,10 @@ def download(
 
     Args:
         what: what the file is, for messages.
-        size, sha256: what the file must have, where known (bytes; hexadecimal digits, all or the first ones). A file
-            that is there already is checked too.
+        size, sha256: in bytes and hex digits (all or the first ones), where known: also of a file that is there.
         retries: how many attempts in a row may fail without any progress.
         timeout: seconds of silence of the server that end an attempt.
-        log: anything with `info`; None: only the progress bar shows what happens.
+        log: anything with `info`.
 
     Raises:
         UserError: one line with the reason, the address, and where to put the file by hand.
@@ -81,10 +80,7 @@ def download(
 def download_drive_folder(
     folder_id: str, folder: str | os.PathLike, names: Iterable[str], *, what: str, log: Any = None
 ) -> list[Path]:
-    """Fetch the files `names` of a shared Google Drive folder into `folder`; those there are kept.
-
-    Returns the new ones. Raises UserError as `download` does.
-    """
+    """Fetch the files `names` of a shared Google Drive folder into `folder`, but those there; returns the new ones."""
     folder, url = Path(folder), f"{_DRIVE}drive/folders/{folder_id}"
     missing = [name for name in names if not (folder / name).is_file()]
     if not missing:
@@ -99,8 +95,10 @@ def download_drive_folder(
     except Exception as error:  # of many kinds
         reason = _reason(error, url)
     if reason:
-        hand = f"fetch {' and '.join(missing)} by hand from there and put them into {folder}"
-        raise UserError(f"{what}: could not fetch {url} ({reason}); {hand}")
+        raise UserError(
+            f"{what}: could not fetch {url} ({reason}); fetch {' and '.join(missing)} by hand from there and put them "
+            f"into {folder}"
+        )
     return [download(urls[name], folder / name, what=f"{what} {name}", log=log) for name in missing]
 
 
@@ -177,7 +175,7 @@ def _fault(path: Path, size: int | None, sha256: str | None) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         head = file.read(2**12)
-        if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
             return "it is a web page: a login, or a missing permission"
         file.seek(0)
         while sha256 and (chunk := file.read(2**20)):
@@ -188,7 +186,7 @@ def _fault(path: Path, size: int | None, sha256: str | None) -> str:
 
 
 def _version_of(part: Path) -> Path:
-    """Holds the date or ETag of the file that `part` is a part of."""
+    """The file with the server's ETag or date of what `part` is a part of."""
     return part.with_name(f"{part.name}.version")
 
 

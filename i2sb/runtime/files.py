@@ -15,8 +15,6 @@ from pathlib import Path
 from i2sb.errors import UserError, printable
 
 _NOT_KNOWN_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}  # some network file systems, and FUSE
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-_LONGEST_STEM = 220  # bytes of a file's name that its draft takes over: names may have 255
 
 
 class _Draft(io.FileIO):
@@ -79,7 +77,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[io.FileIO]:
 
 def _open_draft(path: Path) -> _Draft:
     """A new draft of `path`, locked as long as its writer lives; those of the dead are removed."""
-    stem = os.fsdecode(os.fsencode(path.name)[:_LONGEST_STEM])
+    stem = os.fsdecode(os.fsencode(path.name)[:220])  # names may have 255 bytes
     for leftover in path.parent.glob(f".{glob.escape(stem)}.*.tmp"):
         with contextlib.suppress(OSError), leftover.open("r+b") as file:
             if _flock(file.fileno(), wait=False):
@@ -94,10 +92,12 @@ def _open_draft(path: Path) -> _Draft:
 
 def unwritable(path: Path, error: OSError) -> UserError:
     """The one line for a file or folder that cannot be written."""
-    kept = " (the file there is as it was)" if path.is_file() else ""
-    way_out = "; data/ and results/ lie where the program is started: do so in a folder that can be written to"
-    hint = way_out if error.errno in _READ_ONLY else ""
-    return UserError(f"{printable(path)}: cannot be written: {error.strerror or error}{kept}{hint}")
+    text = f"{printable(path)}: cannot be written: {error.strerror or error}"
+    if path.is_file():
+        text += " (the file there is as it was)"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        text += "; data/ and results/ lie where the program is started: do so in a folder that can be written to"
+    return UserError(text)
 
 
 def sync(handle: int) -> None:
@@ -125,9 +125,6 @@ def lock(path: str | os.PathLike, on_wait: Callable[[], None] | None = None) -> 
 
     `on_wait` is called once when another holder makes us wait. A holder that dies frees the lock. Where the file
     system has no locks, nobody waits.
-
-    Raises:
-        OSError: the lock's file cannot be made (its folder is missing or cannot be written to).
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
@@ -151,11 +148,7 @@ def lock(path: str | os.PathLike, on_wait: Callable[[], None] | None = None) -> 
 
 @contextlib.contextmanager
 def only_one(path: Path, busy: str) -> Iterator[None]:
-    """Hold the file `path` as a lock while the block runs; its folder is made when missing.
-
-    Raises:
-        UserError: with the text `busy`, when another process holds it; or the folder cannot be written to.
-    """
+    """Hold the lock `path`, in a folder that is made when missing; a UserError `busy` when another process holds it."""
 
     def give_up() -> None:
         raise UserError(busy)

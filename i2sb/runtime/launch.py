@@ -133,7 +133,7 @@ def _listen(placement: Placement) -> socket.socket:
 
 
 def _claim(failed: Any, code: int, text: str) -> None:
-    """Print the first failure among the ranks of this node and keep its exit code in `failed`; others are silent."""
+    """Print the first failure among the ranks of this node and keep its exit code in `failed`."""
     with failed.get_lock():
         is_first, failed.value = not failed.value, failed.value or code
     if is_first:

@@ -203,7 +203,7 @@ def load_options(path: str | os.PathLike) -> argparse.Namespace:
     """The options in an options.pkl, whatever Python 3 on any system wrote it: plain values, paths as PurePosixPath.
 
     Raises:
-        UserError: there is no such file, or it holds more or other than options.
+        UserError: there is no such file, or it holds other things.
     """
     with _reasons(path):
         with Path(path).open("rb") as file:
@@ -217,7 +217,7 @@ def load_plain_dict(path: str | os.PathLike) -> dict[str, Any]:
     """The dictionary in a pickle of plain values, such as data/256x256_diffusion_uncond_fixedsigma.pkl.
 
     Raises:
-        UserError: there is no such file, or it holds more or other than that.
+        UserError: there is no such file, or it holds other things.
     """
     with _reasons(path):
         with Path(path).open("rb") as file:
@@ -245,14 +245,10 @@ def load_image_folder(path: str | os.PathLike) -> argparse.Namespace:
             raise Refused("it holds no ImageFolder")
         found = vars(value)
         samples = found.get("samples", found.get("imgs"))
-        if not isinstance(samples, list) or not all(map(_is_sample, samples)):
+        if type(samples) is not list or any(list(map(type, sample)) != [str, int] for sample in samples):
             raise Refused("its samples are not pairs of a path and a class number")
         root, classes, numbers = (plain(found.get(name)) for name in ("root", "classes", "class_to_idx"))
         return argparse.Namespace(root=str(root or ""), classes=classes, class_to_idx=numbers, samples=samples)
-
-
-def _is_sample(value: Any) -> bool:
-    return type(value) is tuple and len(value) == 2 and type(value[0]) is str and type(value[1]) is int
 
 
 # --- arrays and JSON
@@ -281,11 +277,7 @@ def load_npz(path: str | os.PathLike, keys: Sequence[str], optional: Sequence[st
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        UserError: there is no such file, or it is not JSON.
-    """
+    """What a JSON file holds; a UserError where there is none."""
     with _reasons(path):
         try:
             return json.loads(Path(path).read_bytes())

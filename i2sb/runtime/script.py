@@ -78,10 +78,7 @@ def signals_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_quietly(name: str, rank: int = 0) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 end the block, and the program, with code 0: a training has nothing to save yet.
-
-    Rank 0 prints one line that begins with the script's name.
-    """
+    """SIGTERM and SIGUSR1 end the block, and the program, with code 0 and a line: nothing is to be saved yet."""
 
     def end(number: int, frame: object) -> None:
         if rank == 0:
@@ -95,12 +92,7 @@ def ending_quietly(name: str, rank: int = 0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(opt: Any, *, smaller: str) -> Iterator[None]:
-    """Errors of the libraries below us that a user can do something about, as a UserError.
-
-    Args:
-        opt: `num_workers`, `device` and `compile` are read.
-        smaller: what to lower when a GPU's memory is full.
-    """
+    """Errors of libraries that a user can do something about, as UserErrors; lowering `smaller` saves GPU memory."""
     import torch
 
     try:

@@ -59,10 +59,6 @@ def save_stream(path: str | os.PathLike, tensors: Mapping[str, Stream], **plain:
     """Write {name: tensor, name: plain value} so that `torch.load` reads it, without ever holding a tensor in memory.
 
     The same numbers give the same bytes: the entries bear no time.
-
-    Raises:
-        UserError: the file cannot be written.
-        ValueError: the pieces do not add up to the shape.
     """
     storages = {
         name: _Storage(_STORAGES[np.dtype(t.dtype)], str(i), int(np.prod(t.shape)))
