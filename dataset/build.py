@@ -30,7 +30,6 @@ from i2sb.runtime.progress import Progress
 
 _BATCH = 64  # images of one transaction: what an interruption costs
 _LISTED = 100  # damaged images that are named
-_NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 Faults = list[tuple[str, str]]  # (path, reason)
 
@@ -68,7 +67,7 @@ def build_lmdb(
     except (OSError, lmdb.Error) as error:
         why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else error
         why = f"{lmdb_path}: cannot be built: {one_line(why, 700)}"
-        if getattr(error, "errno", None) in _NO_WRITING:
+        if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
             why += f"; to build it in another --dataset-dir: python scripts/build_lmdb.py {images} DIR/{lmdb_path.name}"
         raise UserError(why) from error
 
@@ -117,9 +116,15 @@ def _fill(partial: Path, paths: list[str], threads: int) -> Faults:
         sizes.append(status.st_size)
         if present.get(key) != status.st_size or status.st_ctime > written:
             todo.append(path)
-    _check_space(partial.parent, sum(sizes) - sum(present.values()))
+    needed, free = sum(sizes) - sum(present.values()), shutil.disk_usage(partial.parent).free
+    if needed > free:
+        lack = f"the LMDB needs {needed / 2**30:.1f} GiB more, but {free / 2**30:.1f} GiB are free"
+        raise UserError(f"{partial.parent}: {lack}")
+    # an upper bound: values in whole pages, keys in leaves that may be half empty
+    pages = sum(size // mmap.PAGESIZE + 3 for size in sizes)
+    map_size = (pages + pages // 20) * mmap.PAGESIZE + (32 << 20)
     title, done = f"Building {one_line(partial.stem)}", len(paths) - len(todo)
-    with lmdb.open(os.fsencode(partial), map_size=_map_size(sizes), lock=False) as environment:
+    with lmdb.open(os.fsencode(partial), map_size=map_size, lock=False) as environment:
         _write(environment, dict.fromkeys(present.keys() - set(map(as_key, paths))))
         for batch in _in_threads(_read, todo, threads, title, done):
             bad += [(path, why) for path, (_, why) in batch if why]
@@ -138,29 +143,13 @@ def _write(environment: lmdb.Environment, images: dict[bytes, bytes | None]) -> 
 
 
 def _present(partial: Path) -> tuple[dict[bytes, int], float]:
-    """(sizes of the images that an interrupted build has written, time of its last write).
-
-    A damaged draft (power cut) is thrown away.
-    """
+    """(sizes of the images that an interrupted build has written, time of its last write)."""
     try:
         len(LmdbImages(partial))
         return {key: size for key, size, _ in entries(partial)}, (partial / "data.mdb").stat().st_mtime
-    except UserError:
+    except UserError:  # none, or one that a power cut has damaged
         shutil.rmtree(partial, ignore_errors=True)
         return {}, 0
-
-
-def _map_size(sizes: list[int]) -> int:
-    """An upper bound of the LMDB's size [bytes]: values in whole pages, keys in leaves that may be half empty."""
-    pages = sum(size // mmap.PAGESIZE + 3 for size in sizes)
-    return (pages + pages // 20) * mmap.PAGESIZE + (32 << 20)
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        needed, free = needed / 2**30, free / 2**30
-        raise UserError(f"{folder}: the LMDB needs about {needed:.1f} GiB more, but only {free:.1f} GiB are free there")
 
 
 def _read(path: str) -> tuple[bytes, str]:
@@ -192,10 +181,7 @@ def _in_threads(work: Callable, paths: list[str], threads: int, title: str, done
 
 
 def verify_lmdb(lmdb_path: str | os.PathLike, *, threads: int = 8) -> tuple[int, Faults]:
-    """Decode every image of an LMDB, and look up every image of its index.
-
-    Returns:
-        the number of images in the LMDB, and a list of (path, reason) of the bad and the missing ones.
+    """(number of images in an LMDB, (path, reason) of those that cannot be decoded, or that only its index has).
 
     Raises:
         UserError: the LMDB or its index is missing or damaged.

@@ -50,7 +50,6 @@ VAL = {
 }
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)  # side of the cut square over side of the crop
 MANIFEST = "bundled.json"
-_VERSION = 2
 
 
 def build_bundled_photos(
@@ -64,19 +63,15 @@ def build_bundled_photos(
 ) -> Path:
     """Write crops to `out`/{train,val}/PHOTOGRAPH/*.png, unless they are there already.
 
-    The same arguments give the same pixels on every machine.  The folder appears whole or not at all.
-
-    Args:
-        size: side of a crop in pixels.
-        val_size: side of a validation crop, where it is another one.
-        num_train: number of training crops in all.
-        num_val: number of validation crops per photograph.
+    The same arguments give the same pixels on every machine.  The folder appears whole or not at all.  `size` and
+    `val_size` (default: the same) are the sides of crops in pixels; `num_train` counts all training crops, `num_val`
+    the validation crops of one photograph.
 
     Raises:
         UserError: a size or number out of range; `out` holds something else; a full disk.
     """
     out, val_size = Path(out).absolute(), val_size or size
-    settings = {"version": _VERSION, "size": size, "val_size": val_size, "num_train": num_train, "num_val": num_val}
+    settings = {"version": 2, "size": size, "val_size": val_size, "num_train": num_train, "num_val": num_val}
     for side in (size, val_size):
         if not 16 <= side <= 256:
             raise UserError(f"size {side}: crops of the bundled photographs can have 16 to 256 pixels a side")
@@ -96,10 +91,8 @@ def build_bundled_photos(
         raise UserError(f"{out}: the photographs cannot be cut: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    num_val *= len(VAL)
-    log.info(
-        f"[Photographs] {out}: {num_train} training crops of {size} px, {num_val} validation crops of {val_size} px"
-    )
+    counts = f"{num_train} training crops of {size} px, {num_val * len(VAL)} validation crops of {val_size} px"
+    log.info(f"[Photographs] {out}: {counts}")
     return out
 
 

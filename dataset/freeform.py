@@ -31,10 +31,7 @@ def fetch_bank(log: Any = None, data_dir: str | os.PathLike = "data") -> Path:
 
 
 def build_operator(opt: Any, classes: Iterable[str], log: Any) -> Corruption:
-    """The operator of the task `opt.corrupt` for images of these classes; its masks are those of `bank_for`.
-
-    opt: corrupt, image_size and device are read.
-    """
+    """The operator of the task `opt.corrupt` for images of these classes; its masks are those of `bank_for`."""
     masks = bank_for(opt, is_imagenet(classes), log)
     return create_corruption(opt.corrupt, opt.image_size, opt.device, masks, log)
 
@@ -44,8 +41,6 @@ def bank_for(opt: Any, imagenet: bool, log: Any) -> Callable[[str], np.ndarray |
 
     The published masks are fetched for ImageNet at 256 px; where no masks are in data/ of the current folder, brush
     strokes take their place, which is logged.
-
-    opt: corrupt and image_size are read.
     """
     if not lookup(opt.corrupt).uses_mask_bank:
         return None

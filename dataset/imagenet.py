@@ -5,7 +5,6 @@ They are built at first call from the images in `{train,val}/CLASS/` of the same
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import io
 import os
@@ -124,10 +123,7 @@ class InpaintingVal10kSubset(Dataset):
 
 
 def _select(dataset: LmdbDataset, list_path: Path) -> list[tuple[str, int]]:
-    """The samples that the lines of a list name, in the order of the lines; see `NameIndex` on what matches.
-
-    Where samples lie deeper in the root than CLASS/FILE, all folders that a line names must be those of its sample.
-    """
+    """The samples that the lines of a list name, in the order of the lines; see `NameIndex` on what matches."""
     wanted = [line for line in readlines(list_path) if line]
     if not wanted:
         raise UserError(f"{list_path}: the list of validation images is empty")
@@ -137,7 +133,7 @@ def _select(dataset: LmdbDataset, list_path: Path) -> list[tuple[str, int]]:
         found = [index.find(line) for line in wanted]
     except Ambiguous as error:
         raise UserError(f"{list_path}: {one_line(error, 900)}: add the folders before it to the line") from None
-    missing = [line for line, match in zip(wanted, found) if not _is_named(match, line, dataset.root)]
+    missing = [line for line, match in zip(wanted, found) if match is None]
     if missing:
         some = one_line(", ".join(map(class_and_file, missing[:3])), 600) + (", ..." if len(missing) > 3 else "")
         raise UserError(
@@ -147,29 +143,16 @@ def _select(dataset: LmdbDataset, list_path: Path) -> list[tuple[str, int]]:
     return [(path, labels[path]) for path in found]
 
 
-def _is_named(match: str | None, line: str, root: str) -> bool:
-    if match is None or not root or not match.startswith(f"{root}/"):
-        return match is not None
-    below, given = match[len(root) + 1 :].split("/"), line.replace("\\", "/").split("/")
-    count = min(len(below), len(given))
-    return below[-count:] == given[-count:]
-
-
 def readlines(path: str | os.PathLike) -> list[str]:
-    """The lines of a text file, without white space at their ends; UTF-8, or UTF-16 with its byte-order mark.
+    """The lines of a UTF-8 text file, without white space at their ends.
 
     Raises:
         UserError: the file cannot be read.
     """
     try:
-        content = Path(path).read_bytes()
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            text = content.decode("utf-16")
-        else:
-            text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise UserError(f"{path}: the list of validation images cannot be read: {reason}") from error
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"{path}: the list of validation images cannot be read: {error.strerror}") from error
     return [line.strip() for line in text.splitlines()]
 
 

@@ -60,14 +60,10 @@ def _to_tensor(image: Image.Image, image_size: int) -> torch.Tensor:
 
 
 class LmdbDataset(Dataset):
-    """Items (image, class index), in the order of `samples`, as torchvision's ImageFolder.
+    """Items (image, class index), in the order of `samples`; the attributes are those of torchvision's ImageFolder.
 
+    samples: list of (path when the LMDB was built, class index).
     exif_rotate: turn images as their EXIF orientation says.
-
-    Attributes:
-        samples: list of (path when the LMDB was built, class index); `imgs` is the same list.
-        targets: list of class indices.
-        classes, class_to_idx: names of all classes and their numbers.
     """
 
     def __init__(
@@ -99,15 +95,11 @@ class LmdbDataset(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Raises: UnreadableImage, where the image is missing or cannot be decoded."""
+        """Raises UnreadableImage where the image is missing or cannot be decoded."""
         return self.item(index, self.read(index))
 
     def read(self, index: int) -> bytes:
-        """The bytes of the image file of sample `index`.
-
-        Raises:
-            UnreadableImage: the image is missing, or the data set is damaged.
-        """
+        """The bytes of the image file of sample `index`.  Raises UnreadableImage where it is missing or damaged."""
         try:
             return self.store.get(self.samples[index][0])
         except UserError as error:

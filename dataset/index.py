@@ -74,13 +74,8 @@ def read_index(path: str | os.PathLike) -> ImageIndex:
         UserError: no such file, or not an ImageFolder whose classes and samples fit together.
     """
     found = load_image_folder(path)
-    if not (isinstance(found.classes, list) and all(type(name) is str for name in found.classes)):
-        raise UserError(f"{path}: refused: its classes are not a list of names")
-    index = ImageIndex(found.root, found.classes, found.samples)
-    if found.class_to_idx != index.class_to_idx:
-        raise UserError(f"{path}: refused: its class_to_idx does not number its classes")
-    if not index.samples:
-        raise UserError(f"{path}: refused: it has no samples")
-    if wrong := [label for _, label in index.samples if not 0 <= label < len(index.classes)]:
-        raise UserError(f"{path}: refused: a sample is of class {wrong[0]}, but there are {len(index.classes)} classes")
+    index = ImageIndex(found.root, found.classes if isinstance(found.classes, list) else [], found.samples)
+    labels = {label for _, label in index.samples}
+    if found.class_to_idx != index.class_to_idx or not labels or not labels <= set(range(len(index.classes))):
+        raise UserError(f"{path}: refused: its classes, class_to_idx and samples are empty or do not fit together")
     return index
