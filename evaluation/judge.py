@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from dataset.freeform import build_operator
 from dataset.imagenet import build_evaluation_dataset, is_imagenet
 from evaluation.fid import Features, FeatureSums
@@ -36,10 +34,7 @@ class Samples(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What folders of samples are judged with.
-
-    options: the checkpoint's, with the task and image size of the samples and the data set of this run.
-    """
+    """options: the checkpoint's, with the task and image size of the samples and the data set of this run."""
 
     options: Any
     dataset: Any
@@ -53,12 +48,7 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     """Judge results/CKPT/SAMPLE_DIR for each of `opt.sample_dir`: write the files, then print the table.
 
     Beside each recon.pt: metrics.json and metrics_per_image.csv, where scores of the same run stay that were not
-    asked for now.  opt: the options of compute_metrices.py.
-
-    Returns sample folder -> row -> metric -> score.
-
-    Raises:
-        UserError: folders that are missing or of other images than the data set's.
+    asked for now.  opt: the options of compute_metrices.py.  Returns sample folder -> row -> metric -> score.
     """
     found = open_samples(opt)
     judges = build_judges(opt.metrics, found.dataset.classes, opt.device, opt.mode)
@@ -78,9 +68,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
 
     opt: `ckpt`, `sample_dir`, `image_size`, `given`, `device` and the options of data are read.  The task and the
     image size are the samples' own, whatever the checkpoint has become, or the checkpoint's for the original's samples.
-
-    Raises:
-        UserError: samples that are missing, of different tasks, or not of this data set.
+    Raises UserError where samples are missing, of different tasks, or not of this data set.
     """
     ckpt_opt, samples, log = build_ckpt_option(opt, None, RESULTS / opt.ckpt), {}, None
     for name in opt.sample_dir:
@@ -116,19 +104,16 @@ def _check(found: Evaluation) -> None:
     """
     known = any("checkpoint" in samples.run for samples in found.samples.values())
     weights = load_checkpoint(found.options.load, found.log)["identity"] if known else None
-    size, targets = found.options.image_size, torch.tensor([label for _, label in found.dataset.samples])
+    targets, data = [label for _, label in found.dataset.samples], found.dataset.fingerprint()
     as_sampled = "give the --dataset-dir and --val-list of sample.py"
     for folder, recon, run in found.samples.values():
-        height, width = recon.image_shape[-2:]
+        size = recon.image_shape[-1]
         if len(recon) != len(targets):
             raise UserError(f"{folder}: holds {len(recon)} images, the data set has {len(targets)}; {as_sampled}")
-        if (height, width) != (size, size):
-            raise UserError(f"{folder}: its images have {height}x{width} pixels; give --image-size {width}")
-        if wrong := int((recon.labels.long() != targets).sum()):
-            raise UserError(f"{folder}: {wrong} of its {len(recon)} labels are not the data set's; {as_sampled}")
-        now = found.dataset.fingerprint()
-        if recon.checksums is None and run.get("data", now) != now:
-            raise UserError(f"{folder}: was restored from other images ({run['data']}, now {now}); {as_sampled}")
+        if size != found.options.image_size:
+            raise UserError(f"{folder}: its images have {size}x{size} pixels; give --image-size {size}")
+        if recon.labels.tolist() != targets or (recon.checksums is None and run.get("data", data) != data):
+            raise UserError(f"{folder}: was restored from other images than the data set's; {as_sampled}")
         if run.get("checkpoint", weights) != weights:
             found.log.warning(
                 f"[Eval] {folder}: {found.options.load} is no longer the checkpoint that restored these images; they "
@@ -179,16 +164,11 @@ def _reference(opt: Any, found: Evaluation, judges: Judges) -> tuple[Features, s
 
 
 def _table(
-    metrics: list[str],
-    values: Values,
-    features: FeatureSums | None,
-    judges: Judges,
-    reference: tuple[Features, str] | None,
+    metrics: list[str], values: Values, features: FeatureSums | None, judges: Judges, reference: Any
 ) -> dict[str, dict[str, Score]]:
-    """Row -> metric -> score."""
+    """Row -> metric -> score.  reference: of `_reference`."""
     table: dict[str, dict[str, Score]] = {row: {} for row in values} | {"restored": {}}
     for metric in metrics:
-        rows = {row: found[metric] for row, found in values.items() if metric in found}
         if metric in judges.unavailable:
             table["restored"][metric] = Score(None, judges.unavailable[metric])
         elif metric in OF_SETS:
@@ -198,6 +178,7 @@ def _table(
                 value, note = None, str(error)
             table["restored"][metric] = Score(value, note, features.num_images)
         else:
+            rows = {row: found[metric] for row, found in values.items() if metric in found}
             for row, score in mean_scores(rows, METRICS[metric].scale).items():
                 table[row][metric] = score
     return table
@@ -222,7 +203,7 @@ def _earlier(samples: Samples, names: list[str], settings: dict[str, Any]) -> tu
         judged, columns = read_csv(samples.folder / "metrics_per_image.csv", samples.run)
     except UserError:
         return {}, {}, {}
-    alike = ("corrupt", "image_size", "num_images", "seed", "data")
+    alike = ("corrupt", "image_size", "seed", "data")
     if judged != names or any(was.get(key) != settings[key] for key in alike):
         return {}, {}, {}
     if any(was.get(key) != settings[key] for key in settings if key.startswith("fid_")):

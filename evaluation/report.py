@@ -12,7 +12,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +23,13 @@ from evaluation.judge import Evaluation, open_samples, published_scores
 from evaluation.metrics import metrics_of, shown_as
 from evaluation.scored_images import Case, JudgedImages
 from evaluation.sweep import Point, draw_curves, read_curve
-from evaluation.table import Scores, notes
+from evaluation.table import notes
 from i2sb.bridge import FIELDS
 from i2sb.recon import BYTES, SECONDS, made_with
 from i2sb.runtime.files import atomic_write
 
 PAGE = Path(__file__).parent / "page"
-NUM_GALLERY, NUM_RANKED, NUM_TRAJECTORIES = 12, 6, 6
+NUM_RANKED, NUM_TRAJECTORIES = 6, 6
 NOT_SHOWN = (BYTES, "data", "network", "task")  # fingerprints, and what --net and --corrupt name
 
 
@@ -38,8 +37,8 @@ class Report(NamedTuple):
     """All that the page shows; what is empty has no section.  `ranked_by`: what worst and best are ordered by."""
 
     title: str
-    settings: Mapping[str, Any] = MappingProxyType({})
-    scores: Scores = MappingProxyType({})
+    settings: Mapping[str, Any] = {}
+    scores: Mapping[str, Any] = {}
     curves: Sequence[Point] = ()
     gallery: Sequence[Case] = ()
     worst: Sequence[Case] = ()
@@ -48,15 +47,11 @@ class Report(NamedTuple):
     ranked_by: str = "PSNR"
 
 
-def write_reports(opt: Any, *, num_gallery: int = NUM_GALLERY) -> list[Path]:
+def write_reports(opt: Any, *, num_gallery: int = 12) -> list[Path]:
     """Write results/CKPT/SAMPLE_DIR/report.html for each of `opt.sample_dir`; returns their paths.
 
-    Args:
-        opt: see `open_samples`; `seed` is read too.
-        num_gallery: images shown, spread over the classes.
-
-    Raises:
-        UserError: samples that were not judged, or whose files do not belong together; an unwritable page.
+    opt: see `open_samples`; `seed` is read too.  num_gallery: images shown, spread over the classes.
+    Raises UserError where samples were not judged, or files do not belong together.
     """
     found = open_samples(opt, device="cpu")
     published = published_scores(found.options, found.imagenet)

@@ -30,8 +30,7 @@ class Case(NamedTuple):
 def read_judged(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Scores]:
     """(which run made a folder of samples, how they were judged, row -> metric -> score).
 
-    Raises:
-        UserError: no scores there, or scores of other samples than those that are there now.
+    Raises UserError where there are no scores, or those of other samples than the ones there now.
     """
     run, path = run_identity(folder), folder / "metrics.json"
     if not path.is_file():

@@ -19,7 +19,6 @@ from i2sb.runtime.files import atomic_write
 
 NAME = r"samples_nfe(\d+)(_clip)?"  # of a folder of samples
 FREE = {"nfe", "samples", BYTES}  # what differs between points of one curve
-LOG_FROM = 8  # the NFE axis is logarithmic where its largest value is this many times its smallest
 STYLE = {"font.size": 11, "axes.grid": True, "axes.grid.axis": "y", "axes.spines.right": False, "grid.alpha": 0.35}
 PADDING = {"figure.constrained_layout.w_pad": 0.12, "figure.constrained_layout.h_pad": 0.12}  # inches
 SVG = {"svg.fonttype": "path", "svg.hashsalt": "i2sb"}  # no font is needed to show it; equal points, equal bytes
@@ -113,7 +112,7 @@ def _draw(axes: Any, points: Sequence[Point], metric: str) -> None:
     """One panel; what each point costs in seconds stands above it."""
     nfes = [point.nfe for point in points]
     axes.plot(nfes, [point.scores[metric].value for point in points], "o-", color="#1d5bbf")
-    if nfes[-1] >= LOG_FROM * nfes[0]:
+    if nfes[-1] >= 8 * nfes[0]:
         axes.set_xscale("log")
     axes.margins(x=0.08, y=0.15)
     axes.locator_params(axis="y", nbins=5)

@@ -26,7 +26,6 @@ from i2sb.runtime.files import atomic_write
 from i2sb.runtime.reading import read_json
 
 INTERVAL_NOTE = "± half the width of the 95 % bootstrap interval over images; metrics.json has both ends"
-_BATCH_BYTES = 32 * 2**20  # of resampled values held at a time; their indices take as much again
 
 
 @dataclass(frozen=True)
@@ -61,20 +60,18 @@ def mean_scores(rows: Mapping[str, Sequence[float]], scale: float = 1.0) -> dict
     values = np.array(list(rows.values()), dtype=np.float64)  # [rows, n]
     kept = ~np.isinf(values).any(axis=0)
     note = "" if kept.all() else f"over {kept.sum()} of {len(kept)} images: in the others a row equals the clean images"
-    return {row: _mean_score(scale * own[kept], note) for row, own in zip(rows, values)}
-
-
-def _mean_score(values: np.ndarray, note: str) -> Score:
-    mean = math.fsum(values) / len(values) if len(values) else None
-    finite = len(values) >= 2 and math.isfinite(mean)
-    return Score(mean, note, len(values), bootstrap_interval(values) if finite else None)
+    scores = {}
+    for row, own in zip(rows, scale * values[:, kept]):
+        mean = math.fsum(own) / len(own) if len(own) else None
+        has_interval = len(own) >= 2 and math.isfinite(mean)
+        scores[row] = Score(mean, note, len(own), bootstrap_interval(own) if has_interval else None)
+    return scores
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean of per-image values [n] (Efron and Tibshirani 1993, ch. 13).
 
-    How far the mean over these images could be from the mean over all such images.  The same values give the same
-    interval; the 1,000 resamples are drawn a few at a time, so that memory stays at a few copies of the values.
+    The same values give the same interval; the 1,000 resamples are drawn a few at a time, which bounds the memory.
     """
     from scipy.stats import bootstrap  # takes a second to import
 
@@ -82,7 +79,7 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
         (values,),
         np.mean,
         n_resamples=1000,
-        batch=max(1, _BATCH_BYTES // values.nbytes),
+        batch=max(1, 2**25 // values.nbytes),  # 32 MiB, and as much for the indices
         method="percentile",
         random_state=np.random.default_rng(0),  # SciPy 1.15 calls it rng, and knows this name too
     )
@@ -130,7 +127,7 @@ def write_metrics(path: Path, scores: Scores, settings: Mapping[str, Any], run: 
     run: `i2sb.recon.run_identity`; settings: how the samples were judged.  Strict JSON: a missing value is null.
     """
     cells = {row: {metric: asdict(score) for metric, score in found.items()} for row, found in scores.items()}
-    content = {"run": dict(run), "settings": dict(settings), "scores": cells}
+    content = {"run": run, "settings": settings, "scores": cells}
     text = json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
     with atomic_write(path) as file:
         file.write(text.encode())
