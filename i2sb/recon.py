@@ -167,11 +167,10 @@ class Recon:
     def _open(self, path: Path) -> tuple[Tensor, Tensor, list[int] | None]:
         content = load_torch(path)
         arr, labels = (content.get(k) if isinstance(content, dict) else None for k in ("arr", "label_arr"))
-        sound = isinstance(arr, Tensor) and arr.ndim == 4 and isinstance(labels, Tensor) and labels.ndim == 1
-        if not sound or len(arr) != len(labels) or not len(arr):
+        sound = isinstance(arr, Tensor) and arr.ndim == 4 and (arr.is_floating_point() or arr.dtype == torch.uint8)
+        sound = sound and isinstance(labels, Tensor) and labels.ndim == 1 and len(labels) == len(arr) > 0
+        if not sound:
             raise UserError(f"{path}: refused: it does not hold restored images (arr [n,C,S,S] and label_arr [n])")
-        if not (arr.is_floating_point() or arr.dtype == torch.uint8):
-            raise UserError(f"{path}: refused: its images are {arr.dtype}, not floating point or uint8")
         checksums = content.get("crc32")
         if not isinstance(checksums, Tensor):
             check_tensors(path, [labels], self._log)

@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2sb.batch import make_batch
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
-from i2sb.noise import ImageNoise
 from i2sb.recon import ReconStore
 from i2sb.runtime.distributed import barrier, broadcast_object, check_agreement, is_main, rank, world_size
 from i2sb.runtime.progress import Progress
@@ -143,27 +141,15 @@ def restore_batch(
         padding = opt.batch_size - count
         images = torch.cat([images, images[-1:].expand(padding, -1, -1, -1)])
         numbers = numbers + numbers[-1:] * padding
-    noise = ImageNoise(opt.seed, numbers, runner.device)
-    batch = make_batch(
+    trajectory = min(numbers) < opt.save_trajectory
+    batch, states, _ = runner.restore(
         images.to(runner.device, non_blocking=True),
         corrupt,
-        cond_x1=runner.config.cond_x1,
-        add_x1_noise=runner.config.add_x1_noise,
-        index=torch.tensor(numbers),
-        randn=noise.randn_like,
-    )
-    trajectory = min(numbers) < opt.save_trajectory
-    states, _ = runner.ddpm_sampling(
-        runner.opt,
-        batch.x1,
-        mask=batch.mask,
-        cond=batch.cond,
+        numbers,
+        opt.seed,
         clip_denoise=opt.clip_denoise,
         nfe=opt.nfe,
         log_count=10 if trajectory else 1,
-        verbose=False,
-        randn=noise.randn_like,
-        redraw_hole=False,
         on_step=on_step,
     )
     if trajectory:

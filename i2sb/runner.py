@@ -8,7 +8,7 @@ next state from Eq. 4: `samplers`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2sb.batch import Given, make_batch
+from i2sb.batch import Batch, Given, make_batch
 from i2sb.bridge import BridgeConfig
 from i2sb.ckpt_util import bridge_of, load_checkpoint, options_to_save, save_options, with_defaults
 from i2sb.diffusion import Diffusion, label_from_x0, x0_from_label
@@ -25,7 +25,7 @@ from i2sb.ema import ExponentialMovingAverage
 from i2sb.errors import UserError
 from i2sb.initial_weights import load_initial, load_weights
 from i2sb.network import build_network
-from i2sb.noise import Noise, TrainingDraws
+from i2sb.noise import ImageNoise, Noise, TrainingDraws
 from i2sb.precision import LOW, autocast, set_float32_products
 from i2sb.resume import iterations_done
 from i2sb.samplers import OnStep, fill_hole
@@ -223,6 +223,31 @@ class Runner:
                 randn=randn,
                 on_step=on_step,
             )
+
+    def restore(
+        self, given: Given | Tensor, corrupt: Callable, numbers: Sequence[int], seed: int, **sampling: Any
+    ) -> tuple[Batch, Tensor, Tensor]:
+        """Degrade images and restore them; all the noise of an image comes from (seed, its number).
+
+        Args:
+            given, corrupt: see `batch.make_batch`; given on this runner's device.
+            numbers: positions of the images in the evaluation order [B].
+            sampling: `clip_denoise`, `nfe`, `log_count`, `on_step`, see `ddpm_sampling`.
+
+        Returns:
+            the two ends of the bridge, and states and predictions as `ddpm_sampling` returns them.
+        """
+        noise = ImageNoise(seed, numbers, self.device).randn_like
+        batch = make_batch(
+            given,
+            corrupt,
+            cond_x1=self.config.cond_x1,
+            add_x1_noise=self.config.add_x1_noise,
+            index=torch.tensor(numbers),
+            randn=noise,
+        )
+        ends = {"x1": batch.x1, "mask": batch.mask, "cond": batch.cond}
+        return batch, *self.ddpm_sampling(self.opt, **ends, verbose=False, randn=noise, redraw_hole=False, **sampling)
 
     def keep_average_only(self) -> None:
         """Replace the weights by their average, in the precision of the options, and free all else; not reversible."""

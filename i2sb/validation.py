@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from i2sb.batch import make_batch, unpack
-from i2sb.noise import ImageNoise
+from i2sb.batch import unpack
 from i2sb.runtime.distributed import gather_objects
 from i2sb.runtime.progress import Progress
 from i2sb.schedule import num_evaluations
@@ -35,17 +34,6 @@ def evaluate(training: Any, poll: Callable[[], str | None]) -> str | None:
     runner.log.info(f"[Eval] iteration {iteration}")
     numbers = [(opt.global_rank * opt.microbatch + i) % len(dataset) for i in range(opt.microbatch)]
     given = unpack(default_collate([dataset[i] for i in numbers])).to(runner.device)
-    noise = ImageNoise(opt.seed, numbers, runner.device)
-    with torch.random.fork_rng(devices=[runner.device] if runner.device.type == "cuda" else []):
-        torch.manual_seed(opt.seed)  # for operators that draw from torch's generator
-        batch = make_batch(
-            given,
-            training.corrupt,
-            cond_x1=opt.cond_x1,
-            add_x1_noise=opt.add_x1_noise,
-            index=torch.tensor(numbers),
-            randn=noise.randn_like,
-        )
     nfe, mode = num_evaluations(opt.eval_nfe, opt.interval), runner.net.training
     with Progress("evaluating", nfe, shown=opt.global_rank == 0) as bar:
 
@@ -54,19 +42,19 @@ def evaluate(training: Any, poll: Callable[[], str | None]) -> str | None:
             if signal := poll():
                 raise _Stopped(signal)
 
+        gpus = [runner.device] if runner.device.type == "cuda" else []
         try:
-            xs, pred_x0s = runner.ddpm_sampling(
-                opt,
-                batch.x1,
-                mask=batch.mask,
-                cond=batch.cond,
-                clip_denoise=opt.clip_denoise,
-                nfe=nfe,
-                verbose=False,
-                randn=noise.randn_like,
-                redraw_hole=False,
-                on_step=on_step,
-            )
+            with torch.random.fork_rng(gpus):
+                torch.manual_seed(opt.seed)  # for operators that draw from torch's generator
+                batch, xs, pred_x0s = runner.restore(
+                    given,
+                    training.corrupt,
+                    numbers,
+                    opt.seed,
+                    clip_denoise=opt.clip_denoise,
+                    nfe=nfe,
+                    on_step=on_step,
+                )
         except _Stopped as stopped:
             return str(stopped)
         finally:
