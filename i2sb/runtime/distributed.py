@@ -175,11 +175,8 @@ class StopSignal:
 def process_group(placement: Placement, device: str, listener: socket.socket | None) -> Iterator[None]:
     """torch.distributed with all ranks of the run inside a `with` block: gloo for CPU tensors, NCCL for CUDA's.
 
-    With a `listener` this rank serves the store there by which the ranks find each other.
-
-    Raises:
-        UserError: the ranks do not come together in I2SB_RENDEZVOUS_SECONDS (600), or do not fit together.
-        EndedElsewhere: another rank is gone.
+    With a `listener` this rank serves the store there by which the ranks find each other, for which they have
+    I2SB_RENDEZVOUS_SECONDS (600).  When another rank is gone, this one raises EndedElsewhere.
     """
     global _store
     rank, size, on_cuda, ended_well = placement.rank, placement.size, device.startswith("cuda"), False

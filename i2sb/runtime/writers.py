@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import secrets
 import sys
 import time
 from collections.abc import Mapping
@@ -77,8 +76,7 @@ def build_writer(opt: Any, *, network: Any = None, start: int = 0) -> Writer:
     """The writer of a run: LOG_DIR/NAME/metrics.jsonl, and what opt.log_writer names; nothing for ranks other than 0.
 
     Args:
-        opt: the training options, kept with the curves (the W&B key goes: see `adopt_wandb_key`). A run that resumes
-            itself continues the W&B run of LOG_DIR/NAME/wandb_id.txt.
+        opt: the training options, kept with the curves (the W&B key goes: see `adopt_wandb_key`).
         network: its description, kept with the options.
         start: the first iteration of this run; TensorBoard hides what an earlier run drew from there on.
 
@@ -97,7 +95,7 @@ def build_writer(opt: Any, *, network: Any = None, start: int = 0) -> Writer:
         if opt.log_writer == "tensorboard":
             sinks.append(TensorBoard(folder, config, start))
         elif opt.log_writer == "wandb":
-            sinks.append(WandB(folder, opt, config))
+            sinks.append(WandB(opt, config))
     except OSError as error:
         raise unwritable(folder, error) from error
     return Writer(*sinks)
@@ -158,7 +156,7 @@ class WandB:
     The key is that of WANDB_API_KEY or ~/.netrc; WANDB_MODE=offline needs none.
     """
 
-    def __init__(self, folder: Path, opt: Any, config: Mapping[str, Any]) -> None:
+    def __init__(self, opt: Any, config: Mapping[str, Any]) -> None:
         import wandb
 
         try:
@@ -166,8 +164,6 @@ class WandB:
                 project="i2sb",
                 entity=opt.wandb_user,
                 name=opt.name,
-                id=_wandb_id(folder / "wandb_id.txt", resume=opt.ckpt == opt.name),
-                resume="allow",
                 dir=str(opt.log_dir),
                 config=json.loads(json.dumps(config, default=str)),
                 settings=wandb.Settings(console="off", silent=True),  # log.txt has what is printed
@@ -188,12 +184,3 @@ class WandB:
 
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
-
-
-def _wandb_id(path: Path, resume: bool) -> str:
-    """The run's id at W&B: the one in the file when the run resumes, else a new one, which the file gets."""
-    if resume and path.is_file() and (known := path.read_text().strip()):
-        return known
-    run_id = secrets.token_hex(4)
-    path.write_text(f"{run_id}\n")
-    return run_id

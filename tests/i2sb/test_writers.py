@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -180,46 +179,21 @@ def closed(monkeypatch, tmp_path_factory):
 RUN = """
 import sys
 from argparse import Namespace
-from pathlib import Path
 from i2sb.errors import UserError
 from i2sb.runtime.writers import build_writer
 opt = Namespace(log_writer="wandb", log_dir=sys.argv[1], name="a", global_rank=0, wandb_user="me",
                 wandb_api_key=sys.argv.pop())
-for opt.ckpt, start in ((None, 0), ("a", 2), ("other", 0)):
-    try:
-        with build_writer(opt, start=start) as writer:
-            writer.add_scalars(start, {"loss": 0.5, "lr": float("nan")})
-    except UserError as error:
-        sys.exit(print(error))
-    writer.close()
-    print(writer.where)
-    print(Path(sys.argv[1], "a", "wandb_id.txt").read_text())
+try:
+    build_writer(opt)
+except UserError as error:
+    print(error)
 """
-
-
-def run(*args: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", RUN, *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90, check=True)
-
-
-def test_wandb_offline_resumes_its_run_and_keeps_no_key(tmp_path, closed, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    done = run(tmp_path, KEY)
-    lines = done.stdout.splitlines()
-    wheres = [line for line in lines if line.startswith("offline, send it by: wandb sync ")]
-    ids = [line for line in lines if re.fullmatch("[0-9a-f]{8}", line)]
-    assert len(wheres) == len(ids) == 3
-    assert ids[0] == ids[1] != ids[2]
-    for where, run_id in zip(wheres, ids):
-        assert Path(where.rpartition(" ")[2], f"run-{run_id}.wandb").is_file()
-    assert [entry["step"] for entry in metrics(tmp_path / "a")] == [0, 2, 0]
-    assert holders_of(KEY, tmp_path) == []
-    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(("key", "reason"), [("", "No API key configured"), (KEY, "connection refused")])
 def test_no_key_and_no_connection_are_one_line_each(tmp_path, closed, key, reason):
-    done = run(tmp_path, key)
+    command = [sys.executable, "-c", RUN, str(tmp_path), key]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90, check=True)
     assert done.stdout.startswith("--log-writer wandb: ")
     assert reason in done.stdout
     assert done.stdout.endswith(
