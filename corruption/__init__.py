@@ -12,16 +12,13 @@ from typing import Any
 
 from .names import TASKS
 
-__all__ = ["CORRUPTIONS", "TASKS", "Corruption", "build_corruption", "create_corruption"]
+__all__ = ["TASKS", "Corruption", "build_corruption", "create_corruption"]
 
 # Imported late, so that `--help` can list the tasks without waiting for torch.
-_MODULES = {"build_corruption": "build", "create_corruption": "build", "Corruption": "base", "CORRUPTIONS": "registry"}
+_MODULES = {"build_corruption": "build", "create_corruption": "build", "Corruption": "base"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'corruption' has no attribute '{name}'")
-    module = import_module(f".{_MODULES[name]}", __name__)
-    if name == "CORRUPTIONS":
-        module.load_all()
-    return getattr(module, name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -17,10 +17,6 @@ from .registry import corruption
 
 SMALLEST_SINGULAR_VALUE = 0.03
 
-UNIFORM_KERNEL: tuple[float, ...] = (1 / 9,) * 9
-_GAUSS = np.exp(-(np.arange(-2, 3) ** 2) / 200.0)  # standard deviation 10, five taps
-GAUSS_KERNEL: tuple[float, ...] = tuple((_GAUSS / _GAUSS.sum()).tolist())
-
 
 def blur_matrix(kernel: tuple[float, ...], size: int) -> np.ndarray:
     """A [S,S], float64, zero padding: A[i,j] = kernel[j - i + K//2].
@@ -83,11 +79,12 @@ class Blur(Corruption):
 class UniformBlur(Blur):
     """Nine equal taps."""
 
-    kernel = UNIFORM_KERNEL
+    kernel = (1 / 9,) * 9
 
 
 @corruption("blur-gauss")
 class GaussBlur(Blur):
-    """Five Gaussian taps."""
+    """Five Gaussian taps of standard deviation 10."""
 
-    kernel = GAUSS_KERNEL
+    taps = np.exp(-(np.arange(-2, 3) ** 2) / 200.0)
+    kernel = tuple((taps / taps.sum()).tolist())

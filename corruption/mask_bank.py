@@ -34,15 +34,15 @@ MaskBank = np.ndarray | Callable[[str], np.ndarray | None]
 """Masks [n,s,s] of zeros and ones, their packed bits [n,s*s/8], or a function from a kind to one of these or None."""
 
 
-def stored_bank(kind: str, data_dir: str | Path = "data") -> np.ndarray | None:
-    """Packed bits [n,8192] of the masks of a kind (a key of KINDS) in `data_dir`; None where there is no file of them.
+def stored_bank(kind: str) -> np.ndarray | None:
+    """Packed bits [n,8192] of the masks of a kind (a key of KINDS) in data/; None where there is no file of them.
 
     Raises ValueError for another kind, and for a file that is damaged or holds something else.
     """
     if kind not in KINDS:
         raise ValueError(f"no free-form masks of kind '{kind}'; choose one of: {', '.join(KINDS)}")
     key, low, high = KINDS[kind]
-    unpacked, published = Path(data_dir) / f"imagenet_{kind}_masks.npz", Path(data_dir) / PUBLISHED_FILE
+    unpacked, published = Path(f"data/imagenet_{kind}_masks.npz"), Path("data", PUBLISHED_FILE)
     if unpacked.is_file():
         return packed(_read(unpacked, "mask"), low, high, str(unpacked))
     if not published.is_file():

@@ -17,7 +17,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from .names import TASKS
 
@@ -25,15 +25,13 @@ if TYPE_CHECKING:
     from .base import Corruption
 
 CORRUPTIONS: dict[str, type[Corruption]] = {}
-"""Name -> class.  Complete after `load_all`, or as `corruption.CORRUPTIONS`."""
-
-C = TypeVar("C", bound="type[Corruption]")
+"""Name -> class, of the modules imported so far; see `lookup`."""
 
 
-def corruption(name: str) -> Callable[[C], C]:
+def corruption(name: str) -> Callable[[type[Corruption]], type[Corruption]]:
     """Class decorator that registers a `Corruption`.  Raises ValueError if a class already has the name."""
 
-    def register(cls: C) -> C:
+    def register(cls: type[Corruption]) -> type[Corruption]:
         if name in CORRUPTIONS:
             raise ValueError(f"corruption '{name}' is registered twice: by {CORRUPTIONS[name]} and {cls}")
         cls.name = name
@@ -43,16 +41,11 @@ def corruption(name: str) -> Callable[[C], C]:
     return register
 
 
-def load_all() -> None:
-    """Import every module of this package, so that its decorators run."""
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        importlib.import_module(f"{__package__}.{module.name}")
-
-
 def lookup(name: str) -> type[Corruption]:
     """The class registered as `name`.  Raises ValueError, listing the valid names, if there is none."""
     if name not in CORRUPTIONS:
-        load_all()
+        for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+            importlib.import_module(f"{__package__}.{module.name}")  # runs its decorators
     if name not in CORRUPTIONS:
         raise ValueError(f"unknown corruption '{name}'; choose one of: {', '.join(TASKS)}")
     return CORRUPTIONS[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,15 @@ from i2sb.addresses import FREEFORM_BANK
 from i2sb.errors import UserError
 
 
-def fetch_bank(log: Any = None, data_dir: str | os.PathLike = "data") -> Path:
-    """Fetch the published file (250 MB at most) unless it is there.
+def fetch_bank(log: Any = None) -> Path:
+    """Fetch the published file (250 MB at most) to data/ unless it is there.
 
     Raises:
         UserError: it cannot be fetched; the text says where to put it by hand.
     """
     from i2sb.fetch import fetch
 
-    return fetch(FREEFORM_BANK, data_dir, log)
+    return fetch(FREEFORM_BANK, "data", log)
 
 
 def build_operator(opt: Any, classes: Iterable[str], log: Any) -> Corruption:

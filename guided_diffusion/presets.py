@@ -162,14 +162,6 @@ def parse_attention_resolutions(value: str | int | Iterable[int]) -> tuple[int, 
     return tuple(_numbers("attention_resolutions", [value] if isinstance(value, int) else value, int))
 
 
-def parse_levels(network: Mapping[str, Any]) -> tuple[tuple[float, ...], set[int]]:
-    """(widths of the levels, factors by which levels with attention are smaller than the image), however written."""
-    full = {**DEFAULTS, "image_size": 256, **network}
-    size = full["image_size"]
-    factors = {size // resolution for resolution in parse_attention_resolutions(full["attention_resolutions"])}
-    return parse_channel_mult(full["channel_mult"], size), factors
-
-
 def canonical(network: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `create_model` in one form, so that equal networks have equal ones.
 
@@ -180,8 +172,10 @@ def canonical(network: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: numbers that describe no levels.
     """
     left_out = (*DIFFUSION_ARGUMENTS, "dropout", "use_checkpoint", "use_fp16")
-    full = {key: value for key, value in {**DEFAULTS, **network}.items() if key not in left_out}
-    mult, factors = parse_levels(network)
+    full = {"image_size": 256, **DEFAULTS, **network}
+    full = {key: value for key, value in full.items() if key not in left_out}
+    mult = parse_channel_mult(full["channel_mult"], full["image_size"])
+    factors = {full["image_size"] // size for size in parse_attention_resolutions(full["attention_resolutions"])}
     reachable = sorted(factors & {2**level for level in range(len(mult))})
     size = 2 ** max(8, len(mult))  # only gives attention_resolutions its meaning
     full |= {"image_size": size, "channel_mult": ",".join(f"{m:g}" for m in mult)}

@@ -4,6 +4,7 @@ Module names, and the order in which modules are created, are ADM's: published w
 published averages of weights (EMA) are lists in the order of `parameters()`.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -25,13 +26,13 @@ class ResBlock(nn.Module):
     def __init__(
         self,
         channels: int,
-        emb_channels: int,
         out_channels: int,
-        *,
-        dropout: float = 0.0,
-        use_scale_shift_norm: bool = False,
         resample: str | None = None,
-        num_groups: int = NUM_GROUPS,
+        *,
+        emb_channels: int,
+        dropout: float,
+        use_scale_shift_norm: bool,
+        num_groups: int,
     ):
         super().__init__()
         self.use_scale_shift_norm = use_scale_shift_norm
@@ -73,9 +74,7 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention of all pixels, added to the input.  [B,C,H,W] -> [B,C,H,W]."""
 
-    def __init__(
-        self, channels: int, num_heads: int, *, use_new_attention_order: bool = False, num_groups: int = NUM_GROUPS
-    ):
+    def __init__(self, channels: int, num_heads: int, *, use_new_attention_order: bool, num_groups: int):
         super().__init__()
         self.num_heads = num_heads
         self.use_new_attention_order = use_new_attention_order
@@ -167,16 +166,13 @@ class UNetModel(nn.Module):
         self.downsampling = 2 ** (len(widths) - 1)
         emb_channels = 4 * model_channels
 
-        def res(channels: int, out_channels: int, resample: str | None = None) -> ResBlock:
-            return ResBlock(
-                channels,
-                emb_channels,
-                out_channels,
-                dropout=dropout,
-                use_scale_shift_norm=use_scale_shift_norm,
-                resample=resample,
-                num_groups=num_groups,
-            )
+        res = functools.partial(
+            ResBlock,
+            emb_channels=emb_channels,
+            dropout=dropout,
+            use_scale_shift_norm=use_scale_shift_norm,
+            num_groups=num_groups,
+        )
 
         def attention(channels: int, heads: int = num_heads) -> AttentionBlock:
             heads = heads_of(channels, heads, num_head_channels)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from corruption import create_corruption
-from corruption.blur import GAUSS_KERNEL, UNIFORM_KERNEL, blur_matrix, spectrum
+from corruption.blur import GaussBlur, UniformBlur, blur_matrix, spectrum
 from corruption.jpeg import CHROMA_TABLE, LUMA_TABLE, scaled_table
 from corruption.superres import cubic
 
@@ -102,7 +102,7 @@ def test_bicubic_is_a_weighted_sum_of_mirrored_pixels():
 # --- blur ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kernel", "row_sum"), [(UNIFORM_KERNEL, 8 / 9), (GAUSS_KERNEL, 0.802)])
+@pytest.mark.parametrize(("kernel", "row_sum"), [(UniformBlur.kernel, 8 / 9), (GaussBlur.kernel, 0.802)])
 def test_blur_matrix_lacks_the_last_tap(kernel, row_sum):
     a = blur_matrix(kernel, 32)
     half = len(kernel) // 2
@@ -113,7 +113,7 @@ def test_blur_matrix_lacks_the_last_tap(kernel, row_sum):
             assert a[i, j] == expected
 
 
-@pytest.mark.parametrize("kernel", [UNIFORM_KERNEL, GAUSS_KERNEL])
+@pytest.mark.parametrize("kernel", [UniformBlur.kernel, GaussBlur.kernel])
 def test_blur_gains_one_by_one(kernel):
     """The rule, coefficient after coefficient, with Python's own (stable) sort."""
     size = 16
