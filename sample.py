@@ -50,7 +50,7 @@ def sample(opt: argparse.Namespace) -> None:
     except ValueError as error:
         reason = f"{opt.ckpt} was trained with --interval {ckpt_opt.interval}: at most {ckpt_opt.interval - 1}"
         raise UserError(f"--nfe {opt.nfe}: {reason}") from error
-    folder = sample_folder(opt.ckpt, nfe, opt.clip_denoise, RESULTS)
+    folder = sample_folder(opt.ckpt, nfe, opt.clip_denoise)
     log = build_logger(folder, opt.global_rank)
     torch.manual_seed(opt.seed)
     with main_first():

@@ -66,10 +66,7 @@ class SeededItems(Dataset):
 def training_loader(dataset: Dataset, opt: Any, start: int, device: torch.device | str) -> Iterator[Any]:
     """This rank's micro-batches without end, beginning at position `start`.
 
-    Args:
-        opt: `microbatch`, images per micro-batch and rank; `num_workers`, processes that load them ahead (0: this
-            one loads them); `seed`, `global_rank` and `global_size`.
-        device: of the network; for a GPU the batches lie in pinned memory.
+    For a network on a GPU they lie in pinned memory; without workers (`opt.num_workers` 0) this process loads them.
     """
     order = EpochOrder(len(dataset), opt.seed)
     batches = rank_batches(order, opt.microbatch, opt.global_rank, opt.global_size, start)

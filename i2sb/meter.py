@@ -13,11 +13,7 @@ from i2sb.runtime.distributed import mean_over_ranks
 
 
 class Meter:
-    """Means of loss and gradient norm, and the speed; only `read` waits for the device.
-
-    Args:
-        batch_size: images per iteration, over all ranks.
-    """
+    """Means of loss and gradient norm, and the speed [images/s, all ranks]; only `read` waits for the device."""
 
     def __init__(self, device: torch.device, batch_size: int):
         self.batch_size = batch_size

@@ -55,12 +55,7 @@ def read_frames(path: Path) -> list[np.ndarray]:
 
 
 class Pictures:
-    """Writes picture files of restored images, as far as asked for; see `restore`'s on_batch.
-
-    Args:
-        image_format: "png", "jpg" or None.
-        num_trajectories: of how many images the trajectory is written.
-    """
+    """Writes each restored image as a png or jpg (or None), and the first trajectories: `restore`'s on_batch."""
 
     def __init__(self, folder: Path, dataset: Any, image_format: str | None, num_trajectories: int):
         self.folder, self.num_trajectories = folder, num_trajectories

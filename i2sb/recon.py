@@ -41,9 +41,9 @@ SWEEP = ("sweep.csv", "sweep.png")  # in results/NAME: of several folders of sam
 _STEM = re.compile(r"recon(_(\d+)_(\d+))?")
 
 
-def sample_folder(name: str, nfe: int, clip_denoise: bool, results: str | Path = "results") -> Path:
+def sample_folder(name: str, nfe: int, clip_denoise: bool) -> Path:
     """results/NAME/samples_nfeN[_clip]."""
-    return Path(results) / name / f"samples_nfe{nfe}{'_clip' if clip_denoise else ''}"
+    return Path("results") / name / f"samples_nfe{nfe}{'_clip' if clip_denoise else ''}"
 
 
 def partition_range(partition: str | None, count: int) -> tuple[int, int]:
@@ -83,10 +83,7 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_identity(folder: Path) -> dict[str, Any]:
-    """`identity` of the run whose images a folder of samples holds; of the original's files, a checksum.
-
-    Raises UserError as `find_recon` and `made_with`.
-    """
+    """`identity` of the run whose images a folder of samples holds; of the original's files, a checksum."""
     paths = find_recon(folder)
     return next(filter(None, (identity(made_with(path)) for path in paths)), {BYTES: _checksum_of_ends(paths)})
 
@@ -141,10 +138,6 @@ def find_recon(folder: Path) -> list[Path]:
 
 class Recon:
     """The images in one recon.pt, whichever program wrote it, or in all the parts of one; read in pieces.
-
-    Args:
-        paths: the files, in the order of their images.
-        log: warned of files that were written without checksums.
 
     Attributes:
         image_shape: (C, S, S); labels: [n].

@@ -98,10 +98,7 @@ def starting_point(
     """(iterations done, images seen) of a checkpoint.
 
     The original's checkpoints hold no position in the data: it is what so many iterations of this batch size
-    would have reached.
-
-    Args:
-        data: fingerprint of the training images, where they have one; others than before are logged.
+    would have reached.  Where the fingerprint `data` is that of other training images than before, this is logged.
     """
     iteration, resume = iterations_done(state), state.get("resume")
     if not resume:

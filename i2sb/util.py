@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from i2sb.schedule import space_indices
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["space_indices", "unsqueeze_xdim"]
 

@@ -24,17 +24,13 @@ def evaluate(training: Any, poll: Callable[[], str | None]) -> str | None:
 
     Neither the random numbers of the training nor the network's mode change: each image has its own generator.
 
-    Args:
-        training: the `training.Training` whose data, operator, judges and writer are used.
-        poll: asked after each step; the name of a signal ends the evaluation.
-
-    Returns the name of the signal that ended it, or None.
+    poll: asked after each step for the name of a signal; one ends the evaluation and is returned, else None.
     """
     runner, opt, dataset, iteration = training.runner, training.opt, training.val_dataset, training.state.iteration
     runner.log.info(f"[Eval] iteration {iteration}")
     numbers = [(opt.global_rank * opt.microbatch + i) % len(dataset) for i in range(opt.microbatch)]
     given = unpack(default_collate([dataset[i] for i in numbers])).to(runner.device)
-    nfe, mode = num_evaluations(opt.eval_nfe, opt.interval), runner.net.training
+    nfe = num_evaluations(opt.eval_nfe, opt.interval)
     with Progress("evaluating", nfe, shown=opt.global_rank == 0) as bar:
 
         def on_step(*_: Any) -> None:
@@ -58,7 +54,7 @@ def evaluate(training: Any, poll: Callable[[], str | None]) -> str | None:
         except _Stopped as stopped:
             return str(stopped)
         finally:
-            runner.net.train(mode)
+            runner.net.train()
     shown = {"clean": batch.x0, "corrupt": batch.x1, "recon": xs[:, 0]}
     _write_scores(training, shown, given.labels)
     for name, grid in shown.items():

@@ -10,25 +10,19 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from guided_diffusion import presets
+from guided_diffusion.script_util import create_model
 
 GIB = 2**30
 MODES = ("none", "attention", "all")
 
 
-def parse_args() -> argparse.Namespace:
-    from guided_diffusion import presets
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--net", choices=tuple(presets.TABLE), default=presets.DEFAULT, help="which network")
-    parser.add_argument("--image-size", type=int, default=256, metavar="PX", help="side of the images [pixels]")
-    return parser.parse_args()
-
-
 def saved_bytes(net, size: int, microbatch: int) -> int:
     """Bytes of all tensors that a forward pass keeps for the backward pass, parameters aside; nothing is computed."""
-    import torch
-
     parameters = {p.untyped_storage()._cdata for p in net.parameters()}
     kept: dict[int, tuple[int, object]] = {}
 
@@ -46,11 +40,10 @@ def saved_bytes(net, size: int, microbatch: int) -> int:
 
 
 def main() -> None:
-    args = parse_args()
-    import torch
-
-    from guided_diffusion import presets
-    from guided_diffusion.script_util import create_model
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--net", choices=tuple(presets.TABLE), default=presets.DEFAULT, help="which network")
+    parser.add_argument("--image-size", type=int, default=256, metavar="PX", help="side of the images [pixels]")
+    args = parser.parse_args()
 
     def build(dtype: torch.dtype, mode: str):
         with torch.device("meta"):
