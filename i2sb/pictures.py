@@ -55,7 +55,7 @@ def read_frames(path: Path) -> list[np.ndarray]:
 
 
 class Pictures:
-    """Writes each restored image as a png or jpg (or None), and the first trajectories: `restore`'s on_batch."""
+    """Writes restored images as png or jpg (None: not at all) and the first trajectories; `restore`'s on_batch."""
 
     def __init__(self, folder: Path, dataset: Any, image_format: str | None, num_trajectories: int):
         self.folder, self.num_trajectories = folder, num_trajectories
