@@ -74,8 +74,8 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     Rank-revealing Cholesky factors leave the null spaces out: with fewer images than dimensions no singular value
     is rounding noise, and the matrix is only as large as the ranks.
 
-    Raises ValueError for shapes that do not match, NaN or inf, and covariances that are not symmetric or not
-    positive semi-definite.
+    Raises ValueError for shapes that do not match, NaN or inf, and covariances that are not symmetric positive
+    semi-definite.
     """
     mu1, mu2, sigma1, sigma2 = (np.asarray(x, dtype=np.float64) for x in (mu1, mu2, sigma1, sigma2))
     if mu1.shape != mu2.shape:

@@ -17,7 +17,6 @@ from evaluation import weights
 from i2sb import addresses
 from i2sb.options.metrics import MODES
 
-SIZE = 299
 TORCHSCRIPT_FOLDER = Path() if platform.system() == "Windows" else Path("/tmp")  # clean-fid's choice
 
 
@@ -35,16 +34,15 @@ class InceptionFeatures(nn.Module):
 
 
 def resize(images: Tensor, mode: str) -> Tensor:
-    """What clean-fid's resizer of this mode does, for a batch.
+    """clean-fid's resizer of this mode, for a batch: [B, 3, H, W] in [0, 255] -> float32 [B, 3, 299, 299] in [0, 255].
 
-    images: [B, 3, H, W], uint8 or float in [0, 255].  Returns float32 in [0, 255], [B, 3, 299, 299];
     "legacy_tensorflow" leaves the size alone, its network resizes inside.
     """
-    x = images.float()
+    x, size = images.float(), (299, 299)
     if mode == "legacy_pytorch":
-        return F.interpolate(x, (SIZE, SIZE), mode="bilinear", align_corners=False).clamp_(0, 255)
+        return F.interpolate(x, size, mode="bilinear", align_corners=False).clamp_(0, 255)
     if mode == "clean":  # PIL's bicubic filter in float: the one with a = -0.5 and antialiasing
-        return F.interpolate(x, (SIZE, SIZE), mode="bicubic", align_corners=False, antialias=True).clamp_(0, 255)
+        return F.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True).clamp_(0, 255)
     return x
 
 

@@ -6,23 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NUM_SUBSETS, SUBSET_SIZE = 100, 1000
 
-
-def kid(
-    first: np.ndarray, second: np.ndarray, num_subsets: int = NUM_SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = 0
-) -> float:
+def kid(first: np.ndarray, second: np.ndarray, num_subsets: int = 100, subset_size: int = 1000) -> float:
     """Mean of `squared_mmd` over random subsets of two sets of features, [n1, D] and [n2, D], in float64.
 
-    subset_size: images of each set in a subset, drawn without replacement by `seed`; fewer where a set has
-    fewer, and where neither has more, there is one subset.  The value can be a little below zero.  Not scaled:
-    tables usually show it times 1000.
+    subset_size: images of each set in a subset, drawn without replacement, always the same; fewer where a set has
+    fewer.  The value can be a little below zero.  Not scaled: tables usually show it times 1000.
     """
     first, second = (torch.as_tensor(x) for x in (first, second))
     size = min(subset_size, len(first), len(second))
     if size == len(first) == len(second):
         num_subsets = 1  # all would be the same
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     values = []
     for _ in range(num_subsets):
         x, y = (features[torch.from_numpy(rng.choice(len(features), size, False))] for features in (first, second))

@@ -7,26 +7,21 @@ from torch import Tensor, nn
 from evaluation import weights
 from i2sb import addresses
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-SIZE = 224
-
 
 class Normalizer(nn.Module):
     """[B, 3, H, W] in [-1, 1] -> [B, 3, 224, 224], ImageNet-normalised: bicubic, no antialiasing, no clamp.
 
-    The published accuracies were measured like this; torchvision's own recipe (resize 256, crop 224,
-    antialiased) gives other ones.
+    As published; torchvision's own recipe (resize 256, crop 224, antialiased) gives other accuracies.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = ((x + 1) / 2 - self.mean) / self.std
-        return F.interpolate(x, size=(SIZE, SIZE), mode="bicubic", align_corners=False)
+        return F.interpolate(x, size=(224, 224), mode="bicubic", align_corners=False)
 
 
 def build_resnet50() -> nn.Module:

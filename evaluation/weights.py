@@ -24,12 +24,9 @@ def load(remote: Remote) -> dict:
     from i2sb.runtime.reading import load_torch
 
     try:
-        state = load_torch(find(remote))
-    except UserError as error:
+        return dict(load_torch(find(remote)))  # without _metadata, which may be anything
+    except (UserError, TypeError, ValueError) as error:  # the last two: no mapping
         raise broken(remote, error) from error
-    if not isinstance(state, dict):
-        raise broken(remote, f"it holds a {type(state).__name__}")
-    return dict(state)  # without _metadata, which may be anything
 
 
 def broken(remote: Remote, reason: object, folder: Path | None = None) -> MetricUnavailable:

@@ -1,6 +1,5 @@
 """Samples and what is derived from them carry the identity of their run, of their weights, and of their data."""
 
-import logging
 import re
 import shutil
 import subprocess
@@ -227,19 +226,6 @@ def test_a_flipped_bit_is_found(restored, capsys, where):
     assert not (path.parent / "metrics.json").exists()
     with pytest.raises(UserError, match=r"recon\.pt: "):
         Recon([path]).take([0])
-
-
-def test_images_without_checksums_are_a_warning(restored, caplog):
-    path = restored / FOLDER / "recon.pt"
-    content = torch.load(path, weights_only=True)
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save(content, path)
-    finally:
-        torch.serialization.set_crc32_options(True)
-    recon = Recon([path], logging.getLogger("test"))
-    assert torch.equal(torch.cat(list(recon.batches(7))), content["arr"])
-    assert "was written without checksums" in caplog.text
 
 
 def test_images_swapped_without_their_settings_are_noticed(restored, capsys):
