@@ -18,16 +18,16 @@ GAP, MARGIN, TITLE, CAPTION = 8, 16, 34, 20  # pixels
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (110, 110, 115)
 
 
-def draw_comparison(opt: Any, out: Path, *, rows: int = 6, tile: int = 192) -> dict[str, float]:
+def draw_comparison(opt: Any, out: Path, *, rows: int, tile: int) -> dict[str, float]:
     """Write `out` (PNG): a row per image, columns degraded, each of `opt.sample_dir`, clean; PSNR below each.
 
-    opt: see `open_samples`; `seed` is read too.  rows: images shown, spread over the classes.  tile: side [pixels].
+    opt: see `open_samples`.  rows: images shown, spread over the classes.  tile: side [pixels].
 
     Returns the mean gain in PSNR over all images [dB] by sample folder.
     Raises UserError where samples were not judged by PSNR, and as `open_samples`.
     """
     found = open_samples(opt, device="cpu")
-    folders = [JudgedImages(samples, found, opt.seed) for samples in found.samples.values()]
+    folders = [JudgedImages(samples, found) for samples in found.samples.values()]
     columns, gains = [], {}
     for images in folders:
         if "psnr_restored" not in images.columns:

@@ -14,7 +14,7 @@ from evaluation.metrics import METRICS, OF_SETS, Judges, MetricUnavailable, buil
 from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
 from evaluation.reference import NUM_KEPT, build_reference
 from evaluation.table import Score, Scores, mean_scores, print_scores, read_csv, read_metrics, write_csv, write_metrics
-from evaluation.triples import triples
+from evaluation.triples import Triples
 from i2sb.ckpt_util import RESULTS, build_ckpt_option, load_checkpoint
 from i2sb.errors import UserError
 from i2sb.pixels import to_float, to_uint8
@@ -26,11 +26,12 @@ Values = dict[str, dict[str, list[float]]]  # row -> metric -> value per image
 
 
 class Samples(NamedTuple):
-    """A folder of restored images.  run: `run_identity`."""
+    """A folder of restored images.  run: `run_identity`; seed: of the degraded images, the run's where it tells."""
 
     folder: Path
     recon: Recon
     run: dict[str, Any]
+    seed: int
 
 
 class Evaluation(NamedTuple):
@@ -66,8 +67,8 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
 def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     """Everything that judging, reports and pictures need of results/CKPT/SAMPLE_DIR, checked to belong together.
 
-    opt: `ckpt`, `sample_dir`, `image_size`, `given`, `device` and the options of data are read.  The task and the
-    image size are the samples' own, whatever the checkpoint has become, or the checkpoint's for the original's samples.
+    opt: `ckpt`, `sample_dir`, `image_size`, `given`, `device`, `seed` and the options of data are read.
+    The task and the image size are the samples' own, or the checkpoint's for the original's samples.
     Raises UserError where samples are missing, of different tasks, or not of this data set.
     """
     ckpt_opt, samples, log = build_ckpt_option(opt, None, RESULTS / opt.ckpt), {}, None
@@ -75,7 +76,8 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
         folder = RESULTS / opt.ckpt / name
         paths = find_recon(folder)
         log = log or build_logger(folder)
-        samples[name] = Samples(folder, Recon(paths, log), run_identity(folder))
+        run = run_identity(folder)
+        samples[name] = Samples(folder, Recon(paths, log), run, run.get("seed", opt.seed))
     ckpt_opt.device = device or opt.device
     ckpt_opt.corrupt = _common("task", samples, ckpt_opt.corrupt)
     ckpt_opt.exif_rotate = _common("exif_rotate", samples, ckpt_opt.exif_rotate)
@@ -100,13 +102,13 @@ def _common(key: str, samples: Mapping[str, Samples], default: Any) -> Any:
 def _check(found: Evaluation) -> None:
     """Compare the samples with the data set (UserError) and the checkpoint (a warning) as they are now.
 
-    Where the checksums of the image files are known, `triples` compares each file as it is read instead.
+    Where the checksums of the image files are known, `Triples` compares each file as it is read instead.
     """
     known = any("checkpoint" in samples.run for samples in found.samples.values())
     weights = load_checkpoint(found.options.load, found.log)["identity"] if known else None
     targets, data = [label for _, label in found.dataset.samples], found.dataset.fingerprint()
     as_sampled = "give the --dataset-dir and --val-list of sample.py"
-    for folder, recon, run in found.samples.values():
+    for folder, recon, run, _ in found.samples.values():
         size = recon.image_shape[-1]
         if len(recon) != len(targets):
             raise UserError(f"{folder}: holds {len(recon)} images, the data set has {len(targets)}; {as_sampled}")
@@ -123,28 +125,20 @@ def _check(found: Evaluation) -> None:
 
 def _judge(opt: Any, samples: Samples, found: Evaluation, judges: Judges) -> tuple[Values, FeatureSums | None]:
     """The values of each image, and the features of the restored ones."""
-    count, dataset = len(samples.recon), found.dataset
+    count = len(samples.recon)
     values: Values = {}
     features = FeatureSums(count, NUM_KEPT if "kid" in opt.metrics else 0) if judges.features else None
-    stream = triples(
-        samples.recon,
-        dataset,
-        found.corrupt,
-        batch_size=opt.batch_size,
-        num_workers=opt.num_workers,
-        seed=samples.run.get("seed", opt.seed),  # the same noise as the restored images saw
-        device=opt.device,
-    )
+    images = Triples(samples.recon, found.dataset, found.corrupt, samples.seed, opt.device)
     with Progress(f"evaluating {samples.folder.name}", count, text=f"0/{count} images") as progress:
-        for batch in stream:
+        for batch in images.batches(opt.batch_size, opt.num_workers):
             if not batch.restored.isfinite().all():
                 where = f"images {batch.numbers[0]} to {batch.numbers[-1]}"
                 raise UserError(f"{samples.folder}: NaN or inf in {where}; run sample.py --overwrite")
             rows = {"degraded": batch.degraded, "restored": to_float(batch.restored), "clean": batch.clean}
-            for row, images in rows.items():
+            for row, shown in rows.items():
                 for metric, judge in judges.per_image.items():
                     if row != "clean" or metric == "accuracy":
-                        scores = judge(images, batch.clean, batch.labels).tolist()
+                        scores = judge(shown, batch.clean, batch.labels).tolist()
                         values.setdefault(row, {}).setdefault(metric, []).extend(scores)
             if features is not None:
                 features.add(judges.features(to_uint8(batch.restored)))
@@ -220,7 +214,7 @@ def _settings(opt: Any, found: Evaluation, samples: Samples, reference: tuple[Fe
         "dataset_dir": str(opt.dataset_dir),
         "data": found.dataset.fingerprint(),
         "num_images": len(found.dataset),
-        "seed": samples.run.get("seed", opt.seed),
+        "seed": samples.seed,
     }
     if reference is not None:
         settings |= {"fid_mode": opt.mode, "fid_reference": opt.fid_ref or reference[1]}

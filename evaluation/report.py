@@ -50,14 +50,14 @@ class Report(NamedTuple):
 def write_reports(opt: Any, *, num_gallery: int = 12) -> list[Path]:
     """Write results/CKPT/SAMPLE_DIR/report.html for each of `opt.sample_dir`; returns their paths.
 
-    opt: see `open_samples`; `seed` is read too.  num_gallery: images shown, spread over the classes.
+    opt: see `open_samples`.  num_gallery: images shown, spread over the classes.
     Raises UserError where samples were not judged, or files do not belong together.
     """
     found = open_samples(opt, device="cpu")
     published = published_scores(found.options, found.imagenet)
     paths = []
     for samples in found.samples.values():
-        images = JudgedImages(samples, found, opt.seed)
+        images = JudgedImages(samples, found)
         metric, ranked = images.ranking()
         num_ranked = min(NUM_RANKED, len(ranked) // 2)
         nfe = images.run.get("nfe")

@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluation.judge import Evaluation, Samples
 from evaluation.table import Scores, read_csv, read_metrics
-from evaluation.triples import single_triple
+from evaluation.triples import Triples
 from i2sb.errors import UserError
 from i2sb.pictures import read_frames, to_pixels, trajectory_file
 from i2sb.recon import run_identity
@@ -39,16 +39,15 @@ def read_judged(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Scores]:
 
 
 class JudgedImages:
-    """The images of one judged folder with their scores; seed: of the degraded images, where the run does not tell it.
+    """The images of one judged folder with their scores.
 
     Raises UserError where the folder is not judged, or its files are of other images than the data set's.
     """
 
-    def __init__(self, samples: Samples, found: Evaluation, seed: int):
-        self.folder, self.recon = samples.folder, samples.recon
-        self.dataset, self.corrupt = found.dataset, found.corrupt
+    def __init__(self, samples: Samples, found: Evaluation):
+        self.folder, self.recon, self.dataset = samples.folder, samples.recon, found.dataset
+        self.images = Triples(samples.recon, found.dataset, found.corrupt, samples.seed)
         self.run, self.settings, self.scores = read_judged(self.folder)
-        self.seed = self.run.get("seed", seed)
         table = self.folder / "metrics_per_image.csv"
         self.names, self.columns = read_csv(table, self.run)
         if self.names != [self.dataset.short_name(path) for path, _ in self.dataset.samples]:
@@ -72,7 +71,7 @@ class JudgedImages:
 
     def case(self, number: int) -> Case:
         """One image, degraded as sample.py did."""
-        found = single_triple(self.recon, self.dataset, self.corrupt, number, self.seed)
+        found = self.images.single(number)
         metrics = {}
         for column, values in self.columns.items():
             metric, _, row = column.rpartition("_")

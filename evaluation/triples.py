@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -27,35 +28,41 @@ class Triple(NamedTuple):
     labels: Tensor
 
 
-def triples(
-    recon: Recon, dataset: Any, corrupt: Callable, *, batch_size: int, num_workers: int, seed: int, device: str
-) -> Iterator[Triple]:
-    """All images in order.  The degraded ones are as people see them: holes are white.
+@dataclass(frozen=True)
+class Triples:
+    """The images of `recon` beside those of the data set; the degraded ones are as people see them: holes are white.
 
-    Raises UserError where an image file is no longer the one that was restored, or recon.pt is damaged (at its end).
+    seed: of sample.py, so that the degraded images see the same noise.
     """
-    batches = recon.batch_numbers(batch_size)
-    loader = ordered_loader(WithChecksum(dataset), batches, num_workers=num_workers, device=device)
-    # recon.pt first: when the others have ended, zip would not ask it for its end, where damage is found
-    for restored, numbers, given in zip(recon.batches(batch_size), batches, loader):
-        yield _triple(recon, dataset, numbers, given, restored, corrupt, seed, device)
 
+    recon: Recon
+    dataset: Any
+    corrupt: Callable
+    seed: int
+    device: str = "cpu"
 
-def single_triple(recon: Recon, dataset: Any, corrupt: Callable, number: int, seed: int) -> Triple:
-    """One image, as in `triples`, on the CPU."""
-    given = default_collate([WithChecksum(dataset)[number]])
-    return _triple(recon, dataset, [number], given, recon.take([number]), corrupt, seed, "cpu")
+    def batches(self, batch_size: int, num_workers: int) -> Iterator[Triple]:
+        """All in order.  Raises UserError for an image file that changed since, and, at the end, a damaged recon.pt."""
+        batches = self.recon.batch_numbers(batch_size)
+        loader = ordered_loader(WithChecksum(self.dataset), batches, num_workers=num_workers, device=self.device)
+        # recon.pt first: when the others have ended, zip would not ask it for its end, where damage is found
+        for restored, numbers, given in zip(self.recon.batches(batch_size), batches, loader):
+            yield self._triple(numbers, given, restored)
 
+    def single(self, number: int) -> Triple:
+        """One image, as in `batches`."""
+        given = default_collate([WithChecksum(self.dataset)[number]])
+        return self._triple([number], given, self.recon.take([number]))
 
-def _triple(
-    recon: Recon, dataset: Any, numbers: list[int], given: Any, restored: Tensor, corrupt: Any, seed: int, device: str
-) -> Triple:
-    clean, labels, checksums = given
-    for number, crc in zip(numbers, checksums.tolist()):
-        if recon.checksums is not None and crc != recon.checksums[number]:
-            name = dataset.short_name(dataset.samples[number][0])
-            raise UserError(f"{name}: has changed since it was restored; put the former file back, or run sample.py")
-    clean = clean.to(device, non_blocking=True)
-    noise = ImageNoise(seed, numbers, device)
-    degraded, _ = degrade(clean, corrupt, torch.tensor(numbers), randn=noise.randn_like)
-    return Triple(numbers, clean, degraded, restored.to(device), labels)
+    def _triple(self, numbers: list[int], given: Any, restored: Tensor) -> Triple:
+        clean, labels, checksums = given
+        for number, crc in zip(numbers, checksums.tolist()):
+            if self.recon.checksums is not None and crc != self.recon.checksums[number]:
+                name = self.dataset.short_name(self.dataset.samples[number][0])
+                raise UserError(
+                    f"{name}: has changed since it was restored; put the former file back, or run sample.py"
+                )
+        clean = clean.to(self.device, non_blocking=True)
+        noise = ImageNoise(self.seed, numbers, self.device)
+        degraded, _ = degrade(clean, self.corrupt, torch.tensor(numbers), randn=noise.randn_like)
+        return Triple(numbers, clean, degraded, restored.to(self.device), labels)

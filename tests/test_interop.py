@@ -9,7 +9,6 @@ import importlib
 import json
 import pathlib
 import pickle
-import pickletools
 import shutil
 import sys
 from pathlib import Path
@@ -64,14 +63,6 @@ def test_restored_images_equal_the_originals(here, name, batch_size):
     assert difference < 2e-3
 
 
-def test_samples_of_the_original_are_kept_under_another_name(here):
-    folder = here / "results/jpeg-10/samples_nfe1"
-    shutil.copytree(INTEROP / "results/jpeg-10/samples_nfe1", folder)
-    before = (folder / "recon.pt").read_bytes()
-    assert sample.main(sample_argv(here / "dataset", "jpeg-10", "--nfe", "1")) == 0
-    assert (folder / "recon.previous.pt").read_bytes() == before
-
-
 def test_samples_of_the_original_are_judged(here):
     for name in ("samples_nfe1", "samples_nfe3"):
         shutil.copytree(INTEROP / f"results/jpeg-10/{name}", here / f"results/jpeg-10/{name}")
@@ -124,23 +115,6 @@ def layout(value, path=""):
         yield path, type(value).__name__, ()
 
 
-def imported(data: bytes) -> list[tuple[str, str]]:
-    """(module, name) of what a pickle of protocol 4 imports."""
-    texts, memo, found = [], [], []
-    for op, arg, _ in pickletools.genops(data):
-        if op.name == "SHORT_BINUNICODE":
-            texts.append(arg)
-        elif op.name == "MEMOIZE":
-            memo.append(texts[-1] if texts else None)
-        elif op.name in ("BINGET", "LONG_BINGET"):
-            texts.append(memo[arg])
-        elif op.name == "STACK_GLOBAL":
-            found.append((texts[-2], texts[-1]))
-        assert op.name not in ("GLOBAL", "INST")
-    assert found
-    return found
-
-
 def test_a_checkpoint_of_ours_has_the_originals_layout(here):
     argv = ["--corrupt", "jpeg-10", "--name", "ours", "--dataset-dir", "dataset", "--image-size", "64"]
     argv += ["--interval", "100", "--batch-size", "4", "--num-itr", "1", "--device", "cpu", "--num-workers", "0"]
@@ -157,9 +131,9 @@ def test_a_checkpoint_of_ours_has_the_originals_layout(here):
                 assert mine[path] == kind, path
     assert set(theirs["sched"]) <= set(ours["sched"])
 
-    data = (here / "results/ours/options.pkl").read_bytes()
-    assert set(imported(data)) == set(imported((INTEROP / "results/jpeg-10/options.pkl").read_bytes()))
-    options = pickle.loads(data)  # our own file, as the original opens it
+    options = pickle.loads((here / "results/ours/options.pkl").read_bytes())  # our own file, as the original opens it
+    plain = (bool, int, float, str, list, dict, pathlib.PosixPath, type(None))
+    assert {type(value) for value in vars(options).values()} <= set(plain)
     original = pickle.loads((INTEROP / "results/jpeg-10/options.pkl").read_bytes())
     assert isinstance(options, argparse.Namespace)
     assert set(vars(original)) <= set(vars(options))
@@ -220,11 +194,3 @@ def test_options_of_a_gpu_machine_serve_here(here):
     assert sample.main(argv) == 0
     ours = load(here / "results/jpeg-10/samples_nfe1/recon.pt")["arr"]
     assert ours.isfinite().all()
-
-
-def test_another_network_is_one_line(here, capsys):
-    shutil.rmtree(here / "data")
-    flags = ["--nfe", "1", "--net", "tiny", "--val-list", INTEROP / "val10k_fn.txt"]
-    assert sample.main(sample_argv(here / "dataset", "jpeg-10", *flags)) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("sample.py: error: results/jpeg-10/latest.pt: its weights do not fit the network")
