@@ -7,6 +7,7 @@ stand-in, so that there is nothing to execute.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import pickle
@@ -78,24 +79,21 @@ def _check_option(name: Any) -> None:
         raise Refused(f"{one_line(ascii(name))} is not a name of an option")
 
 
-def dump_options(options: argparse.Namespace, path: str | os.PathLike) -> list[str]:
+def dump_options(options: argparse.Namespace, path: str | os.PathLike) -> None:
     """Write options.pkl as the original does: an argparse.Namespace of plain values and pathlib paths.
 
-    Attributes that are no plain values (or have no public name) are left out; their names are returned.  The file
-    names only argparse.Namespace and pathlib.PosixPath, whatever Python writes it, and takes its place atomically.
+    Attributes that are no plain values (or have no public name) are left out.  The file names only argparse.Namespace
+    and pathlib.PosixPath, whatever Python writes it, and takes its place atomically.
     """
-    kept, left_out = {}, []
+    kept = {}
     for name, value in vars(options).items():
-        try:
+        with contextlib.suppress(Refused, RecursionError):
             _check_option(name)
             kept[name] = plain(value)
-        except (Refused, RecursionError):
-            left_out.append(name)
     buffer = io.BytesIO()
     _Writer(buffer, protocol=4).dump(argparse.Namespace(**kept))
     with atomic_write(path) as file:
         file.write(buffer.getvalue())
-    return left_out
 
 
 class _Writer(pickle._Pickler):

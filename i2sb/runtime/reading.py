@@ -138,7 +138,7 @@ def _data_pickle(path: str | os.PathLike) -> bytes:
     """The description of a torch file's content, checked where the file has checksums."""
     with zipfile.ZipFile(path) as archive:
         found = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
-        if len(found) != 1 or any(name.endswith("/constants.pkl") for name in archive.namelist()):
+        if len(found) != 1:
             raise Refused("it is a zip archive but holds no weights")
         if not _is_sound(archive, found[0]):
             if _has_checksums(archive):

@@ -144,12 +144,6 @@ def test_a_server_that_does_not_serve(site, path, answer, reason, count):
     assert len(site.requests) == count
 
 
-def test_offline(path):
-    message = failure(closed_address() + "/weights.pt", path, retries=0, what="the weights")
-    assert message.startswith("the weights: could not fetch http://127.0.0.1:")
-    assert "is this machine offline?" in message
-
-
 def test_where_nothing_can_be_written(site, path):
     path.write_text("x")
     assert f"cannot write to {path}/below: " in failure(site.url, path / "below" / "weights.pt")
