@@ -108,11 +108,7 @@ def _fill(partial: Path, paths: list[str], threads: int) -> Faults:
                 f"{one_line(path, 700)}: the path is {len(key)} bytes long, an LMDB takes {MAX_KEY}; use a shorter "
                 "folder, or a link to it with a short name"
             )
-        try:
-            status = os.stat(path)  # noqa: PTH116  (pathlib is slow by the million)
-        except OSError:  # reading it will say why
-            todo.append(path)
-            continue
+        status = os.stat(path)  # noqa: PTH116  (pathlib is slow by the million)
         sizes.append(status.st_size)
         if present.get(key) != status.st_size or status.st_ctime > written:
             todo.append(path)

@@ -82,34 +82,27 @@ def _small(image_size: int, num_res_blocks: int, channel_mult: str, **others: An
     }
 
 
-# Name -> one line about it for --help, keyword arguments of `create_model`.
-TABLE: dict[str, tuple[str, dict[str, Any]]] = {
-    "adm-256": (
-        "553M parameters, ADM for 256 px: the network of the published weights",
-        _adm(256, num_head_channels=64),
-    ),
-    "adm-64": (
-        "295M parameters, ADM for 64 px (with its dropout of 0.1)",
-        _adm(64, 192, 3, num_head_channels=64, dropout=0.1, use_new_attention_order=True),
-    ),
-    "adm-128": ("420M parameters, ADM for 128 px", _adm(128)),
-    "adm-512": ("558M parameters, ADM for 512 px", _adm(512, num_head_channels=64)),
-    "tiny": (
-        "0.4M parameters, for crops of 32-64 px; trains in minutes on two CPU cores",
-        _small(64, 1, "1,1,1", attention_resolutions=""),
-    ),
-    "small": (
-        "1.9M parameters, for crops of 64-128 px; trains in hours on a CPU, faster on any GPU",
-        _small(64, 2, "1,1,2,2", attention_resolutions="8"),
-    ),
-    "medium": (
-        "26M parameters, for images of 64-256 px; trains on a GPU with 8 GB",
-        _small(256, 2, "1,1,2,3,4", num_channels=64, attention_resolutions="32,16", resblock_updown=True),
-    ),
+# Name -> keyword arguments of `create_model`.
+PRESETS: dict[str, dict[str, Any]] = {
+    "adm-256": _adm(256, num_head_channels=64),
+    "adm-64": _adm(64, 192, 3, num_head_channels=64, dropout=0.1, use_new_attention_order=True),
+    "adm-128": _adm(128),
+    "adm-512": _adm(512, num_head_channels=64),
+    "tiny": _small(64, 1, "1,1,1", attention_resolutions=""),
+    "small": _small(64, 2, "1,1,2,2", attention_resolutions="8"),
+    "medium": _small(256, 2, "1,1,2,3,4", num_channels=64, attention_resolutions="32,16", resblock_updown=True),
 }
 
-PRESETS: dict[str, dict[str, Any]] = {name: kwargs for name, (_, kwargs) in TABLE.items()}
-ABOUT: dict[str, str] = {name: about for name, (about, _) in TABLE.items()}
+# Name -> one line for --help.
+ABOUT: dict[str, str] = {
+    "adm-256": "553M parameters, ADM for 256 px: the network of the published weights",
+    "adm-64": "295M parameters, ADM for 64 px (with its dropout of 0.1)",
+    "adm-128": "420M parameters, ADM for 128 px",
+    "adm-512": "558M parameters, ADM for 512 px",
+    "tiny": "0.4M parameters, for crops of 32-64 px; trains in minutes on two CPU cores",
+    "small": "1.9M parameters, for crops of 64-128 px; trains in hours on a CPU, faster on any GPU",
+    "medium": "26M parameters, for images of 64-256 px; trains on a GPU with 8 GB",
+}
 
 
 def resolve(name: str, **overrides: Any) -> dict[str, Any]:
@@ -135,8 +128,8 @@ def resolve(name: str, **overrides: Any) -> dict[str, Any]:
     widths = level_widths(kwargs["num_channels"], mult, kwargs["num_groups"])
     levels = {kwargs["image_size"] // 2**i: width for i, width in enumerate(widths)}
     if not levels.keys() >= set(resolutions):
-        known, wrong = (", ".join(map(str, sizes)) for sizes in (levels, resolutions))
-        raise ValueError(f'attention_resolutions {wrong}: the levels of {name} are {known}; name some, or "" for none')
+        wrong, there = (", ".join(map(str, sizes)) for sizes in (resolutions, levels))
+        raise ValueError(f'attention_resolutions {wrong}: the levels of {name} are {there}; name some, or "" for none')
     for width in (*(levels[resolution] for resolution in resolutions), widths[-1]):
         heads_of(width, kwargs["num_heads"], kwargs["num_head_channels"])
     kwargs["channel_mult"] = ",".join(f"{m:g}" for m in mult)
@@ -157,9 +150,9 @@ def parse_channel_mult(value: str | Iterable[float], image_size: int) -> tuple[f
     return tuple(int(m) if m.is_integer() else m for m in _numbers("channel_mult", value, float))
 
 
-def parse_attention_resolutions(value: str | int | Iterable[int]) -> tuple[int, ...]:
+def parse_attention_resolutions(value: str | Iterable[int]) -> tuple[int, ...]:
     """ "32,16,8" (or the numbers themselves) -> (32, 16, 8); "" -> ().  Raises ValueError for other values."""
-    return tuple(_numbers("attention_resolutions", [value] if isinstance(value, int) else value, int))
+    return tuple(_numbers("attention_resolutions", value, int))
 
 
 def canonical(network: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def saved_bytes(net, size: int, microbatch: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--net", choices=tuple(presets.TABLE), default=presets.DEFAULT, help="which network")
+    parser.add_argument("--net", choices=tuple(presets.PRESETS), default=presets.DEFAULT, help="which network")
     parser.add_argument("--image-size", type=int, default=256, metavar="PX", help="side of the images [pixels]")
     args = parser.parse_args()
 

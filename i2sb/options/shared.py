@@ -73,7 +73,7 @@ def add_network(parser: Parser) -> None:
     about = "; ".join(f"{name}: {text}" for name, text in presets.ABOUT.items())
     add = parser.add_argument_group("network", about).add_argument
     net = f"which network (default: the checkpoint's own, else {presets.DEFAULT})"
-    add("--net", choices=tuple(presets.TABLE), help=net)
+    add("--net", choices=tuple(presets.PRESETS), help=net)
     add("--num-channels", type=positive_int, metavar="N", help="base width of the network [channels]")
     add("--num-res-blocks", type=positive_int, metavar="N", help="residual blocks per level")
     add("--channel-mult", metavar="A,B,..", help="width of each level as multiple of the base, such as 1,2,2")
