@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,20 +124,6 @@ def load_statistics(path: Path) -> tuple[Features, str]:
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: holds no FID statistics (mu [D] and sigma [D, D]): {one_line(error, 200)}") from error
     return Features(mu, sigma), str(found.get("source", ""))
-
-
-def cached_statistics(path: Path, compute: Callable[[], Features], source: str) -> Features:
-    """The statistics in `path`; where there are none of this `source`, what `compute` gives, kept there.
-
-    source: identifies the images; files without one (the original's) are trusted.
-    """
-    if path.is_file():
-        features, stored = load_statistics(path)
-        if stored in ("", source):
-            return features
-    features = compute()
-    save_statistics(path, features, source)
-    return features
 
 
 def statistics_path(image_size: int, split: str = "val", mode: str = "legacy_pytorch") -> Path:

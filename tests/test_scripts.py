@@ -11,7 +11,6 @@ from small_runs import metrics_argv, photos, sample_argv, script, train_argv
 import compute_metrices
 import sample
 import train
-from i2sb.recon import find_recon
 
 
 @pytest.fixture(scope="module")
@@ -110,26 +109,6 @@ def test_every_kind_of_task_trains_and_samples(here, corrupt, flags):
     assert compute_metrices.main(metrics_argv(here / "photos", corrupt, "samples_nfe2")) == 0
     arr = load(here / f"results/{corrupt}/samples_nfe2/recon.pt")["arr"]
     assert arr.isfinite().all()
-
-
-def test_images_do_not_depend_on_batches_or_partitions(here, monkeypatch):
-    argv = train_argv(here / "photos", "--num-itr", "1", "--cond-x1", corrupt="inpaint-freeform1020")
-    assert train.main(argv) == 0
-    arrays = {}
-    for batch in ("5", "12"):
-        options = ["--batch-size", batch, "--overwrite"]
-        assert sample.main(sample_argv(here / "photos", "inpaint-freeform1020", *options)) == 0
-        folder = here / "results/inpaint-freeform1020/samples_nfe2"
-        arrays[batch] = load(folder / "recon.pt")["arr"]
-    (folder / "recon.pt").unlink()
-    for part in range(5):
-        flags = ["--partition", f"{part}_5", "--batch-size", "3"]
-        assert sample.main(sample_argv(here / "photos", "inpaint-freeform1020", *flags)) == 0
-    parts = [load(path)["arr"] for path in find_recon(folder)]
-    assert [len(part) for part in parts] == [2, 2, 3, 2, 3]
-    torch.testing.assert_close(arrays["5"], arrays["12"], rtol=0, atol=2e-5)
-    torch.testing.assert_close(torch.cat(parts), arrays["12"], rtol=0, atol=2e-5)
-    assert compute_metrices.main(metrics_argv(here / "photos", "inpaint-freeform1020", "samples_nfe2")) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from evaluation.fid import (
-    Features,
     FeatureSums,
-    cached_statistics,
     distance,
     frechet_distance,
     load_statistics,
@@ -130,15 +128,3 @@ def test_other_files_are_named(tmp_path, arrays):
     with pytest.raises(UserError, match=r"bad\.npz") as caught:
         load_statistics(path)
     assert "\n" not in str(caught.value)
-
-
-def test_cache_computes_once_and_again_for_other_images(tmp_path):
-    path = tmp_path / "data" / "fid.npz"
-    made = [collected(features(20, 3, seed)) for seed in (0, 1)]
-    assert cached_statistics(path, lambda: made[0], "a") is made[0]
-    again = cached_statistics(path, lambda: pytest.fail("must not compute"), "a")
-    np.testing.assert_array_equal(again.sigma, made[0].sigma)
-    assert cached_statistics(path, lambda: made[1], "b") is made[1]
-    np.testing.assert_array_equal(load_statistics(path)[0].mu, made[1].mu)
-    save_statistics(path, Features(np.zeros(2), np.eye(2)))  # put there by hand: trusted
-    assert cached_statistics(path, lambda: pytest.fail("must not compute"), "b").mu.tolist() == [0, 0]

@@ -61,7 +61,9 @@ def test_images_of_a_folder_are_those_of_the_data_sets(folder):
 
 def given(path, metrics=("fid",)):
     opt = argparse.Namespace(fid_ref=str(path), metrics=metrics, mode="clean", batch_size=4, num_workers=0)
-    return build_reference(opt, argparse.Namespace(image_size=16, corrupt="jpeg-5"), False, colours, LOG)[0]
+    return build_reference(
+        opt, argparse.Namespace(image_size=16, corrupt="jpeg-5", exif_rotate=False), False, colours, LOG
+    )[0]
 
 
 def test_a_given_reference(folder, tmp_path):

@@ -19,6 +19,7 @@ import compute_metrices
 import sample
 import train
 from evaluation import inception, lpips
+from evaluation.fid import Features as Statistics
 from evaluation.fid import FeatureSums, save_statistics
 from evaluation.kid import kid
 from evaluation.metrics import MetricUnavailable
@@ -127,11 +128,17 @@ def test_imagenets_statistics_have_the_published_name(here, features):
     limit = ["--val-list", str(here / "list.txt")]
     assert train.main(train_argv(here / "photos", "--num-itr", "1", *limit, corrupt="jpeg-10")) == 0
     assert sample.main(sample_argv(here / "photos", "jpeg-10", *limit)) == 0
+    path = here / "data/fid_imagenet_32_val.npz"
+    save_statistics(path, Statistics(np.zeros(DIM), np.eye(DIM)), "other images")  # is computed again
     content = judge(here, "--metrics", "fid", *limit, name="jpeg-10")
     assert content["settings"]["num_images"] == 12
-    with np.load(here / "data/fid_imagenet_32_val.npz") as arrays:
+    with np.load(path) as arrays:
         # of the whole set, as published
         np.testing.assert_allclose(arrays["mu"], features(read(here / "photos/val")).double().mean(0), atol=1e-5)
+    save_statistics(path, Statistics(np.zeros(DIM), np.eye(DIM)))  # the original names no source: trusted
+    features.images = 0
+    judge(here, "--metrics", "fid", *limit, name="jpeg-10")
+    assert features.images == 12  # the restored ones
 
 
 def test_kid_needs_images_and_has_them(restored, features, tmp_path):
