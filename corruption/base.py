@@ -25,10 +25,9 @@ class Corruption(nn.Module):
 
     Raises ValueError if `image_size` S is no positive multiple of 16.
 
-    Tables are float32 buffers that no state dict holds. They move with `.to()`; if they were left elsewhere than the
-    input, each call brings them over, so a forgotten `.to()` costs time but no correctness. Matrix products keep
-    float32 whatever autocast says. They do follow torch's global float32 precision setting: TF32 (off by default) puts
-    about 1e-3 on blur and may flip roundings of jpeg.
+    Tables are float32 buffers that no state dict holds; a call brings them to the input's device. Matrix products keep
+    float32 whatever autocast says, but follow torch's global setting of TF32 (off by default), which puts about 1e-3 on
+    blur and may flip roundings of jpeg.
     """
 
     name: ClassVar[str] = "corruption"  # set by the registry

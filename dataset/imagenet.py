@@ -29,7 +29,6 @@ from dataset.store import LmdbImages
 from i2sb.addresses import VAL_10K_LIST
 from i2sb.errors import UserError, one_line
 
-_SAMPLED = 1000  # images of a data set that are read at the start
 _WNID = re.compile(r"n\d{8}")  # a class of ImageNet
 
 
@@ -108,7 +107,7 @@ def build_evaluation_dataset(opt: Any, log: Any, transform: Callable | None = No
 class InpaintingVal10kSubset(Dataset):
     """Items (image [3,S,S] in [-1,1], class index, mask uint8 [1,S,S] with 1 = hole); mask i belongs to image i.
 
-    opt: as for `build_lmdb_dataset_val10k` and `build_corruption`.  mask: "center", "freeform1020" or "freeform2030".
+    `mask` is "center", "freeform1020" or "freeform2030".
     """
 
     def __init__(self, opt: Any, log: Any, mask: str) -> None:
@@ -168,7 +167,7 @@ def _published_list(log: Any) -> Path:
 
 def _log_oddities(dataset: LmdbDataset, images: Path | None, image_size: int, log: Any) -> None:
     """Log how many images are enlarged, and how the LMDB differs from the folder `images` where that is there."""
-    numbers = np.linspace(0, len(dataset) - 1, min(_SAMPLED, len(dataset))).astype(int)
+    numbers = np.linspace(0, len(dataset) - 1, min(1000, len(dataset))).astype(int)
     of = f"all {len(numbers)}" if len(numbers) == len(dataset) else f"{len(numbers)} sampled"
     small = changed = 0
     for number in numbers:
@@ -184,9 +183,8 @@ def _log_oddities(dataset: LmdbDataset, images: Path | None, image_size: int, lo
     if changed:
         differences.append(f"{changed} of {of} have another size")
     if differences:
-        how, way = "; ".join(differences), how_to_rebuild(images, dataset.name)
-        text = f"[Dataset] {images} differs from its LMDB ({how}). The LMDB is used; rebuild it by: {way}"
-        log.warning(one_line(text, 2000))
+        how = f"[Dataset] {images} differs from its LMDB ({'; '.join(differences)}). The LMDB is used; rebuild it by: "
+        log.warning(one_line(how + how_to_rebuild(images, dataset.name), 2000))
 
 
 def _other_names(dataset: LmdbDataset, images: Path) -> list[str]:

@@ -41,11 +41,7 @@ def how_to_rebuild(images: str | os.PathLike, lmdb_path: str | os.PathLike) -> s
 
 
 def write_index(index: ImageIndex, path: str | os.PathLike) -> None:
-    """Write `index` as the torchvision ImageFolder that the original's loaders read, whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write `index` as the torchvision ImageFolder that the original's loaders read, whole or not at all."""
     import torch
     from torchvision.datasets import ImageFolder
 

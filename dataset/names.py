@@ -31,11 +31,7 @@ class NameIndex:
         return class_and_file(path) in self._paths
 
     def find(self, path: str) -> str | None:
-        """The path that has most of its last parts in common with `path`, if any.
-
-        Raises:
-            Ambiguous: several have.
-        """
+        """The path that has most of its last parts in common with `path`, if any.  Raises Ambiguous if several have."""
         found = self._paths.get(class_and_file(path))
         if found is None or isinstance(found, str):
             return found

@@ -45,11 +45,7 @@ class LmdbImages:
             yield key.decode("utf-8", "surrogateescape")
 
     def get(self, path: str) -> bytes:
-        """The bytes of the image file that was at `path`.
-
-        Raises:
-            UserError: there is no LMDB, or it is damaged, or it holds no such image.
-        """
+        """The bytes of the image file that was at `path`.  Raises UserError where there is none, or it is damaged."""
         value = self._value(path)
         if value is None and (key := self.key_of(path)) is not None:
             value = self._value(key)
@@ -106,11 +102,7 @@ def as_key(path: str) -> bytes:
 
 
 def entries(path: Path) -> Iterator[tuple[bytes, int, int]]:
-    """(key, size of its value, where in the file the value ends) in the order of the keys.
-
-    Raises:
-        UserError: the file cannot be read, is cut short or damaged.
-    """
+    """(key, size of its value, where in the file the value ends) in the order of the keys.  Raises UserError."""
     # Read from the tree's own pages, as py-lmdb touches every page of a value to say its size: all 140 GB of ImageNet.
     # A leaf's node holds its value, or the size of a long one and its first page (LMDB 0.9, 64-bit little-endian).
     try:

@@ -119,7 +119,7 @@ class UNetModel(nn.Module):
         dropout: probability of a zeroed activation in each residual block while training.
         channel_mult: one number per level, from full size down; each level is half as high and wide.
         num_classes: None, or the number of class labels that `forward` is given as `y`.
-        use_checkpoint: compute activations again in the backward pass (see `set_checkpointing`, "all").
+        use_checkpoint: `set_checkpointing("all")`.
         use_fp16: run the torso in float16 (see `convert_torso`).
         num_heads, num_heads_upsample: attention heads on the way down and up (-1: as on the way down), unless
         num_head_channels: channels per head (-1: by the number of heads) is given.
