@@ -101,19 +101,19 @@ def main_first() -> Iterator[None]:
         yield
         return
     key = f"main_first/{next(_turns)}"
-    if not is_main():
-        while not _store.check([key]):
-            time.sleep(_POLL)
-        if _store.get(key) != b"done":
-            raise EndedElsewhere("rank 0 has failed while this rank waited for it")
-        yield
+    if is_main():
+        try:
+            yield
+        except BaseException:
+            _store.set(key, "failed")
+            raise
+        _store.set(key, "done")
         return
-    outcome = "failed"
-    try:
-        yield
-        outcome = "done"
-    finally:
-        _store.set(key, outcome)
+    while not _store.check([key]):
+        time.sleep(_POLL)
+    if _store.get(key) != b"done":
+        raise EndedElsewhere("rank 0 has failed while this rank waited for it")
+    yield
 
 
 class StopSignal:
@@ -243,10 +243,9 @@ def _check_in(placement: Placement) -> dist.Store:
     store.set_timeout(_COLLECTIVE_TIMEOUT)
     # torchrun restarts ranks against the same store.
     store = dist.PrefixStore(f"i2sb/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    rank, size = placement.rank, placement.size
-    if (expected := int(store.compare_set("size", "", str(size)))) != size:  # the first to come sets it
-        store.set("refusal", f"one rank counts {expected} ranks and another {size}: give every node the same flags")
-    elif store.add(f"rank/{rank}", 1) > 1:
-        store.set("refusal", f"rank {rank} came twice; give every node its own --node-rank")
+    size = int(store.compare_set("size", "", str(placement.size)))  # the first to come sets it
+    if size != placement.size or store.add(f"rank/{placement.rank}", 1) > 1:
+        who = f"rank {placement.rank} of {placement.size} came twice, or to a run of {size} ranks"
+        store.set("refusal", f"{who}: give every node the same flags and its own --node-rank")
     store.add("arrived", 1)
     return store

@@ -86,16 +86,15 @@ def test_ctrl_c_ends_the_waiting() -> None:
     timer.join()
 
 
-@pytest.mark.parametrize(
-    ("nodes", "text"), [([(2, 0), (3, 1)], "one rank counts"), ([(3, 0), (3, 1), (3, 1)], "rank 1 came twice")]
-)
-def test_nodes_that_contradict_each_other(start_run, nodes: list, text: str) -> None:
+@pytest.mark.parametrize("nodes", [[(2, 0), (3, 1)], [(3, 0), (3, 1), (3, 1)]])
+def test_nodes_that_contradict_each_other(start_run, nodes: list) -> None:
     port = free_port()
     runs = [start_run("--num-proc-node", n, "--node-rank", rank, "--master-port", port) for n, rank in nodes]
     for one in runs:
         code, stderr = one.wait()
         assert code == 2
-        assert stderr.startswith(f"launch_worker.py: error: {text}")
+        assert stderr.startswith("launch_worker.py: error: rank ")
+        assert stderr.endswith(": give every node the same flags and its own --node-rank\n")
         assert stderr.count("\n") == 1
 
 
