@@ -9,7 +9,6 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from dataset.index import read_index, write_index
-from dataset.names import Ambiguous, NameIndex
 from i2sb.errors import UserError
 
 INTEROP = Path(__file__).parents[1] / "interop"
@@ -62,14 +61,3 @@ def test_indices_that_contradict_themselves_are_refused(tmp_path, changes):
     with pytest.raises(UserError, match=r"x\.pt: refused: ") as caught:
         read_index(tmp_path / "x.pt")
     assert "\n" not in str(caught.value)
-
-
-def test_the_longest_common_end_of_two_paths_decides():
-    paths = ["/d/val/a/x/1.png", "/d/val/b/x/1.png", "/d/val/b/y/2.png"]
-    index = NameIndex(paths)
-    assert [index.find(f"/other{path.removeprefix('/d')}") for path in paths] == paths
-    assert index.find("a\\x\\1.png") == paths[0]
-    assert index.find("y/2.png") == paths[2]
-    assert index.find("z/2.png") is None
-    with pytest.raises(Ambiguous, match=r"x/1\.png may be /d/val/a/x/1\.png or /d/val/b/x/1\.png"):
-        index.find("x/1.png")

@@ -13,8 +13,6 @@ from guided_diffusion.presets import ABOUT, DEFAULTS, PRESETS, resolve
 from guided_diffusion.script_util import create_model
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests" / "golden"
-SMALL = ["tiny", "small", "medium"]
 
 
 def on_meta(kwargs):
@@ -58,16 +56,6 @@ def test_other_adm_networks_have_the_published_sizes():
     for name in ("adm-64", "adm-128", "adm-512"):
         sizes[name] = round(count(on_meta(resolve(name, class_cond=True, learn_sigma=True))) / 1e6)
     assert sizes == {"adm-64": 296, "adm-128": 422, "adm-512": 559}
-
-
-@pytest.mark.parametrize("in_channels", [3, 6])
-@pytest.mark.parametrize("name", SMALL)
-def test_small_networks_run_at_several_sizes(name, in_channels):
-    model = create_model(**resolve(name, in_channels=in_channels)).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        for height, width in ((32, 32), (48, 64)):
-            y = model(torch.randn(1, in_channels, height, width), torch.ones(1))
-            assert y.shape == (1, 3, height, width)
 
 
 def test_resolve_gives_plain_text_and_a_copy():

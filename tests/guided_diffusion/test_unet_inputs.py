@@ -1,12 +1,10 @@
 """What goes into the network and its constructor: shapes, times, classes, and the errors for wrong ones."""
 
-import math
 import re
 
 import pytest
 import torch
 
-from guided_diffusion.nn import timestep_embedding
 from guided_diffusion.script_util import create_model
 
 TINY = {
@@ -32,14 +30,6 @@ def tiny(**kwargs):
 
 def raises(text):
     return pytest.raises(ValueError, match=re.escape(text))
-
-
-def test_timestep_embedding_is_cosines_then_sines():
-    emb = timestep_embedding(torch.tensor([0.1, 777.25], dtype=torch.float64), 32)
-    assert emb.dtype == torch.float32
-    for row, t in zip(emb.tolist(), [0.1, 777.25]):
-        angles = [t * math.exp(-math.log(10_000) * i / 16) for i in range(16)]
-        assert row == pytest.approx([*map(math.cos, angles), *map(math.sin, angles)], abs=1e-4)
 
 
 @pytest.mark.parametrize("updown", [True, False])
