@@ -44,11 +44,7 @@ class BridgeConfig:
 
     @classmethod
     def from_options(cls, opt: Any, network: Mapping[str, Any]) -> BridgeConfig:
-        """The bridge that options (as those of train.py) and arguments of `create_model` describe.
-
-        Raises:
-            ValueError: values that make no bridge.
-        """
+        """The bridge that options (as those of train.py) and arguments of `create_model` describe; see `from_dict`."""
         values = {field: getattr(opt, "corrupt" if field == "task" else field, None) for field in FIELDS}
         return cls.from_dict({**values, "channels": values["channels"] or presets.CHANNELS, "network": network})
 

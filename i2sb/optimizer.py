@@ -87,9 +87,6 @@ class Optimizer:
 
         Args:
             keep: which of lr, lr_gamma, lr_step, l2_norm stay as in the constructor.
-
-        Raises:
-            ValueError: it is of another network.
         """
         mine, my_rates = dict(self.adamw.param_groups[0]), self._rates()
         self.adamw.load_state_dict(state["optimizer"])

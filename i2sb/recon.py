@@ -234,8 +234,6 @@ class ReconStore:
 
         overwrite: first remove this part, those of other settings, and what was derived from both.  A recon.pt of
         which nothing says how it was made (the original's) is kept under another name.
-
-        Raises UserError where the folder holds images of other settings, or cannot be written to.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -55,10 +55,7 @@ def open_store(
 
 
 def holes(corrupt: Callable, count: int, shape: tuple[int, ...]) -> str | None:
-    """Tells the masks of `count` images [C,S,S] from others: they may be a file's or the brush's; None without masks.
-
-    Raises UserError where there are fewer masks than images.
-    """
+    """A checksum of the masks of `count` images [C,S,S], a file's or the brush's; None for a task without masks."""
     if not getattr(corrupt, "has_mask", False):
         return None
     try:
@@ -69,10 +66,7 @@ def holes(corrupt: Callable, count: int, shape: tuple[int, ...]) -> str | None:
 
 
 def check_images(store: ReconStore, dataset: Any) -> None:
-    """Compare the files of images that are restored already with what they were then: up to NUM_CHECKED, evenly spread.
-
-    Raises UserError where one has changed.
-    """
+    """Refuse to resume where image files have changed since: up to NUM_CHECKED of them, evenly spread, are compared."""
     known = store.checksums()
     for number in sorted(known)[:: -(-len(known) // NUM_CHECKED) or 1]:
         if zlib.crc32(dataset.read(number)) != known[number]:
