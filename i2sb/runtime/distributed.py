@@ -245,7 +245,7 @@ def _check_in(placement: Placement) -> dist.Store:
     store = dist.PrefixStore(f"i2sb/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     size = int(store.compare_set("size", "", str(placement.size)))  # the first to come sets it
     if size != placement.size or store.add(f"rank/{placement.rank}", 1) > 1:
-        who = f"rank {placement.rank} of {placement.size} came twice, or to a run of {size} ranks"
+        who = f"rank {placement.rank} of {placement.size} came twice or to a run of {size} ranks"
         store.set("refusal", f"{who}: give every node the same flags and its own --node-rank")
     store.add("arrived", 1)
     return store
