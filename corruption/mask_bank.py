@@ -27,8 +27,7 @@ KINDS = {  # kind -> (key in the published file, least and largest hole ratio)
     "freeform2030": ("20-30% freeform", 0.20, 0.30),
 }
 NUM_MASKS = 10_000  # size of the published bank; the brush offers as many in training
-CHECKED = 64  # masks of a bank whose hole ratio is checked: enough to tell kinds apart, and holes from the rest
-TOLERANCE = 0.01  # of their mean hole ratio
+CHECKED = 64  # masks of a bank whose mean hole ratio is checked: enough to tell kinds apart, and holes from the rest
 
 MaskBank = np.ndarray | Callable[[str], np.ndarray | None]
 """Masks [n,s,s] of zeros and ones, their packed bits [n,s*s/8], or a function from a kind to one of these or None."""
@@ -76,7 +75,7 @@ def packed(masks: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
     bits = np.packbits(masks.reshape(len(masks), -1), axis=1) if square else masks
     sample = bits[np.linspace(0, len(bits) - 1, CHECKED).astype(int)]
     ratio = np.unpackbits(sample).sum() / (CHECKED * (masks[0].size if square else 8 * masks[0].size))
-    if not low - TOLERANCE <= ratio <= high + TOLERANCE:
+    if not low - 0.01 <= ratio <= high + 0.01:
         raise ValueError(f"{name}: holes cover {ratio:.1%} of the masks on average, not {low:.0%} to {high:.0%}")
     return bits
 

@@ -17,25 +17,17 @@ FACTOR = 4
 TAPS = 4 * FACTOR
 
 
-def cubic(t: np.ndarray, a: float = -0.5) -> np.ndarray:
-    """Keys' cubic convolution kernel, support [-2,2], 1 at 0."""
-    t = np.abs(t)
-    inner = (a + 2) * t**3 - (a + 3) * t**2 + 1
-    outer = a * (t**3 - 5 * t**2 + 8 * t - 4)
-    return np.where(t <= 1, inner, np.where(t < 2, outer, 0.0))
-
-
 @lru_cache
 def bicubic_matrix(size: int) -> np.ndarray:
     """A [S/4,S], float64, rows summing to 1: row r weights pixels 4r-6 .. 4r+9, mirrored at the borders."""
-    kernel = cubic((np.arange(TAPS) - (TAPS - 1) / 2) / FACTOR)
+    t = np.abs(np.arange(TAPS) - (TAPS - 1) / 2) / FACTOR  # less than 2, where Keys' kernel ends
+    kernel = np.where(t <= 1, 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2)
     kernel /= kernel.sum()
     matrix = np.zeros((size // FACTOR, size))
+    pixels = np.pad(np.arange(size), TAPS // 2, mode="symmetric")
     for row in range(size // FACTOR):
-        j = FACTOR * row + FACTOR // 2 - TAPS // 2 + np.arange(TAPS)
-        j = np.where(j < 0, -j - 1, j)
-        j = np.where(j >= size, 2 * size - 1 - j, j)
-        np.add.at(matrix[row], j, kernel)  # a mirrored tap meets another on its pixel: they add up
+        first = FACTOR * row + FACTOR // 2
+        np.add.at(matrix[row], pixels[first : first + TAPS], kernel)  # a mirrored tap and another one add up
     return matrix
 
 

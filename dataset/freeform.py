@@ -19,11 +19,7 @@ from i2sb.errors import UserError
 
 
 def fetch_bank(log: Any = None) -> Path:
-    """Fetch the published file (250 MB at most) to data/ unless it is there.
-
-    Raises:
-        UserError: it cannot be fetched; the text says where to put it by hand.
-    """
+    """Fetch the published file (250 MB at most) to data/ unless it is there; a UserError says how to do so by hand."""
     from i2sb.fetch import fetch
 
     return fetch(FREEFORM_BANK, "data", log)

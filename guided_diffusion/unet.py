@@ -111,7 +111,7 @@ class UNetModel(nn.Module):
     """ADM's U-Net: a noisy image and its time in, an image out.
 
     Args (names are ADM's):
-        image_size: size of the images it is meant for; information only, the network is fully convolutional.
+        image_size: information only, the network is fully convolutional.
         in_channels, out_channels: channels of the images going in and coming out.
         model_channels: base width; level i has channel_mult[i] * model_channels channels, a multiple of num_groups.
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
