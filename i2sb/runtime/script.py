@@ -69,6 +69,9 @@ def on_signals(handler: Callable[[int, Any], None], numbers: list[int] = SIGNALS
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
     """Signals wait until the block has ended: one in the middle of importing torch aborts the process."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
