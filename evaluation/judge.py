@@ -109,11 +109,11 @@ def _check(found: Evaluation) -> None:
     targets, data = [label for _, label in found.dataset.samples], found.dataset.fingerprint()
     as_sampled = "give the --dataset-dir and --val-list of sample.py"
     for folder, recon, run, _ in found.samples.values():
-        size = recon.image_shape[-1]
+        height, width = recon.image_shape[-2:]
         if len(recon) != len(targets):
             raise UserError(f"{folder}: holds {len(recon)} images, the data set has {len(targets)}; {as_sampled}")
-        if size != found.options.image_size:
-            raise UserError(f"{folder}: its images have {size}x{size} pixels; give --image-size {size}")
+        if not height == width == found.options.image_size:
+            raise UserError(f"{folder}: its images have {height}x{width} pixels; give --image-size {width}")
         if recon.labels.tolist() != targets or (recon.checksums is None and run.get("data", data) != data):
             raise UserError(f"{folder}: was restored from other images than the data set's; {as_sampled}")
         if run.get("checkpoint", weights) != weights:
