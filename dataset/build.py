@@ -149,7 +149,7 @@ def _present(partial: Path) -> tuple[dict[bytes, int], float]:
 
 
 def _read(path: str) -> tuple[bytes, str]:
-    """The bytes of an image, and why it cannot be used, or nothing."""
+    """The bytes of an image, and why it cannot be used ("" if it can)."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
