@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import shutil
 import sys
 
 import pytest
@@ -27,13 +26,6 @@ def place(tmp_path_factory):
         assert train.main(train_argv(folder / "photos", "--name", "a", "--cond-x1")) == 0
         assert export.main(["--ckpt", "a", "--out", "results/b"]) == 0
     return folder
-
-
-@pytest.fixture
-def here(place, tmp_path, monkeypatch):
-    shutil.copytree(place, tmp_path / "run")
-    monkeypatch.chdir(tmp_path / "run")
-    return tmp_path / "run"
 
 
 def test_the_files_hold_the_average_and_its_description(here):

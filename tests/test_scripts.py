@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -23,14 +22,6 @@ def place(tmp_path_factory):
         patch.chdir(folder)
         assert train.main(train_argv(dataset, "--ot-ode")) == 0
     return folder
-
-
-@pytest.fixture
-def here(place, tmp_path, monkeypatch):
-    """A copy of `place` as the current folder."""
-    shutil.copytree(place, tmp_path / "run")
-    monkeypatch.chdir(tmp_path / "run")
-    return tmp_path / "run"
 
 
 def load(path):

@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-import shutil
 from argparse import Namespace
 
 import bad_files
@@ -43,13 +42,6 @@ def place(tmp_path_factory):
     bare = {key.removeprefix("diffusion_model."): value for key, value in state.items()}
     torch.save(bare, folder / FIRST_WEIGHTS)
     return folder
-
-
-@pytest.fixture
-def here(place, tmp_path, monkeypatch):
-    shutil.copytree(place, tmp_path / "run")
-    monkeypatch.chdir(tmp_path / "run")
-    return tmp_path / "run"
 
 
 SAMPLE = (sample, lambda h: sample_argv(h / "photos", "a", "--overwrite"))
