@@ -24,7 +24,7 @@ from evaluation.metrics import metrics_of, shown_as
 from evaluation.scored_images import Case, JudgedImages
 from evaluation.sweep import Point, draw_curves, read_curve
 from evaluation.table import notes
-from i2sb.bridge import FIELDS
+from i2sb.config import FIELDS
 from i2sb.recon import BYTES, SECONDS, made_with
 from i2sb.runtime.files import atomic_write
 

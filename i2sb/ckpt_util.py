@@ -24,7 +24,7 @@ from torch import Tensor
 
 from guided_diffusion import presets
 from i2sb import export
-from i2sb.bridge import BridgeConfig
+from i2sb.config import BridgeConfig
 from i2sb.errors import UserError
 from i2sb.fetch import download_ckpt
 from i2sb.network import network_of

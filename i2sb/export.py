@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2sb.bridge import BridgeConfig
+from i2sb.config import BridgeConfig
 from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.reading import read_json

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from i2sb.batch import Batch, Given, make_batch
-from i2sb.bridge import BridgeConfig
 from i2sb.ckpt_util import bridge_of, load_checkpoint, options_to_save, save_options, with_defaults
+from i2sb.config import BridgeConfig
 from i2sb.diffusion import Diffusion, label_from_x0, x0_from_label
 from i2sb.ema import ExponentialMovingAverage
 from i2sb.errors import UserError

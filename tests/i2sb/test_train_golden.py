@@ -118,8 +118,6 @@ def test_five_steps_equal_the_published_ones(name, tmp_path, monkeypatch):
         want = golden[key]["sum"], golden[key]["sumsq"]
         np.testing.assert_allclose(checksum(tensors), want, rtol=tolerance, err_msg=key)
     first = golden["first_param"]
-    np.testing.assert_allclose(
-        saved["net"][first["name"]].flatten()[::97].numpy(), first["every97"], rtol=0, atol=1e-6
-    )
+    np.testing.assert_allclose(saved["net"][first["name"]].flatten()[::97].numpy(), first["every97"], rtol=0, atol=1e-6)
     assert saved["ema"]["num_updates"] == golden["ema_num_updates"]
     assert saved["optimizer"]["param_groups"][0]["lr"] == pytest.approx(golden["final_lr"])

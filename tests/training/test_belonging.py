@@ -58,5 +58,3 @@ def test_a_kill_between_the_two_renames_mixes_nothing(dataset, capsys, monkeypat
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert sample.main(sample_argv(dataset, "a")) == 2
     assert "options.pkl: is not that of latest.pt (interval 20, not 10)" in last_line(capsys)
-
-

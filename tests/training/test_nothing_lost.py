@@ -17,8 +17,8 @@ import torch
 from small_runs import ROOT, train_argv
 
 import train
-from i2sb.bridge import BridgeConfig
 from i2sb.ckpt_util import load_checkpoint, save_checkpoint
+from i2sb.config import BridgeConfig
 from i2sb.options import parse_train_options
 
 
