@@ -20,7 +20,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from guided_diffusion import presets
 from i2sb import export
@@ -184,7 +183,7 @@ def load_checkpoint(path: str | os.PathLike, log: Any = None) -> dict[str, Any]:
     """The content of a latest.pt; tensors stay on the disk until they are used, and no code in it runs.
 
     Besides the keys of the file: "identity", which tells the averaged weights from others.  Only the average is
-    compared with the file's checksums, see `verify`.  An exported ema.safetensors serves as well: its "ema" is
+    compared with the file's checksums.  An exported ema.safetensors serves as well: its "ema" is
     None, and it has no optimizer.
 
     Raises:
@@ -194,12 +193,7 @@ def load_checkpoint(path: str | os.PathLike, log: Any = None) -> dict[str, Any]:
     if path.name == export.WEIGHTS:
         return export.load_weights(path, log)
     state = _open(path)
-    return {**state, "identity": check_tensors(path, list(_tensors(state["ema"].get("shadow_params"))), log)}
-
-
-def verify(path: str | os.PathLike, state: Mapping[str, Any], log: Any = None) -> None:
-    """Compare weights and optimizer, which a resumed training uses besides the average, with the file's checksums."""
-    check_tensors(path, list(_tensors([state["net"], state.get("optimizer")])), log)
+    return {**state, "identity": check_tensors(path, state["ema"].get("shadow_params"))}
 
 
 def _open(path: Path) -> dict[str, Any]:
@@ -208,14 +202,6 @@ def _open(path: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path}: refused: it has no {' and no '.join(missing)}, so it is not a checkpoint of a bridge")
     return state
-
-
-def _tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, (Mapping, list, tuple)):
-        for item in content.values() if isinstance(content, Mapping) else content:
-            yield from _tensors(item)
 
 
 def bridge_of(opt: Any) -> BridgeConfig:

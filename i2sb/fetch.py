@@ -10,7 +10,7 @@ from i2sb import addresses
 from i2sb.addresses import CHECKPOINT_FOLDERS, Remote
 from i2sb.errors import UserError
 from i2sb.runtime.download import download, download_drive_folder
-from i2sb.runtime.reading import check_file, load_options
+from i2sb.runtime.reading import check_tensors, load_options, load_torch
 
 
 def fetch(remote: Remote, folder: str | os.PathLike = "data", log: Any = None, **options: Any) -> Path:
@@ -47,7 +47,7 @@ def fetch_checkpoint(name: str, log: Any = None) -> Path:
     if name not in CHECKPOINT_FOLDERS:
         raise UserError(f"{name}: no published checkpoint has this name; there are {', '.join(CHECKPOINT_FOLDERS)}")
     folder, what = Path("results") / name, f"the published checkpoint {name}"
-    checks = {"options.pkl": load_options, "latest.pt": check_file}
+    checks = {"options.pkl": load_options, "latest.pt": lambda path: check_tensors(path, load_torch(path))}
     for path in download_drive_folder(CHECKPOINT_FOLDERS[name], folder, checks, what=what, log=log):
         try:
             checks[path.name](path)

@@ -74,7 +74,7 @@ class Pictures:
     def complete(self, store: ReconStore, log: Any) -> None:
         """Write what a run lacks that began without pictures; trajectories cannot be made from restored images."""
         if self._images:
-            images = (image for batch in Recon([store.path], log).batches(32) for image in batch)
+            images = (image for batch in Recon([store.path]).batches(32) for image in batch)
             for image, path in zip(images, self._images[store.start : store.stop]):
                 if not path.is_file():
                     _save(path, to_pixels(image))

@@ -5,7 +5,7 @@ results/NAME/samples_nfeN[_clip]/
                             "made_with": the settings, which are the identity of its run; "crc32": [n], of the image
                             file that each image was restored from
     recon[_I_N].json        the same settings while images are restored, and for people; and the time per image
-    .recon[_I_N].parts/     START_STOP.npz, a whole batch each; gone when recon.pt is there
+    .recon[_I_N].parts/     while images are restored: arr, their raw values, and rows, what else is known of each
     images/, trajectories/, metrics.json, metrics_per_image.csv, report.html: derived from the images of the same run
 results/NAME/sweep.csv, sweep.png: derived from several such folders
 """
@@ -16,6 +16,7 @@ import bisect
 import contextlib
 import itertools
 import json
+import math
 import re
 import shutil
 import statistics
@@ -30,15 +31,15 @@ from torch import Tensor
 
 from i2sb.errors import UserError, one_line
 from i2sb.pixels import to_uint8
-from i2sb.runtime.files import atomic_write, lock, only_one
-from i2sb.runtime.reading import check_tensors, load_npz, load_torch, read_json, verified_pieces
-from i2sb.runtime.torch_stream import Stream, save_stream
+from i2sb.runtime.files import atomic_write, lock, only_one, sync, unwritable
+from i2sb.runtime.reading import check_tensors, load_torch, read_json
 
 SECONDS = "seconds_per_image"  # measured, so not a setting
 BYTES = "recon.pt"  # what tells the original's samples from others, which name no run
 PICTURES, SCORES = ("images", "trajectories"), ("metrics.json", "metrics_per_image.csv", "report.html")
 SWEEP = ("sweep.csv", "sweep.png")  # in results/NAME: of several folders of samples
 _STEM = re.compile(r"recon(_(\d+)_(\d+))?")
+_ROW = np.dtype([("label", "i8"), ("crc32", "i8"), ("seconds", "f8")])  # the last one is 0 until an image is there
 
 
 def sample_folder(name: str, nfe: int, clip_denoise: bool) -> Path:
@@ -137,7 +138,7 @@ def find_recon(folder: Path) -> list[Path]:
 
 
 class Recon:
-    """The images in one recon.pt, whichever program wrote it, or in all the parts of one; read in pieces.
+    """The images in one recon.pt, whichever program wrote it, or in all the parts of one; they stay on the disk.
 
     Attributes:
         image_shape: (C, S, S); labels: [n].
@@ -146,14 +147,14 @@ class Recon:
     Raises UserError where a file is damaged or holds something else.
     """
 
-    def __init__(self, paths: list[Path], log: Any = None):
-        self.paths, self._log, self._is_verified = paths, log, False
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
         found = [self._open(path) for path in paths]
-        if len({arr.shape[1:] for arr, _, _ in found}) > 1:
+        self._arrs = [arr for arr, _, _ in found]
+        if len({arr.shape[1:] for arr in self._arrs}) > 1:
             raise UserError(f"{paths[0].parent}: its parts hold images of different sizes")
-        self._ends = list(itertools.accumulate(len(arr) for arr, _, _ in found))
-        self.image_shape = tuple(found[0][0].shape[1:])
-        self.labels = torch.cat([labels.clone() for _, labels, _ in found])
+        self.image_shape = tuple(self._arrs[0].shape[1:])
+        self.labels = torch.cat([labels for _, labels, _ in found])
         known = [checksums for *_, checksums in found]
         self.checksums = None if None in known else [crc for each in known for crc in each]
 
@@ -165,39 +166,25 @@ class Recon:
         if not sound:
             raise UserError(f"{path}: refused: it does not hold restored images (arr [n,C,S,S] and label_arr [n])")
         checksums = content.get("crc32")
-        if not isinstance(checksums, Tensor):
-            check_tensors(path, [labels], self._log)
-            return arr, labels, None
-        check_tensors(path, [labels, checksums], self._log)
-        return arr, labels, checksums.tolist()
+        check_tensors(path, [arr, labels, checksums])
+        return arr, labels, checksums.tolist() if isinstance(checksums, Tensor) else None
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self.labels)
 
     def batch_numbers(self, batch_size: int) -> list[list[int]]:
         """The numbers of the images in each of `batches`."""
-        spans = itertools.pairwise([0, *self._ends])
-        return [list(range(i, min(i + batch_size, end))) for first, end in spans for i in range(first, end, batch_size)]
+        return [list(range(i, min(i + batch_size, len(self)))) for i in range(0, len(self), batch_size)]
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Consecutive [b,C,S,S] as stored, b = batch_size but at the end of a file; in constant memory.
-
-        Raises UserError after the last batch of a file whose bytes have changed since they were written.
-        """
-        for path in self.paths:
-            yield from verified_pieces(path, "arr", batch_size)
-        self._is_verified = True
+        """Consecutive [b,C,S,S] as stored, b = batch_size but at the end."""
+        return map(self.take, self.batch_numbers(batch_size))
 
     def take(self, numbers: Sequence[int]) -> Tensor:
-        """The images of these numbers [b,C,S,S] as stored; all bytes are verified at first, and errors as there."""
-        if not self._is_verified:
-            for _ in self.batches(1):
-                pass
-        images = []
-        for number in numbers:
-            part = bisect.bisect_right(self._ends, number)
-            images.append(load_torch(self.paths[part])["arr"][number - self._ends[part]].clone())  # from its end
-        return torch.stack(images)
+        """The images of these numbers [b,C,S,S] as stored."""
+        starts = list(itertools.accumulate(map(len, self._arrs[:-1]), initial=0))
+        parts = [bisect.bisect_right(starts, number) - 1 for number in numbers]
+        return torch.stack([self._arrs[part][number - starts[part]] for part, number in zip(parts, numbers)])
 
 
 class ReconStore:
@@ -246,6 +233,9 @@ class ReconStore:
                     _remove(self.parts)
                     return True
                 self.parts.mkdir(exist_ok=True)
+                for name, size in (("arr", 0), ("rows", (self.stop - self.start) * _ROW.itemsize)):
+                    with (self.parts / name).open("ab") as file:
+                        file.truncate(max(size, file.tell()))
                 return False
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to: {error.strerror or error}") from error
@@ -282,7 +272,7 @@ class ReconStore:
         if not self.path.exists():
             return False
         try:
-            Recon([self.path], log)
+            Recon([self.path])
             if identity(made_with(self.path)) != identity(self.settings):
                 raise UserError(f"{self.path}: does not say that it is of this run")
         except UserError as error:
@@ -295,62 +285,55 @@ class ReconStore:
         with atomic_write(self.path.with_suffix(".json")) as file:
             file.write((json.dumps({**self.settings, **measured}, indent=2) + "\n").encode())
 
+    def _rows(self) -> np.ndarray:
+        return np.fromfile(self.parts / "rows", _ROW)
+
     def missing(self, batch_size: int) -> list[list[int]]:
         """The numbers of the images still to be restored, in batches of neighbours."""
-        batches, position = [], self.start
-        for start, stop in [*self._done(), (self.stop, self.stop)]:
-            batches += [list(range(i, min(i + batch_size, start))) for i in range(position, start, batch_size)]
-            position = stop
-        return batches
-
-    def _done(self) -> list[tuple[int, int]]:
-        """The batches [start, stop) that are there, in order."""
-        return sorted(tuple(map(int, path.stem.split("_"))) for path in self.parts.glob("[0-9]*_*.npz"))
+        numbers = np.flatnonzero(self._rows()["seconds"] == 0) + self.start
+        runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+        return [run[i : i + batch_size].tolist() for run in runs for i in range(0, len(run), batch_size)]
 
     def checksums(self) -> dict[int, int]:
         """Image number -> CRC-32 of the image file that it was restored from, of all the images that are there."""
         if self.path.exists():
-            return dict(enumerate(Recon([self.path]).checksums or (), self.start))
-        done = ((start, self._load(start, stop, "crc32")) for start, stop in self._done())
-        return {number: crc for start, each in done for number, crc in enumerate(each.tolist(), start)}
+            return dict(enumerate(load_torch(self.path)["crc32"].tolist(), self.start))
+        return {self.start + i: int(row["crc32"]) for i, row in enumerate(self._rows()) if row["seconds"] > 0}
 
     def write(self, numbers: list[int], images: Tensor, labels: Tensor, checksums: Tensor, seconds: float) -> None:
         """Keep a batch of restored images [b,C,S,S] in about [-1,1], of neighbouring numbers.
 
         labels, checksums (CRC-32 of the image files): [b].  seconds: how long a process worked on the batch.
         """
+        rows = np.empty(len(numbers), _ROW)
+        rows["label"], rows["crc32"], rows["seconds"] = labels, checksums, seconds / len(numbers)
         arr = to_uint8(images) if self.dtype == "uint8" else images.float()
-        crc32 = checksums.numpy().astype(np.uint32)
-        with atomic_write(self._batch(numbers[0], numbers[-1] + 1)) as file:
-            np.savez(file, arr=arr.numpy(), label_arr=labels.numpy(), crc32=crc32, seconds=seconds)
+        for name, values in (("arr", arr.numpy()), ("rows", rows)):  # images that no row tells of do not count
+            path = self.parts / name
+            try:
+                with path.open("r+b") as file:
+                    file.seek((numbers[0] - self.start) * values[0].nbytes)
+                    file.write(values.tobytes())
+                    file.flush()
+                    sync(file.fileno())
+            except OSError as error:
+                raise unwritable(path, error) from error
 
     def finish(self) -> Path:
-        """Join the batches to recon.pt and remove them; where one is damaged or the disk full (UserError) they stay."""
-        done, count = self._done(), self.stop - self.start
+        """Make recon.pt of the images that were written and remove those; where the disk is full (UserError) they stay.
 
-        def pieces(key: str) -> Iterator[np.ndarray]:
-            return (self._load(start, stop, key) for start, stop in done)
-
-        # The median of the batches: one that was slow by chance, or the first of a process, does not count.
-        times = [float(seconds) / (stop - start) for seconds, (start, stop) in zip(pieces("seconds"), done)]
-        self._write_settings(**{SECONDS: statistics.median_low(times)})
-        tensors = {
-            "arr": Stream(np.dtype(self.dtype), (count, *self.image_shape), pieces("arr")),
-            "label_arr": Stream(np.dtype(np.int64), (count,), pieces("label_arr")),
-            "crc32": Stream(np.dtype(np.int64), (count,), pieces("crc32")),
-        }
-        save_stream(self.path, tensors, made_with=self.settings)
+        The same images give the same bytes.
+        """
+        rows, shape = self._rows(), (self.stop - self.start, *self.image_shape)
+        # The median: a batch that was slow by chance, or the first of a process, does not count.
+        self._write_settings(**{SECONDS: statistics.median_low(rows["seconds"].tolist())})
+        file_name, dtype = str(self.parts / "arr"), getattr(torch, self.dtype)
+        arr = torch.from_file(file_name, shared=False, size=math.prod(shape), dtype=dtype).view(shape)
+        tensors = {"arr": arr, "label_arr": torch.tensor(rows["label"]), "crc32": torch.tensor(rows["crc32"])}
+        with atomic_write(self.path) as file:
+            torch.save({**tensors, "made_with": self.settings}, file)
         _remove(self.parts)
         return self.path
-
-    def _load(self, start: int, stop: int, key: str) -> np.ndarray:
-        try:
-            return load_npz(self._batch(start, stop), [key])[key]
-        except UserError as error:
-            raise UserError(f"{error}; remove it and run the same command again") from error
-
-    def _batch(self, start: int, stop: int) -> Path:
-        return self.parts / f"{start:08d}_{stop:08d}.npz"
 
 
 def _remove(path: Path) -> None:

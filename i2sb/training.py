@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from i2sb.batch import unpack
-from i2sb.ckpt_util import LATEST, keep_checkpoint, save_checkpoint, verify
+from i2sb.ckpt_util import LATEST, keep_checkpoint, save_checkpoint
 from i2sb.errors import UserError
 from i2sb.loader import training_loader
 from i2sb.meter import Meter
@@ -29,6 +29,7 @@ from i2sb.runtime.distributed import StopSignal, check_agreement, gather_objects
 from i2sb.runtime.logger import of_all_ranks
 from i2sb.runtime.memory import peak_memory
 from i2sb.runtime.progress import Progress
+from i2sb.runtime.reading import check_tensors
 from i2sb.runtime.writers import Writer
 from i2sb.validation import evaluate
 
@@ -103,7 +104,7 @@ class Training:
             self.log.info("[Resume] weights alone: a new training starts from them, at iteration 0")
         elif loaded is not None:
             log = of_all_ranks(self.log, self.rank)
-            verify(self.opt.load, loaded, log)
+            check_tensors(self.opt.load, [loaded["net"], loaded.get("optimizer")])  # the average was checked at loading
             try:
                 iteration, num_images = starting_point(loaded, self.opt, log, len(self.train_dataset), self.data)
                 state = State(iteration, num_images, saved=iteration)

@@ -15,7 +15,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch >= 1.6 and older files begin
-_REMAP_BYTES = 4 * 2**20  # a mapped file counts as memory as far as it was read: it is mapped again so often
 
 
 # --- torch files
@@ -38,7 +37,7 @@ def load_torch(path: str | os.PathLike) -> Any:
     """What `torch.save` put into a file: tensors (on the CPU) in plain containers.  No code in it is run.
 
     The tensors stay on the disk until they are used (files of torch >= 1.6).  Their bytes are not compared with the
-    file's checksums here: see `check_tensors` and `verified_pieces`.
+    file's checksums here: see `check_tensors`.
 
     Raises:
         UserError: there is no such file, or it is cut, damaged, or holds other things than tensors and plain values.
@@ -56,15 +55,14 @@ def load_torch(path: str | os.PathLike) -> Any:
             return torch.load(name, map_location="cpu", mmap=is_zip, weights_only=True)
 
 
-def check_tensors(path: str | os.PathLike, tensors: Iterable[Tensor], log: Any = None) -> str:
+def check_tensors(path: str | os.PathLike, content: Any) -> str:
     """Compare the bytes of tensors that `load_torch` gave with the checksums in their file.
 
-    Takes 0.4 s per GB besides the reading.  Files that are no zip archives (torch before 1.6, safetensors) have no
-    checksums: their bytes are identified only.
+    Takes 0.4 s per GB besides the reading.  Where a file has no checksums (torch before 1.6, `set_crc32_options`),
+    its bytes are identified only.
 
     Args:
-        tensors: as they were loaded, neither moved nor converted.
-        log: is given a warning if the file was written without checksums.
+        content: tensors as they were loaded, neither moved nor converted, in any plain containers.
 
     Returns:
         16 hex digits that identify types, shapes and bytes as they were read.
@@ -72,55 +70,33 @@ def check_tensors(path: str | os.PathLike, tensors: Iterable[Tensor], log: Any =
     Raises:
         UserError: bytes have changed since they were written.
     """
-    declared = _checksums(path, log)
+    declared: set[tuple[int, int]] = set()
     identity = hashlib.sha256()
     with _reasons(path):
-        for tensor in tensors:
+        if _is_zip(path):
+            with zipfile.ZipFile(path) as archive:
+                declared = {(entry.CRC, entry.file_size) for entry in archive.infolist()}
+        for tensor in _tensors(content):
             stored = _bytes_of(tensor)
             crc = zlib.crc32(stored)
-            if declared and len(stored) and (crc, len(stored)) not in declared:
-                raise _damaged(path)
-            if not _is_whole(tensor):  # a view of storage that it shares
+            if declared and len(stored) and not declared & {(crc, len(stored)), (0, len(stored))}:
+                raise UserError(
+                    f"{one_line(path, 400)}: damaged (its bytes do not match their checksum): copy it again"
+                )
+            if not tensor.is_contiguous() or tensor.nbytes < len(stored):  # a view of storage that it shares
                 crc = zlib.crc32(_bytes_of(tensor.detach().contiguous().clone()))
             identity.update(f"{tensor.dtype} {list(tensor.shape)} {crc:08x}\n".encode())
     return identity.hexdigest()[:16]
 
 
-def verified_pieces(path: str | os.PathLike, key: str, rows: int) -> Iterator[Tensor]:
-    """Consecutive pieces [<=rows, ...] of the tensor `key` in a torch file, in constant memory.
+def _tensors(content: Any) -> Iterator[Tensor]:
+    import torch
 
-    Whether the bytes are sound is known when all were read: damage is raised after the last piece.  So keep
-    nothing of what was computed from the pieces before the loop has ended.
-
-    Raises:
-        UserError: as `load_torch`; there is no such tensor; or its bytes have changed since they were written.
-    """
-    declared = _checksums(path)
-    arr, mapped, crc, size = _member(path, key), 0, 0, 0
-    if not (whole := _is_whole(arr)):
-        check_tensors(path, [arr])
-    for start in range(0, len(arr), rows):
-        if mapped > _REMAP_BYTES:
-            arr, mapped = _member(path, key), 0
-        piece = arr[start : start + rows].clone()
-        stored = _bytes_of(piece)
-        crc, size, mapped = zlib.crc32(stored, crc), size + len(stored), mapped + len(stored)
-        yield piece
-    if declared and whole and size and (crc, size) not in declared:
-        raise _damaged(path)
-
-
-def check_file(path: str | os.PathLike) -> None:
-    """Read all of a torch file and compare its checksums, in constant memory.
-
-    Raises:
-        UserError: as `load_torch`; or bytes have changed since they were written.
-    """
-    load_torch(path)
-    if _checksums(path):
-        with _reasons(path), zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise _damaged(path)
+    if isinstance(content, torch.Tensor):
+        yield content
+    elif isinstance(content, Mapping | list | tuple):
+        for item in content.values() if isinstance(content, Mapping) else content:
+            yield from _tensors(item)
 
 
 def _is_zip(path: str | os.PathLike) -> bool:
@@ -140,45 +116,8 @@ def _data_pickle(path: str | os.PathLike) -> bytes:
         found = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
         if len(found) != 1:
             raise Refused("it is a zip archive but holds no weights")
-        if not _is_sound(archive, found[0]):
-            if _has_checksums(archive):
-                raise _damaged(path)
-            found[0].CRC = None  # read it unchecked
+        found[0].CRC = found[0].CRC or None  # 0: written without
         return archive.read(found[0])
-
-
-def _checksums(path: str | os.PathLike, log: Any = None) -> set[tuple[int, int]] | None:
-    """(CRC-32, size) of each record of a torch file; None if there are no checksums."""
-    with _reasons(path):
-        with Path(path).open("rb") as file:
-            if file.read(len(_ZIP)) != _ZIP:
-                return None
-        with zipfile.ZipFile(path) as archive:
-            if _has_checksums(archive):
-                return {(entry.CRC, entry.file_size) for entry in archive.infolist()}
-    if log is not None:
-        log.warning(f"{one_line(path, 400)}: was written without checksums, so damage to it goes unnoticed")
-    return None
-
-
-def _has_checksums(archive: zipfile.ZipFile) -> bool:
-    """`torch.serialization.set_crc32_options(False)` makes all of them zero: not even one of a small record fits."""
-    return any(_is_sound(archive, entry) for entry in archive.infolist() if "/data/" not in entry.filename)
-
-
-def _is_sound(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
-    try:
-        return archive.read(entry) != b""  # whose checksum is zero
-    except zipfile.BadZipFile:
-        return False
-
-
-def _member(path: str | os.PathLike, key: str) -> Tensor:
-    content = load_torch(path)
-    value = content.get(key) if isinstance(content, dict) else None
-    if not getattr(value, "ndim", 0):
-        raise UserError(f"{one_line(path, 400)}: refused: it has no tensor {key}")
-    return value
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -186,14 +125,6 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     import torch
 
     return memoryview(torch.empty(0, dtype=torch.uint8).set_(tensor.detach().untyped_storage()).numpy())
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() and tensor.nbytes == tensor.untyped_storage().nbytes()
-
-
-def _damaged(path: str | os.PathLike) -> UserError:
-    return UserError(f"{one_line(path, 400)}: damaged (its bytes do not match their checksum): copy it again")
 
 
 # --- other pickles

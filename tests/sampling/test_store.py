@@ -2,12 +2,10 @@
 
 import logging
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2sb.errors import UserError
 from i2sb.recon import SECONDS, Recon, ReconStore, made_with, partition_range
 
 LOG = logging.getLogger("test")
@@ -43,28 +41,6 @@ def test_gaps_are_found_and_batches_joined(tmp_path):
     put(store, 6, 10)
     assert first_pixels(store.finish()) == list(range(10))
     assert not store.parts.exists()
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_batch_is_named(tmp_path, damage):
-    store = make_store(tmp_path)
-    put(store, 0, 5)
-    put(store, 5, 10)
-    path = store.parts / "00000005_00000010.npz"
-    content = bytearray(path.read_bytes())
-    if damage == "cut":
-        path.write_bytes(content[: len(content) // 2])
-    else:
-        content[300] ^= 255
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"00000005_00000010.npz: .*; remove it and run the same command") as error:
-        store.finish()
-    assert "\n" not in str(error.value)
-    assert not store.path.exists()
-    path.unlink()
-    assert store.missing(8) == [[5, 6, 7, 8, 9]]
-    put(store, 5, 10)
-    assert first_pixels(store.finish()) == list(range(10))
 
 
 def test_seconds_per_image_are_the_median_batch_and_not_a_setting(tmp_path):
