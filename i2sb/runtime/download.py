@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from i2sb.errors import UserError, one_line
-from i2sb.runtime.files import lock, sync, sync_folder
+from i2sb.runtime.files import lock, sync_folder
 from i2sb.runtime.progress import Progress
 
 _DRIVE = "https://drive.google.com/"
@@ -33,13 +32,13 @@ def download(
 ) -> Path:
     """Fetch `url`, which may be a file on Google Drive, to `local_path` unless it is there; return that path.
 
-    The data grow in `local_path` + ".part", which takes the final name when size and hash are right. An interrupted
-    download is resumed if the server's file is still the same. Of several processes one fetches, the others wait.
+    The file takes the final name when size and hash are right. An interrupted download is resumed. Of several
+    processes one fetches, the others wait.
 
     Args:
         what: what the file is, for messages.
         size, sha256: in bytes and hex digits (all or the first ones), where known: also of a file that is there.
-        retries: how many attempts in a row may fail without any progress.
+        retries: how many attempts may fail before the last.
         timeout: seconds of silence of the server that end an attempt.
         log: anything with `info`.
 
@@ -59,15 +58,11 @@ def download(
         with lock(path.with_name(f"{path.name}.lock"), lambda: say(waiting)):
             if not path.is_file():
                 say(f"fetching {what}: {url} -> {path}")
-                if url.startswith(_DRIVE):
-                    _fetch_from_drive(url, part, retries, timeout)
-                else:
-                    _fetch(url, part, retries, timeout, say)
+                _fetch(url, part, retries, timeout)
                 if fault := _fault(part, size, sha256):
-                    _forget(part)
+                    part.unlink()
                     raise requests.RequestException(fault)
                 part.replace(path)
-                _forget(part)
                 sync_folder(path.parent)
         return path
     except requests.RequestException as error:
@@ -102,47 +97,8 @@ def download_drive_folder(
     return [download(urls[name], folder / name, what=f"{what} {name}", log=log) for name in missing]
 
 
-def _fetch(url: str, part: Path, retries: int, timeout: float, say: Callable[[str], None]) -> None:
-    """Fill `part` from a web server, by as many requests as it takes."""
-    failures = 0
-    while True:
-        before = _length(part)
-        try:
-            return _request(url, part, timeout)
-        except requests.RequestException as error:
-            failures = 1 if _length(part) > before else failures + 1
-            status = 500 if error.response is None else error.response.status_code
-            if failures > retries or (status < 500 and status not in (408, 416, 429)):
-                raise
-            say(f"{url}: {_reason(error, url)}; trying again")
-        time.sleep(failures - 1)
-
-
-def _request(url: str, part: Path, timeout: float) -> None:
-    """One request for what `part` lacks."""
-    headers, start, version = {"Accept-Encoding": "identity", "User-Agent": "i2sb"}, _length(part), _version_of(part)
-    if start and version.exists():  # else parts of two files could be joined
-        headers |= {"Range": f"bytes={start}-", "If-Range": version.read_text("latin-1")}
-    with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-        if answer.status_code in (200, 416):  # the whole file follows, or the server's is another one now
-            start = 0
-            _forget(part)
-        answer.raise_for_status()
-        if known := answer.headers.get("Last-Modified") or answer.headers.get("ETag"):
-            version.write_text(known, "latin-1")
-        total = start + int(answer.headers.get("Content-Length", 0))
-        with part.open("ab") as file, Progress(part.stem, total or None, done=start) as bar:
-            for chunk in answer.iter_content(2**16):
-                file.write(chunk)
-                bar.update(file.tell(), f"{file.tell() / 1e6:.1f} MB")
-            file.flush()
-            sync(file.fileno())
-    if _length(part) < total:
-        raise requests.ConnectionError("the connection was cut")
-
-
-def _fetch_from_drive(url: str, part: Path, retries: int, timeout: float) -> None:
-    """Fill `part` through gdown, which answers the pages that Google puts before large files."""
+def _fetch(url: str, part: Path, retries: int, timeout: float) -> None:
+    """Fill `part` through gdown, which resumes, and answers the pages that Google puts before large files."""
     import gdown
 
     def show(done: int, total: int | None) -> None:
@@ -183,16 +139,6 @@ def _fault(path: Path, size: int | None, sha256: str | None) -> str:
     if sha256 and not digest.hexdigest().startswith(sha256.lower()):
         return f"its sha256 is {digest.hexdigest()}, {sha256} is expected"
     return ""
-
-
-def _version_of(part: Path) -> Path:
-    """The file with the server's ETag or date of what `part` is a part of."""
-    return part.with_name(f"{part.name}.version")
-
-
-def _forget(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    _version_of(part).unlink(missing_ok=True)
 
 
 def _length(path: Path) -> int:
