@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from i2sb.options import parse_train_options
-from i2sb.runtime.script import ending_quietly, run_script, signals_held
+from i2sb.runtime.script import run_script, signals_held
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         from i2sb.runtime.launch import launch
 
-        return launch(opt, train, around=partial(ending_quietly, "train.py"))
+        return launch(opt, train)
 
     return run_script("train.py", work, opt.debug)
 

@@ -5,7 +5,8 @@ results/NAME/samples_nfeN[_clip]/
                             "made_with": the settings, which are the identity of its run; "crc32": [n], of the image
                             file that each image was restored from
     recon[_I_N].json        the same settings while images are restored, and for people; and the time per image
-    .recon[_I_N].parts/     while images are restored: arr, their raw values, and rows, what else is known of each
+    .recon[_I_N].parts/     while images are restored: arr, their raw values, and rows.* of each process, what else is
+                            known of those that are there
     images/, trajectories/, metrics.json, metrics_per_image.csv, report.html: derived from the images of the same run
 results/NAME/sweep.csv, sweep.png: derived from several such folders
 """
@@ -17,7 +18,9 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import re
+import secrets
 import shutil
 import statistics
 import zlib
@@ -39,7 +42,7 @@ BYTES = "recon.pt"  # what tells the original's samples from others, which name 
 PICTURES, SCORES = ("images", "trajectories"), ("metrics.json", "metrics_per_image.csv", "report.html")
 SWEEP = ("sweep.csv", "sweep.png")  # in results/NAME: of several folders of samples
 _STEM = re.compile(r"recon(_(\d+)_(\d+))?")
-_ROW = np.dtype([("label", "i8"), ("crc32", "i8"), ("seconds", "f8")])  # the last one is 0 until an image is there
+_ROW = np.dtype([("number", "i8"), ("label", "i8"), ("crc32", "i8"), ("seconds", "f8")])
 
 
 def sample_folder(name: str, nfe: int, clip_denoise: bool) -> Path:
@@ -54,20 +57,12 @@ def partition_range(partition: str | None, count: int) -> tuple[int, int]:
 
 
 def made_with(recon: Path) -> dict[str, Any]:
-    """The settings a recon.pt was made with, and SECONDS; {} where it does not say (the original's).
-
-    Raises UserError where the file beside it is damaged or describes other images.
-    """
-    beside = _settings_beside(recon)
+    """The settings a recon.pt was made with, and SECONDS where known; {} where it does not say (the original's)."""
     inside = load_torch(recon).get("made_with")
     if not isinstance(inside, dict):
         return {}  # the file beside it is that of an earlier one
-    if beside and (different := differences(beside, {SECONDS: beside.get(SECONDS), **inside})):
-        raise UserError(
-            f"{recon}: is not the one that {recon.stem}.json describes ({different}); put back the one that belongs "
-            "to it, or give sample.py --overwrite"
-        )
-    return {**beside, **inside}
+    beside = _settings_beside(recon)
+    return {**inside, SECONDS: beside.get(SECONDS)} if identity(beside) == identity(inside) else inside
 
 
 def _settings_beside(recon: Path) -> dict[str, Any]:
@@ -210,6 +205,7 @@ class ReconStore:
         self.parts = folder / f".{self.path.stem}.parts"
         self.settings = json.loads(json.dumps({**settings, "recon_dtype": dtype}, default=str))
         self.image_shape, self.dtype = image_shape, dtype
+        self._own_rows = f"rows.{secrets.token_hex(8)}"
 
     def only_run(self, stem: str | None = None) -> contextlib.AbstractContextManager[None]:
         """Hold this store (or that of the part `stem`) against other processes; UserError where one writes to it."""
@@ -233,9 +229,6 @@ class ReconStore:
                     _remove(self.parts)
                     return True
                 self.parts.mkdir(exist_ok=True)
-                for name, size in (("arr", 0), ("rows", (self.stop - self.start) * _ROW.itemsize)):
-                    with (self.parts / name).open("ab") as file:
-                        file.truncate(max(size, file.tell()))
                 return False
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to: {error.strerror or error}") from error
@@ -286,11 +279,15 @@ class ReconStore:
             file.write((json.dumps({**self.settings, **measured}, indent=2) + "\n").encode())
 
     def _rows(self) -> np.ndarray:
-        return np.fromfile(self.parts / "rows", _ROW)
+        """What is known of the images that are there [_ROW], by number; a row that was cut off does not count."""
+        files = [np.fromfile(path, _ROW) for path in self.parts.glob("rows.*")]
+        rows = np.concatenate([np.empty(0, _ROW), *files])
+        rows = rows[rows["seconds"] > 0]
+        return rows[np.unique(rows["number"], return_index=True)[1]]
 
     def missing(self, batch_size: int) -> list[list[int]]:
         """The numbers of the images still to be restored, in batches of neighbours."""
-        numbers = np.flatnonzero(self._rows()["seconds"] == 0) + self.start
+        numbers = np.setdiff1d(np.arange(self.start, self.stop), self._rows()["number"])
         runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
         return [run[i : i + batch_size].tolist() for run in runs for i in range(0, len(run), batch_size)]
 
@@ -298,26 +295,33 @@ class ReconStore:
         """Image number -> CRC-32 of the image file that it was restored from, of all the images that are there."""
         if self.path.exists():
             return dict(enumerate(load_torch(self.path)["crc32"].tolist(), self.start))
-        return {self.start + i: int(row["crc32"]) for i, row in enumerate(self._rows()) if row["seconds"] > 0}
+        rows = self._rows()
+        return dict(zip(rows["number"].tolist(), rows["crc32"].tolist()))
 
     def write(self, numbers: list[int], images: Tensor, labels: Tensor, checksums: Tensor, seconds: float) -> None:
         """Keep a batch of restored images [b,C,S,S] in about [-1,1], of neighbouring numbers.
 
         labels, checksums (CRC-32 of the image files): [b].  seconds: how long a process worked on the batch.
         """
+        arr = (to_uint8(images) if self.dtype == "uint8" else images.float()).numpy()
         rows = np.empty(len(numbers), _ROW)
-        rows["label"], rows["crc32"], rows["seconds"] = labels, checksums, seconds / len(numbers)
-        arr = to_uint8(images) if self.dtype == "uint8" else images.float()
-        for name, values in (("arr", arr.numpy()), ("rows", rows)):  # images that no row tells of do not count
-            path = self.parts / name
-            try:
-                with path.open("r+b") as file:
-                    file.seek((numbers[0] - self.start) * values[0].nbytes)
-                    file.write(values.tobytes())
-                    file.flush()
-                    sync(file.fileno())
-            except OSError as error:
-                raise unwritable(path, error) from error
+        values = {"number": numbers, "label": labels, "crc32": checksums, "seconds": seconds / len(numbers)}
+        for name, value in values.items():
+            rows[name] = value
+        self._write("arr", arr, (numbers[0] - self.start) * arr[0].nbytes, os.SEEK_SET)
+        self._write(self._own_rows, rows, 0, os.SEEK_END)  # images that no row tells of do not count
+
+    def _write(self, name: str, values: np.ndarray, *position: int) -> None:
+        path = self.parts / name
+        try:
+            # Write-only: on NFS a rank that could read would write whole pages back, and other ranks' bytes with them.
+            with open(path, "wb", opener=lambda path, _: os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)) as file:
+                file.seek(*position)
+                file.write(values.tobytes())
+                file.flush()
+                sync(file.fileno())
+        except OSError as error:
+            raise unwritable(path, error) from error
 
     def finish(self) -> Path:
         """Make recon.pt of the images that were written and remove those; where the disk is full (UserError) they stay.
@@ -325,6 +329,8 @@ class ReconStore:
         The same images give the same bytes.
         """
         rows, shape = self._rows(), (self.stop - self.start, *self.image_shape)
+        if len(rows) < shape[0]:
+            raise UserError(f"{self.folder}: {len(rows)} of {shape[0]} images are there; run the same command again")
         # The median: a batch that was slow by chance, or the first of a process, does not count.
         self._write_settings(**{SECONDS: statistics.median_low(rows["seconds"].tolist())})
         file_name, dtype = str(self.parts / "arr"), getattr(torch, self.dtype)

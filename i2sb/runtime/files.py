@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import io
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,37 +46,52 @@ def atomic_write(path: str | os.PathLike) -> Iterator[io.FileIO]:
     """Open a binary file that takes the place of `path` when the block ends well, and never before.
 
     The data lie in a hidden file of the same folder (made when missing) until they are on the disk. When the
-    block fails, that file goes and `path` stays as it was; what a killed process left, the next one overwrites.
-    Of several writers of one file, one waits for the other.
+    block fails, that file goes and `path` stays as it was; what a killed process left, the next one sweeps.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    name = os.fsdecode(os.fsencode(path.name)[:220])  # names may have 255 bytes
-    hidden = path.with_name(f".{name}.tmp")
-    with contextlib.ExitStack() as stack:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = _open_draft(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield draft
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock(hidden))
-            draft = stack.enter_context(_Draft(hidden, "w"))
+            sync(draft.fileno())
+            Path(draft.name).replace(path)
         except OSError as error:
-            raise unwritable(path, error) from error
-        try:
-            yield draft
-            try:
-                sync(draft.fileno())
-                hidden.replace(path)
-            except OSError as error:
-                draft.error = error
-                raise
-        except BaseException as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # libraries make errors of their own of it
-                raise error.__context__ from None
-            if draft.error is not None and isinstance(error, Exception):
-                raise unwritable(path, draft.error) from error
+            draft.error = error
             raise
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            Path(draft.name).unlink()
+        with contextlib.suppress(OSError):
+            draft.close()
+        if isinstance(error.__context__, KeyboardInterrupt):  # libraries make errors of their own of it
+            raise error.__context__ from None
+        if draft.error is not None and isinstance(error, Exception):
+            raise unwritable(path, draft.error) from error
+        raise
+    draft.close()
     sync_folder(path.parent)
+
+
+def _open_draft(path: Path) -> _Draft:
+    """A new draft of `path`, locked as long as its writer lives; those of the dead are removed."""
+    stem = os.fsdecode(os.fsencode(path.name)[:220])  # names may have 255 bytes
+    for leftover in path.parent.glob(f".{glob.escape(stem)}.*.tmp"):
+        with contextlib.suppress(OSError), leftover.open("r+b") as file:
+            if _flock(file.fileno(), wait=False):
+                leftover.unlink()
+    while True:
+        draft = _Draft(path.with_name(f".{stem}.{secrets.token_hex(4)}.tmp"), "x")
+        _flock(draft.fileno())
+        if os.fstat(draft.fileno()).st_nlink:
+            return draft
+        draft.close()  # swept between its making and its locking
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

@@ -28,7 +28,6 @@ from i2sb.errors import EndedElsewhere, UserError
 from i2sb.runtime.script import SIGNALS, on_signals, print_anything, short_report, signals_held
 
 _GRACE = 5.0  # seconds in which the others may end by themselves once a rank has failed
-_LEFT = 75  # how a rank ends at a signal before there is anything to save; others may wait for it inside torch
 _POLL = 0.1
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # Each launcher's name and its variables: rank, size, local rank, local size; empty where it has none.
@@ -40,7 +39,6 @@ _MPI = (
 _SRUN = ("srun (SLURM)", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "")
 
 Main = Callable[[argparse.Namespace], None]
-Around = Callable[[int], contextlib.AbstractContextManager]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Placement:
         return self.size > 1
 
 
-def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.nullcontext) -> int:
+def launch(opt: argparse.Namespace, main: Main) -> int:
     """Call `main(opt)` in every process of the run that belongs to this node.
 
     With torchrun's environment this process is one of torchrun's ranks. Otherwise there are `num_proc_node` nodes
@@ -73,7 +71,6 @@ def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.null
         main: gets a copy of `opt` with distributed, global_rank, local_rank, global_size, node_rank and device
             ("cpu", "mps", "cuda:INDEX") set, inside an initialised torch.distributed if there are several ranks.
             A function at the top level of a module, as children find it by its name.
-        around: gets the rank; what it returns is entered first thing in each process.
 
     Returns:
         0, or the code of the child that failed first and has printed why: 2: a UserError, 128 + n: killed by signal n.
@@ -87,9 +84,8 @@ def launch(opt: argparse.Namespace, main: Main, around: Around = contextlib.null
         listener = _listen(placement)
         placement = dataclasses.replace(placement, address="127.0.0.1", port=listener.getsockname()[1])
     if placement.num_here > 1:
-        return _run_children(main, opt, placement, around, listener)
-    with around(placement.rank):
-        _work(main, opt, placement, listener)
+        return _run_children(main, opt, placement, listener)
+    _work(main, opt, placement, listener)
     return 0
 
 
@@ -140,9 +136,7 @@ def _claim(failed: Any, code: int, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _run_children(
-    main: Main, opt: argparse.Namespace, first: Placement, around: Around, listener: socket.socket | None
-) -> int:
+def _run_children(main: Main, opt: argparse.Namespace, first: Placement, listener: socket.socket | None) -> int:
     """Run the ranks of this node as children; returns the exit code of all.
 
     The first that fails ends the run: it prints its error, the others have 5 s to end by themselves, then they are
@@ -174,8 +168,7 @@ def _run_children(
             for index in range(first.num_here):
                 own = dataclasses.replace(first, rank=first.rank + index, local_rank=first.local_rank + index)
                 work = partial(_work, main, opt, own, listener if index == 0 else None)
-                args = (work, own.rank, around, failed)
-                child = context.Process(target=_child, args=args, name=f"rank {own.rank}")
+                child = context.Process(target=_child, args=(work, own.rank, failed), name=f"rank {own.rank}")
                 child.start()
                 children.append(child)
             if listener is not None:
@@ -191,15 +184,12 @@ def _run_children(
 
 
 def _watch(children: list[Any], failed: Any) -> None:
-    """Until all children have ended, or one has failed or left and the others had their time."""
+    """Until all children have ended, or one has failed and the others had their time."""
     deadline = float("inf")
     while True:
         alive = [child for child in children if child.exitcode is None]
         for child in children:
-            code = child.exitcode
-            if code == _LEFT:
-                deadline = min(deadline, time.monotonic() + 1)
-            elif code:
+            if code := child.exitcode:
                 how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
                 hint = ": out of memory?" if -code == signal.SIGKILL else ""
                 _claim(failed, code if code > 0 else 128 - code, f"{child.name} (process {child.pid}) {how}{hint}")
@@ -219,28 +209,24 @@ def _kill(child: Any) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-def _child(work: Callable[[], None], rank: int, around: Around, failed: Any) -> None:
+def _child(work: Callable[[], None], rank: int, failed: Any) -> None:
     """What runs in a spawned process: one rank."""
     os.setpgrp()  # a terminal's Ctrl-C comes once, through the parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
     print_anything()
     code = 0
     try:
-        with around(rank):
-            import i2sb.runtime.distributed  # noqa: F401 - torch, before signals can come: see `signals_held`
+        import i2sb.runtime.distributed  # noqa: F401 - torch, before signals can come: see `signals_held`
 
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            work()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        work()
     except BaseException as error:
-        if isinstance(error, SystemExit) and not error.code:
-            code = _LEFT
-        else:
-            report = short_report(Path(sys.argv[0]).name, error)
-            text, code = report or (f"rank {rank} failed:\n{traceback.format_exc().rstrip()}", 1)
-            deadline = time.monotonic() + _GRACE
-            while isinstance(error, EndedElsewhere) and not failed.value and time.monotonic() < deadline:
-                time.sleep(_POLL)  # the other rank, if it is on this node, is about to say why
-            _claim(failed, code, text)
+        report = short_report(Path(sys.argv[0]).name, error)
+        text, code = report or (f"rank {rank} failed:\n{traceback.format_exc().rstrip()}", 1)
+        deadline = time.monotonic() + _GRACE
+        while isinstance(error, EndedElsewhere) and not failed.value and time.monotonic() < deadline:
+            time.sleep(_POLL)  # the other rank, if it is on this node, is about to say why
+        _claim(failed, code, text)
     for worker in multiprocessing.active_children():
         worker.kill()
     for stream in (sys.stdout, sys.stderr):

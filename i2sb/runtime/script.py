@@ -53,12 +53,12 @@ def print_anything() -> None:
 
 
 @contextlib.contextmanager
-def on_signals(handler: Callable[[int, Any], None], numbers: list[int] = SIGNALS) -> Iterator[None]:
-    """`handler` gets the signals while the block runs; nothing changes outside of the main thread."""
+def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """`handler` gets SIGNALS while the block runs; nothing changes outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
@@ -77,20 +77,6 @@ def signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def ending_quietly(name: str, rank: int = 0) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 end the block, and the program, with code 0 and a line: nothing is to be saved yet."""
-
-    def end(number: int, frame: object) -> None:
-        if rank == 0:
-            text = f"{name}: {signal.Signals(number).name}: ended outside of the iterations, nothing new to save"
-            print(text, file=sys.stderr)
-        raise SystemExit(0)
-
-    with on_signals(end, [signal.SIGTERM, signal.SIGUSR1]):
-        yield
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import stat
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -164,20 +163,21 @@ with atomic_write(sys.argv[1]) as file:
 """
 
 
-def test_what_a_killed_writer_left_is_overwritten_and_a_living_one_is_waited_for(tmp_path):
+def test_what_a_killed_writer_left_is_swept_and_a_living_one_is_not(tmp_path):
     path = tmp_path / "a[b]*.pt"
-    dead = python(WRITE_AND_WAIT, path)
-    assert dead.stdout.readline() == "writing\n"
+    dead, alive = python(WRITE_AND_WAIT, path), python(WRITE_AND_WAIT, path)
+    for process in (dead, alive):
+        assert process.stdout.readline() == "writing\n"
     dead.send_signal(signal.SIGKILL)
     dead.communicate()
-    alive = python(WRITE_AND_WAIT, path)
-    assert alive.stdout.readline() == "writing\n"
-    assert len(names(tmp_path)) == 1  # what the dead one left is taken
-    threading.Timer(0.5, alive.stdin.close).start()
+    assert len(names(tmp_path)) == 2
     with atomic_write(path) as file:
         file.write(b"whole")
-    assert alive.wait() == 0
+    assert len(names(tmp_path)) == 2  # the file, and the draft of the one that lives
     assert path.read_bytes() == b"whole"
+    alive.communicate("\n")
+    assert alive.returncode == 0
+    assert path.read_bytes() == b"half"
     assert names(tmp_path) == [path.name]
 
 
