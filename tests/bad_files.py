@@ -1,23 +1,13 @@
-"""Untrusted files: pickles that would run code, files of other programs, and damaged copies of good files.
+"""Untrusted files: pickles that would run code, and files of other programs.
 
 Every pickle that would run code would leave a file in the folder given to `attacks`; a test looks there.
 """
 
 import builtins
-import contextlib
 import os
 import pickle
-import random
-import resource
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-_SPICES = [  # instructions by which a damaged byte hurts most
-    *(b"cposix\nsystem\n", b"cbuiltins\neval\n", b"r\xff\xff\xff\xff", b"\x8b\xff\xff\xff\x7f"),
-    *(b"\x8d" + b"\xff" * 8, b"\x96" + b"\xff" * 7 + b"\x0f", b"h\x00"),
-    *(code.to_bytes(1, "little") for code in b"\x93Rb\x81(t02Q}]ue."),
-]
 
 
 class Call:
@@ -112,47 +102,3 @@ def oddities() -> dict[str, bytes]:
         "zeros": bytes(100),
         "nothing": b"",
     }
-
-
-@contextlib.contextmanager
-def little_memory(gib: float = 2) -> Iterator[None]:
-    """No more than `gib` GiB beyond what is mapped now: a damaged number may ask for a table of any size."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + int(gib * 2**30), before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def damaged(good: list[bytes], count: int, seed: int = 0) -> Iterator[bytes]:
-    """`count` copies of the files in `good` with one to four faults each."""
-    draw = random.Random(seed)
-    for _ in range(count):
-        data = bytearray(draw.choice(good))
-        for _ in range(draw.choice([1, 1, 2, 4])):
-            _damage(data, draw, good)
-        yield bytes(data)
-
-
-def _damage(data: bytearray, draw: random.Random, good: list[bytes]) -> None:
-    where = draw.randrange(len(data) + 1)
-    until = min(len(data), where + draw.choice([1, 2, 4, 8, 64]))
-    kind = draw.randrange(7)
-    if kind == 0 and where < len(data):
-        data[where] ^= 1 << draw.randrange(8)
-    elif kind == 1:
-        del data[where:until]
-    elif kind == 2:
-        data[where:where] = draw.randbytes(draw.choice([1, 2, 8, 32]))
-    elif kind == 3:
-        data[where:where] = data[where:until] * draw.choice([1, 2, 50])
-    elif kind == 4:
-        del data[where:]
-    elif kind == 5:
-        data[where : where + draw.choice([0, 1, 4])] = draw.choice(_SPICES)
-    elif kind == 6:
-        other = draw.choice(good)
-        start = draw.randrange(len(other))
-        data[where:where] = other[start : start + draw.randrange(64)]

@@ -14,9 +14,10 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _own_seed():
-    """Each test starts from the same global generator, so that its order in the run does not matter."""
+def _own_seed_and_folder(tmp_path, monkeypatch):
+    """Each test starts in an empty folder and from the same generator: their order does not matter."""
     torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

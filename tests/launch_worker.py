@@ -15,21 +15,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from i2sb.errors import UserError
+from i2sb.options.parser import Parser
+from i2sb.options.shared import add_launch
 from i2sb.runtime.launch import launch
 from i2sb.runtime.script import run_script
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = Parser("launch_worker.py", "")
     parser.add_argument("--do", default="talk")
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--gpu", type=int)
-    parser.add_argument("--n-gpu-per-node", type=int, default=1)
-    parser.add_argument("--num-proc-node", type=int, default=1)
-    parser.add_argument("--node-rank", type=int)
-    parser.add_argument("--master-address", default="localhost")
-    parser.add_argument("--master-port", type=int)
-    parser.add_argument("--device", default="cpu")
+    parser.set_defaults(gpu=None, device="cpu")
+    add_launch(parser)
     return parser.parse_args(argv)
 
 

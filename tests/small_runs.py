@@ -3,10 +3,17 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+import numpy as np
+import pytest
+import torch
+from processes import ROOT
+
+import sample
+from i2sb.errors import UserError
+from i2sb.recon import _ROW, ReconStore
+
 NET = ["--net", "tiny", "--channel-mult", "1,1"]
 SIZE = ["--image-size", "32"]
 
@@ -51,10 +58,40 @@ def script(name: str, argv: list[str], cwd: Path, **options) -> subprocess.Compl
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, **options)
 
 
-def wait_until_said(text: str, said: Path, process: subprocess.Popen) -> None:
-    """Until the file that takes a process's lines has this text."""
-    deadline = time.monotonic() + 90
-    while text not in said.read_text():
-        assert process.poll() is None, said.read_text()[-2000:]
-        assert time.monotonic() < deadline, said.read_text()[-2000:]
-        time.sleep(0.05)
+# Samples of the one small trained bridge
+
+NAME, FOLDER = "sr4x-pool", "results/sr4x-pool/samples_nfe2"
+
+
+def images(folder):
+    """arr of a folder's recon.pt."""
+    return torch.load(folder / "recon.pt", weights_only=True)["arr"]
+
+
+def restore(here, *flags):
+    """Run sample.py to its end; returns its folder for NFE 2."""
+    assert sample.main(sample_argv(here / "photos", NAME, *flags)) == 0
+    return here / FOLDER
+
+
+def interrupt(here, *flags, lost=()):
+    """A run that ended before recon.pt was written, without the batches of four at the positions `lost`."""
+
+    def fail(store):
+        raise UserError("interrupted")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReconStore, "finish", fail)
+        assert sample.main(sample_argv(here / "photos", NAME, *flags)) == 2
+    for path in (here / FOLDER / ".recon.parts").glob("rows.*"):
+        rows = np.fromfile(path, _ROW)
+        rows[~np.isin(rows["number"] // 4, lost)].tofile(path)
+
+
+def refusal(capsys, script, argv):
+    """The one line with which a script refuses."""
+    capsys.readouterr()
+    assert script.main(argv) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ".py: error: " in last, last
+    return last

@@ -24,12 +24,13 @@ import train
 sys.path.insert(0, str(ROOT / "scripts"))
 export = importlib.import_module("export_safetensors")
 
+HERE = ["--device", "cpu", "--num-workers", "0", "--eval-every", "0", "--dataset-dir", "dataset"]
 INTEROP = ROOT.parent / "shared/interop"
 pytestmark = pytest.mark.skipif(not INTEROP.is_dir(), reason="the original's result folders are not on this machine")
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path):
     """A folder as the original left it, without its restored images: those are what we compare with."""
     shutil.copytree(INTEROP / "data", tmp_path / "data")
     shutil.copy(INTEROP / "val10k_fn.txt", tmp_path / "data/val_faster_imagefolder_10k_fn.txt")
@@ -38,7 +39,6 @@ def here(tmp_path, monkeypatch):
         (tmp_path / "results" / name).mkdir(parents=True)
         for file in ("latest.pt", "options.pkl"):
             shutil.copy(INTEROP / "results" / name / file, tmp_path / "results" / name / file)
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -89,9 +89,7 @@ def test_parts_of_the_original(here, capsys):
 def test_training_resumes(here, name, capsys):
     before = load(here / f"results/{name}/latest.pt")
     corrupt = name.removesuffix("-cond")
-    argv = ["--ckpt", name, "--corrupt", corrupt, "--dataset-dir", "dataset", "--num-itr", "4", "--log-every", "1"]
-    argv += ["--device", "cpu", "--num-workers", "0", "--eval-every", "0"]
-    assert train.main(argv) == 0
+    assert train.main(["--ckpt", name, "--corrupt", corrupt, "--num-itr", "4", "--log-every", "1", *HERE]) == 0
     said = capsys.readouterr().err
     assert "holds no data position and no random states" in said
     after = load(here / f"results/{name}/latest.pt")
@@ -116,9 +114,8 @@ def layout(value, path=""):
 
 
 def test_a_checkpoint_of_ours_has_the_originals_layout(here):
-    argv = ["--corrupt", "jpeg-10", "--name", "ours", "--dataset-dir", "dataset", "--image-size", "64"]
-    argv += ["--interval", "100", "--batch-size", "4", "--num-itr", "1", "--device", "cpu", "--num-workers", "0"]
-    assert train.main([*argv, "--eval-every", "0", "--wandb-api-key", "k" * 40]) == 0
+    argv = ["--corrupt", "jpeg-10", "--name", "ours", "--image-size", "64", "--interval", "100", "--batch-size", "4"]
+    assert train.main([*argv, "--num-itr", "1", "--wandb-api-key", "k" * 40, *HERE]) == 0
     ours, theirs = load(here / "results/ours/latest.pt"), load(INTEROP / "results/jpeg-10/latest.pt")
     assert {"net", "ema", "optimizer", "sched"} == set(theirs)
     for key in ("net", "ema"):
@@ -147,8 +144,7 @@ def test_a_checkpoint_of_ours_has_the_originals_layout(here):
 
 def test_the_original_would_resume_from_ours(here):
     """Optimizer, schedule and average of ours fit torch's own classes over the original's parameters, by position."""
-    argv = ["--ckpt", "jpeg-10", "--corrupt", "jpeg-10", "--dataset-dir", "dataset", "--num-itr", "4"]
-    assert train.main([*argv, "--device", "cpu", "--num-workers", "0", "--eval-every", "0"]) == 0
+    assert train.main(["--ckpt", "jpeg-10", "--corrupt", "jpeg-10", "--num-itr", "4", *HERE]) == 0
     ours, theirs = load(here / "results/jpeg-10/latest.pt"), load(INTEROP / "results/jpeg-10/latest.pt")
     parameters = [torch.nn.Parameter(value.clone()) for value in theirs["net"].values()]
     optimizer = torch.optim.AdamW(parameters, lr=1.0)

@@ -107,42 +107,14 @@ def test_one_flipped_bit_in_a_tensor_is_found(here, capsys, path, script):
     assert f"{path}: damaged (its bytes do not match their checksum): copy it again" in last
 
 
-def test_weights_without_checksums_are_used_with_a_warning(here, capsys):
-    content = torch.load(here / LATEST, weights_only=True)
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save(content, here / LATEST)
-    finally:
-        torch.serialization.set_crc32_options(before)
-    assert sample.main(SAMPLE[1](here)) == 0
-    shown = capsys.readouterr()
-    assert "latest.pt: was written without checksums" in shown.out + shown.err
-
-
-def test_damaged_files_through_the_scripts(here, capsys):
-    """Copies of each file through each script that opens it: most are refused, and none ends in a traceback."""
-    originals = {path: (here / path).read_bytes() for path in FILES}
-    refused = 0
-    for path, script in CASES:
-        for data in bad_files.damaged([originals[path]], 2, seed=3):
-            (here / path).write_bytes(data)
-            refused += run(script, here, capsys)[0] == 2  # 0: a byte that means nothing, or an option of no weight
-            for other, content in originals.items():
-                (here / other).write_bytes(content)
-    assert refused > 8
-
-
 @pytest.mark.parametrize(
     ("at", "odd"),
     [
         (("ema", "decay"), "x"),
         (("ema", "shadow_params", 0), torch.zeros(3)),
         (("ema", "shadow_params"), [1]),
-        (("net",), {}),
         (("net",), {"a": torch.zeros(1)}),
         (("optimizer",), {}),
-        (("optimizer", "param_groups"), []),
         (("resume", "random_states"), [{"cpu": torch.zeros(9, dtype=torch.uint8)}]),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -171,19 +143,10 @@ def damage_images(dataset):
                     transaction.put(key, content[:200])
 
 
-def test_an_unreadable_image_names_its_key(here, capsys):
-    damage_images(here / "photos")
-    for module, argv in (SAMPLE, RESUME):
-        more = ["--num-itr", "30"] if module is train else []
-        assert module.main([*argv(here), *more]) == 2
-        last = capsys.readouterr().err.strip().splitlines()[-1]
-        assert "cannot decode the image" in last
-        assert "_0000.png" in last
-
-
-def test_the_process_ends_after_an_unreadable_image(here):
+def test_the_process_ends_after_an_unreadable_image(here, capsys):
     """In a process of its own: a worker that is left over must not keep it from ending."""
     damage_images(here / "photos")
+    assert "cannot decode the image" in run(SAMPLE, here, capsys)[1]
     done = own_process("train", [*RESUME[1](here), "--num-itr", "30", "--num-workers", "2"], here)  # minutes: raises
     assert done.returncode == 2, done.stderr
     assert "cannot decode the image" in done.stderr.strip().splitlines()[-1]

@@ -1,17 +1,15 @@
 """One suite for every registered degradation, and the package's registry and error messages."""
 
-import logging
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
 import corruption
-from corruption import TASKS, Corruption, build_corruption, create_corruption
+from corruption import TASKS, Corruption, create_corruption
 from corruption.registry import corruption as register
 from corruption.registry import lookup
 
@@ -202,13 +200,3 @@ def test_one_new_file_is_a_new_corruption(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-
-
-def test_build_corruption_reads_the_options(caplog):
-    opt = Namespace(corrupt="jpeg-5", image_size=SIZE, device=torch.device("meta"))
-    with caplog.at_level(logging.INFO):
-        operator = build_corruption(opt, logging.getLogger("t"))
-    assert operator.name == "jpeg-5"
-    assert operator.dct.device.type == "meta"
-    assert "[Corrupt] jpeg-5: 32 px" in caplog.text
-    assert build_corruption(opt, None, corrupt_type="sr4x-pool").name == "sr4x-pool"

@@ -1,5 +1,6 @@
 """Free-form holes: the brush, stored banks, and which mask an image gets."""
 
+import argparse
 import logging
 from argparse import Namespace
 from pathlib import Path
@@ -14,6 +15,8 @@ from corruption.brush import draw_mask
 from corruption.inpaint import load_freeform_masks
 from corruption.mask_bank import KINDS as KINDS_ON_DISK
 from corruption.mask_bank import PUBLISHED_FILE
+from dataset.freeform import bank_for, fetch_bank
+from i2sb.errors import UserError
 
 KINDS = [("inpaint-freeform1020", 0.10, 0.20), ("inpaint-freeform2030", 0.20, 0.30)]
 RANGES = [(low, high) for _, low, high in KINDS]
@@ -96,22 +99,6 @@ def test_a_bank_of_another_size_is_resized(size, caplog):
 
 
 @pytest.mark.parametrize(
-    ("stored", "message"),
-    [
-        (bank(0.1, 0.2)[:, :16], r"mask bank: expected masks \[n, s, s\] of 0 .*, got uint8 \[12, 16, 32\]"),
-        (bank(0.2, 0.3), r"mask bank: holes cover 24\.5% of the masks on average, not 10% to 20%"),
-        (1 - bank(0.1, 0.2), r"holes cover 85\.5%"),
-        (255 * bank(0.1, 0.2), r"expected masks .* of 0 \(keep\) and 1 \(hole\), got .*, or other values"),
-    ],
-    ids=["oblong", "other kind", "inverted", "0 and 255"],
-)
-def test_wrong_bank_is_refused_in_one_line(stored, message):
-    with pytest.raises(ValueError, match=message) as e:
-        create_corruption("inpaint-freeform1020", SIZE, mask_bank=stored)
-    assert "\n" not in str(e.value)
-
-
-@pytest.mark.parametrize(
     ("index", "message"),
     [
         ([0, 12], r"12 masks, none for image 12 \(counted from 0\)"),
@@ -142,15 +129,9 @@ def put(name: str, **arrays: np.ndarray) -> Path:
     return Path("data") / name
 
 
-@pytest.fixture
-def _in_tmp_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 BARE = {"image_size": 256, "device": "cpu"}  # of the original's options, those that build_corruption reads
 
 
-@pytest.mark.usefixtures("_in_tmp_path")
 @pytest.mark.parametrize("shape", [(-1,), (10, 256, 32)])
 def test_build_corruption_uses_the_published_file(shape):
     arrays = {key: np.packbits(published(kind)).reshape(shape) for kind, (key, *_) in KINDS_ON_DISK.items()}
@@ -165,7 +146,6 @@ def test_build_corruption_uses_the_published_file(shape):
     assert np.array_equal(y[0, 0].numpy(), published("freeform2030")[8])
 
 
-@pytest.mark.usefixtures("_in_tmp_path")
 def test_build_corruption_uses_the_unpacked_file_of_the_original():
     put("imagenet_freeform1020_masks.npz", mask=published("freeform1020"))
     operator = build_corruption(Namespace(corrupt="inpaint-freeform1020", **BARE), None)
@@ -177,7 +157,6 @@ def test_build_corruption_uses_the_unpacked_file_of_the_original():
     assert np.array_equal(mask[0, 0].numpy(), published("freeform1020")[7, ::4, ::4])
 
 
-@pytest.mark.usefixtures("_in_tmp_path")
 def test_without_files_build_corruption_means_the_brush():
     operator = build_corruption(Namespace(corrupt="inpaint-freeform1020", **BARE, freeform_bank=None), None)
     _, mask = operator(torch.zeros(1, 3, 256, 256), index=torch.tensor([7]))
@@ -186,7 +165,6 @@ def test_without_files_build_corruption_means_the_brush():
         load_freeform_masks("freeform1020")
 
 
-@pytest.mark.usefixtures("_in_tmp_path")
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"<html>sorry</html>"])
 def test_a_damaged_file_is_refused_by_name(damage):
     path = put(PUBLISHED_FILE, **{"10-20% freeform": np.packbits(published("freeform1020"))})
@@ -196,7 +174,6 @@ def test_a_damaged_file_is_refused_by_name(damage):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.usefixtures("_in_tmp_path")
 @pytest.mark.parametrize(
     ("name", "arrays", "message"),
     [
@@ -204,16 +181,60 @@ def test_a_damaged_file_is_refused_by_name(damage):
         (PUBLISHED_FILE, {"10-20% freeform": np.zeros(8192, np.int64)}, r"is int64 \[8192\], not packed bits"),
         (PUBLISHED_FILE, {"10-20% freeform": np.packbits(published("freeform2030"))}, "holes cover 25"),
         ("imagenet_freeform1020_masks.npz", {"mask": np.zeros((2, 8, 256))}, r"got float64 \[2, 8, 256\]"),
-        ("imagenet_freeform1020_masks.npz", {"mask": published("freeform2030")}, r"holes cover 25.0%"),
+        (
+            "imagenet_freeform1020_masks.npz",
+            {"mask": published("freeform2030")},
+            r"25.0% .* on average, not 10% to",
+        ),
+        ("imagenet_freeform1020_masks.npz", {"mask": 1 - published("freeform1020")}, r"holes cover 85.2%"),
+        ("imagenet_freeform1020_masks.npz", {"mask": 255 * published("freeform1020")}, "hole\\), got .* other values"),
         ("imagenet_freeform1020_masks.npz", {"mask": np.array([{}])}, "not a whole npz file"),
     ],
 )
 def test_another_file_is_refused_by_name(name, arrays, message):
     put(name, **arrays)
-    with pytest.raises(ValueError, match=f"^data/{name}: .*{message}"):
+    with pytest.raises(ValueError, match=f"^data/{name}: .*{message}") as e:
         build_corruption(Namespace(corrupt="inpaint-freeform1020", **BARE), None)
+    assert "\n" not in str(e.value)
 
 
 def test_unknown_kind():
     with pytest.raises(ValueError, match=r"no free-form masks of kind 'freeform5060'; choose one of: freeform1020, "):
         load_freeform_masks("freeform5060")
+
+
+# --- the published bank, fetched for the runs that need it
+
+
+LOG = logging.getLogger("dataset")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What would have been fetched; the address cannot be reached."""
+    remotes = []
+
+    def fetch(remote, folder, log):
+        remotes.append(remote)
+        raise UserError("out of reach")
+
+    monkeypatch.setattr("i2sb.fetch.fetch", fetch)
+    return remotes
+
+
+def fetched(task="inpaint-freeform1020", image_size=256, imagenet=True):
+    return bank_for(argparse.Namespace(corrupt=task, image_size=image_size), imagenet, LOG)
+
+
+def test_it_is_fetched_for_imagenet_at_its_size_only(asked, caplog):
+    for task in ("inpaint-freeform1020", "inpaint-freeform2030", "mixture"):
+        assert fetched(task)("freeform1020") is None
+    assert len(asked) == 3
+    assert "1-5YRGsekjiRKQWqo0BV5RVQu0bagc12w" in asked[0].url
+    assert "out of reach; until then brush strokes" in caplog.text
+    fetched(image_size=64)
+    fetched(imagenet=False)
+    assert fetched("jpeg-5") is None
+    assert len(asked) == 3
+    with pytest.raises(UserError, match="out of reach"):
+        fetch_bank(LOG)

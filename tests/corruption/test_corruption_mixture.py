@@ -2,7 +2,6 @@
 
 from argparse import Namespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -55,22 +54,6 @@ def test_noise_is_asked_for_once_for_the_whole_batch(mixture, numbers):
     x = noisy(len(numbers))
     mixture(x, index=torch.tensor(numbers), randn=lambda like: asked.append(like.shape) or torch.randn_like(like))
     assert asked == [x.shape]
-
-
-def test_banks_are_asked_for_by_kind():
-    ratio = {"freeform1020": 0.15, "freeform2030": 0.25}
-
-    def bank(kind: str) -> np.ndarray:
-        flat = np.zeros((20, SIZE * SIZE), dtype=np.uint8)
-        flat[:, : round(ratio[kind] * SIZE * SIZE)] = 1
-        return flat.reshape(20, SIZE, SIZE)
-
-    mixture = create_corruption("mixture", SIZE, mask_bank=bank)
-    x = torch.zeros(2, 3, SIZE, SIZE)
-    y = mixture(x, index=torch.tensor([7, 8]), randn=torch.ones_like)
-    assert [round(v.item(), 2) for v in y.mean(dim=(1, 2, 3))] == [0.15, 0.25]
-    with pytest.raises(ValueError, match="20 masks, none for image 25"):
-        mixture(x[:1], index=torch.tensor([25]))
 
 
 # --- the original's data sets of pairs --------------------------------------------------------------------

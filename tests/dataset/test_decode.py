@@ -57,7 +57,7 @@ def test_pixels_without_a_white_are_refused(pixels, text):
         decode(saved(Image.fromarray(pixels), "TIFF"))
 
 
-def test_a_program_is_no_image(tmp_path):
+def test_a_program_is_no_image():
     """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
     with pytest.raises(ValueError, match="not an image that Pillow reads"):
         decode(saved(RED, "EPS"))

@@ -79,16 +79,6 @@ def test_links_that_lead_back_are_not_followed_for_ever(tmp_path, target):
     assert len(scan(root, classes=False)[0]) == 3
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_pipes_and_devices_are_left_out(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    make(tmp_path, "a/1.png")
-    os.mkfifo(tmp_path / "a" / "2.png")
-    (tmp_path / "a" / "3.png").symlink_to("/dev/zero")
-    assert found(tmp_path, logging.getLogger()) == {"a": ["a/1.png"]}
-    assert "2 neither file nor folder" in caplog.text
-
-
 @pytest.mark.parametrize("name", ["a/2.png", "lost_class"])
 def test_a_broken_link_is_an_error(tmp_path, name):
     make(tmp_path, "a/1.png")

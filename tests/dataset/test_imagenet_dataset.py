@@ -189,8 +189,7 @@ def test_a_half_built_lmdb_of_another_program_is_not_taken_for_whole(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["data", "dataset"])  # the second is where the original's clone has it
-def test_the_published_list_is_taken_from_the_current_folder(tmp_path, monkeypatch, place):
-    monkeypatch.chdir(tmp_path)
+def test_the_published_list_is_taken_from_the_current_folder(place):
     Path(place).mkdir()
     lines = (INTEROP / "val10k_fn.txt").read_text().split()
     chosen = [lines[20], lines[0], lines[9]]
@@ -201,8 +200,7 @@ def test_the_published_list_is_taken_from_the_current_folder(tmp_path, monkeypat
     assert torch.equal(dataset[0][0], build_lmdb_dataset(options(), LOG, train=False)[20][0])
 
 
-def test_it_is_fetched_only_when_needed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_it_is_fetched_only_when_needed(monkeypatch):
     fetched = []
 
     def fetch(remote, folder, log):
@@ -271,8 +269,7 @@ def test_twins_are_told_apart_by_the_folders_before_them(tmp_path):
         build_lmdb_dataset_val10k(opt, LOG)
 
 
-def test_inpainting_subset_of_the_originals_scripts(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_inpainting_subset_of_the_originals_scripts(tmp_path):
     (tmp_path / "data").mkdir()
     rows = np.arange(256)[None, :, None] < 38 + np.arange(24)[:, None, None]  # 15 to 24 % of the image
     masks = np.broadcast_to(rows, (24, 256, 256)).astype(np.uint8)

@@ -1,10 +1,7 @@
 """Building LMDBs: whole or not there, resumed after an interruption, one builder at a time."""
 
-import argparse
-import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,14 +11,13 @@ import lmdb
 import numpy as np
 import pytest
 from PIL import Image
-from processes import as_child, readonly_folder
+from processes import ROOT, as_child, python, readonly_folder
 
-from dataset.build import build_lmdb, is_complete
-from dataset.index import index_path, read_index
+from dataset.build import build_lmdb, is_complete, verify_lmdb
+from dataset.index import index_path, read_index, write_index
 from dataset.store import LmdbImages
 from i2sb.errors import UserError
-
-REPOSITORY = Path(__file__).parents[2]
+from scripts import build_lmdb as build_script
 
 
 @pytest.fixture
@@ -44,20 +40,26 @@ def expected(root):
     return {str(path): path.read_bytes() for path in root.rglob("*.png")}
 
 
-def quiet_build(root, target):
-    return build_lmdb(root, target, threads=2)
-
-
 def test_format(images, tmp_path):
     target = tmp_path / "out" / "train_faster_imagefolder.lmdb"
-    index = quiet_build(images, target)
+    index = build_lmdb(images, target)
     assert content(target) == expected(images)
     assert read_index(index_path(target)) == index
     before = (target / "data.mdb").stat().st_mtime_ns
-    assert quiet_build("/no/longer/there", target) == index  # it is there
+    assert build_lmdb("/no/longer/there", target) == index  # it is there
     assert (target / "data.mdb").stat().st_mtime_ns == before
     assert {path for path, _ in index.samples} == set(content(target))
     assert sorted(path.name for path in target.parent.iterdir()) == [target.name, f"{target.name}.pt"]
+
+
+BUILD = """
+import logging, sys
+from dataset.build import build_lmdb
+print("ready", flush=True)
+sys.stdin.readline()
+logging.basicConfig(level="INFO")
+print(len(build_lmdb(*sys.argv[1:], threads=1, log=logging.getLogger()).samples))
+"""
 
 
 def test_a_killed_build_is_never_taken_for_whole_and_resumes(tmp_path):
@@ -66,19 +68,20 @@ def test_a_killed_build_is_never_taken_for_whole_and_resumes(tmp_path):
     (images / "c").mkdir(parents=True)
     for number in range(1200):
         (images / "c" / f"{number:04d}.pgm").write_bytes(b"P5 100 100 255 " + bytes([number % 256]) * 10_000)
-    program = "import sys; from dataset.build import build_lmdb; build_lmdb(*sys.argv[1:], threads=1)"
-    process = subprocess.Popen([sys.executable, "-c", program, str(images), str(target)], cwd=REPOSITORY)
+    process = python(BUILD, images, target)
+    process.stdin.write("\n")
+    process.stdin.flush()
     draft = tmp_path / "x.lmdb.partial"
     while process.poll() is None and not (draft.exists() and len(draft_keys(draft)) > 0):
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()
     assert not is_complete(target)
     begun = draft_keys(draft)
     assert 0 < len(begun) < 1200
     changed = images / "c" / "0000.pgm"  # same size, other pixels
     changed.write_bytes(b"P5 100 100 255 " + bytes([77]) * 10_000)
-    quiet_build(images, target)
+    build_lmdb(images, target)
     assert content(target) == {str(path): path.read_bytes() for path in images.glob("c/*.pgm")}
 
 
@@ -92,7 +95,7 @@ def draft_keys(draft):
 def test_what_another_build_has_left_is_replaced(images, tmp_path):
     (tmp_path / "noise.lmdb.partial").mkdir()
     (tmp_path / "noise.lmdb.partial" / "data.mdb").write_bytes(b"\xff" * 20_000)
-    quiet_build(images, tmp_path / "noise.lmdb")
+    build_lmdb(images, tmp_path / "noise.lmdb")
     assert content(tmp_path / "noise.lmdb") == expected(images)
     target = tmp_path / "x.lmdb"
     environment = lmdb.open(f"{target}.partial")
@@ -101,41 +104,30 @@ def test_what_another_build_has_left_is_replaced(images, tmp_path):
         transaction.put(b"/old/a/1.png", b"old")
         transaction.put(first.encode(), b"of another length")
     environment.close()
-    quiet_build(images, target)
+    build_lmdb(images, target)
     assert content(target) == expected(images)
 
 
 def test_an_lmdb_without_its_index_is_left_alone(images, tmp_path):
     target = tmp_path / "with space" / "x.lmdb"
-    quiet_build(images, target)
+    build_lmdb(images, target)
     index_path(target).unlink()
     with pytest.raises(UserError, match=r"x\.lmdb\.pt is missing beside it: copy it too, or rebuild both: ") as caught:
-        quiet_build(images, target)
+        build_lmdb(images, target)
     assert f"rm -r '{target}' '{target}.pt'; " in str(caught.value)  # pasted into a shell, it removes nothing else
     assert content(target) == expected(images)
 
 
-def _build_and_count(root, target, barrier, answers):
-    lines = []
-    log = argparse.Namespace(info=lines.append, warning=lines.append)
-    barrier.wait()
-    index = build_lmdb(root, target, log=log)
-    answers.put((sum("Building" in line for line in lines), len(index.samples)))
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_of_three_processes_one_builds(images, tmp_path):
-    quick = "fork" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if quick else "spawn")
-    barrier, answers = context.Barrier(3), context.Queue()
-    arguments = (images, tmp_path / "x.lmdb", barrier, answers)
-    processes = [context.Process(target=_build_and_count, args=arguments) for _ in range(3)]
+    processes = [python(BUILD, images, tmp_path / "x.lmdb") for _ in range(3)]
     for process in processes:
-        process.start()
-    results = [answers.get(timeout=120) for _ in processes]
+        assert process.stdout.readline() == "ready\n"
     for process in processes:
-        process.join()
-    assert sorted(results) == [(0, 40), (0, 40), (1, 40)]
+        process.stdin.write("\n")
+        process.stdin.flush()
+    outputs = [process.communicate() for process in processes]
+    assert [out for out, _ in outputs] == ["40\n"] * 3
+    assert sum("Building" in err for _, err in outputs) == 1
 
 
 def test_damaged_images_are_listed_or_left_out(images, tmp_path, caplog):
@@ -163,14 +155,14 @@ def test_a_path_too_long_for_a_key_is_named(tmp_path):
     folder.mkdir(parents=True)
     (folder / "1.png").touch()
     with pytest.raises(UserError, match=r"bytes long, an LMDB takes 511"):
-        quiet_build(tmp_path / "images", tmp_path / "x.lmdb")
+        build_lmdb(tmp_path / "images", tmp_path / "x.lmdb")
 
 
 def test_a_disk_that_is_too_small_is_noticed_before(images, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"needs .* GiB more, but .* GiB are free"):
-        quiet_build(images, tmp_path / "x.lmdb")
+        build_lmdb(images, tmp_path / "x.lmdb")
 
 
 def test_a_disk_that_fills_up_gives_one_line(images, tmp_path):
@@ -181,31 +173,104 @@ def test_a_disk_that_fills_up_gives_one_line(images, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
     try:
         with pytest.raises(UserError, match=r"x\.lmdb: cannot be built: ") as caught:
-            quiet_build(images, target)
+            build_lmdb(images, target)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(caught.value)
     assert not target.exists()
-    quiet_build(images, target)
+    build_lmdb(images, target)
     assert content(target) == expected(images)
 
 
 def test_a_folder_that_cannot_be_written_to_gives_one_line(images):
     with readonly_folder() as folder:
-        text = as_child(lambda: quiet_build(images, folder / "x.lmdb"), no_root=True)
+        text = as_child(lambda: build_lmdb(images, folder / "x.lmdb"), no_root=True)
     assert text.startswith(f"UserError: {folder}/x.lmdb: cannot be built: Permission denied: ")
     assert text.endswith(f"in another --dataset-dir: python scripts/build_lmdb.py {images} DIR/x.lmdb")
     assert "\n" not in text
 
 
-def test_a_file_that_cannot_be_read_is_one_of_the_unreadable(images, tmp_path, monkeypatch):
-    read, first = Path.read_bytes, min(images.rglob("*.png"))
+# --- scripts/build_lmdb.py
 
-    def refused(path):  # root may read every file
-        if path == first:
-            raise PermissionError(13, "Permission denied", path)
-        return read(path)
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
-    with pytest.raises(UserError, match=r"1 of 40 images cannot be used: .* cannot be read: Permission denied"):
-        build_lmdb(images, tmp_path / "x.lmdb")
+INTEROP = ROOT / "tests/interop"
+
+
+@pytest.fixture
+def run(capfd):
+    """Call the script's main in `tmp_path` -> (exit code, stdout, stderr)."""
+
+    def call(*args):
+        try:
+            code = build_script.main([str(arg) for arg in args])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def test_build_then_verify(images, tmp_path, run):
+    target = tmp_path / "out" / "val_faster_imagefolder.lmdb"
+    for argv, said in (
+        ((images, target), "40 images of 3 classes; it is complete"),
+        ((images, target), "was there already"),
+        (("--verify", target), "40 images read, 0 faults"),
+    ):
+        code, out, _ = run(*argv)
+        assert code == 0
+        assert said in out
+
+
+def test_verifying_lists_bad_images(run):
+    """Of an LMDB that another program built."""
+    bad = {"n01443537/ILSVRC_00000010.JPEG": b"\xff\xd8", "n01440764/img_003.png": b"", "n01484850/img_005.png": b"<p>"}
+    shutil.copytree(INTEROP / "dataset", "theirs")
+    with lmdb.open("theirs/val_faster_imagefolder.lmdb") as environment, environment.begin(write=True) as transaction:
+        for name, content in bad.items():
+            transaction.put(f"/dataset/val/{name}".encode(), content)
+    code, out, _ = run("theirs/val_faster_imagefolder.lmdb", "--verify", "--threads", "2")
+    assert code == 1
+    lines = out.splitlines()
+    assert len(lines) == 4
+    assert all(sum(name in line for line in lines) == 1 for name in bad)
+    assert lines[-1] == "theirs/val_faster_imagefolder.lmdb: 24 images read, 3 faults"
+
+
+def test_the_originals_lmdbs_are_sound_and_missing_images_are_listed(tmp_path):
+    for split in ("train", "val"):
+        assert verify_lmdb(INTEROP / "dataset" / f"{split}_faster_imagefolder.lmdb") == (24, [])
+    shutil.copytree(INTEROP / "dataset" / "val_faster_imagefolder.lmdb", tmp_path / "x.lmdb")
+    index = read_index(INTEROP / "dataset" / "val_faster_imagefolder.lmdb.pt")
+    index.samples.append(("/dataset/val/n01440764/gone.png", 0))
+    write_index(index, tmp_path / "x.lmdb.pt")
+    missing = ("/dataset/val/n01440764/gone.png", "is in the index but not in the LMDB")
+    assert verify_lmdb(tmp_path / "x.lmdb") == (24, [missing])
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["x.lmdb"], "give the folder of images and the LMDB to build"),
+        (["val", "x"], "must end in .lmdb"),
+        (["val", "x.lmdb", "--verify"], "--verify takes the LMDB alone"),
+        (["val", "x.lmdb", "--threads", "0"], "--threads: '0' is invalid"),
+        (["none", "x.lmdb"], "none: there is no such folder of images"),
+        (["--verify", "none.lmdb"], "none.lmdb.pt: there is no such file"),
+    ],
+)
+def test_wrong_use(run, args, text):
+    code, _, err = run(*args)
+    assert code == 2
+    assert text in err.splitlines()[-1]
+
+
+def test_a_path_that_is_not_utf8_and_an_output_in_ascii(tmp_path):
+    odd = os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xbc"
+    shutil.copytree(INTEROP / "images" / "val", os.fsdecode(odd) + "/val")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for arguments in ([odd + b"/val", odd + b"/x.lmdb"], [b"--verify", odd + b"/x.lmdb"]):
+        command = [sys.executable, str(ROOT / "scripts/build_lmdb.py"), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"24 images" in done.stdout

@@ -1,5 +1,6 @@
-"""Reading image files out of LMDBs, ours and the original's."""
+"""Reading image files out of LMDBs, ours and the original's, and their `.lmdb.pt` indices."""
 
+import argparse
 import os
 import pickle
 import random
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import lmdb
 import pytest
+import torch
+from torchvision.datasets import ImageFolder
 
+from dataset.index import read_index, write_index
 from dataset.store import LmdbImages, entries
 from i2sb.errors import UserError
 
@@ -114,3 +118,57 @@ def test_other_folders_are_refused(tmp_path):
     (tmp_path / "noise.lmdb" / "data.mdb").write_bytes(random.Random(0).randbytes(40_000))
     with pytest.raises(UserError, match=r"noise\.lmdb: the LMDB is cut short or damaged .*: copy it again"):
         len(LmdbImages(tmp_path / "noise.lmdb"))
+
+
+# --- the index
+
+
+ORIGINAL = INTEROP / "dataset" / "val_faster_imagefolder.lmdb.pt"
+CLASSES = ["n01440764", "n01443537", "n01484850"]
+
+
+def small_index(**changes):
+    good = {
+        "root": "/d/val",
+        "classes": ["a", "b"],
+        "class_to_idx": {"a": 0, "b": 1},
+        "samples": [("/d/val/a/1.png", 0)],
+    }
+    return argparse.Namespace(**{**good, **changes})
+
+
+def test_ours_is_what_the_original_wrote(tmp_path):
+    path = tmp_path / "ours.lmdb.pt"
+    write_index(read_index(ORIGINAL), path)
+    original = vars(torch.load(ORIGINAL, weights_only=False))  # a file of our own, known to be harmless
+    with torch.serialization.safe_globals([ImageFolder]):
+        ours = vars(torch.load(path, weights_only=True))
+    assert list(ours) == list(original)
+    assert {**ours, "extensions": ()} == {**original, "extensions": ()}  # ours lists what this Pillow reads
+    assert set(ours["extensions"]) >= set(original["extensions"])
+    assert ours["samples"] is ours["imgs"]
+
+
+def test_names_that_are_not_utf8_survive(tmp_path):
+    odd = os.fsdecode(b"/d/val/a/\xff.png")
+    write_index(small_index(samples=[(odd, 0)]), tmp_path / "x.lmdb.pt")
+    assert read_index(tmp_path / "x.lmdb.pt").samples == [(odd, 0)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"samples": []},
+        {"samples": [("a/1.png", 2)]},
+        {"samples": [("a/1.png", -1)]},
+        {"classes": ["a", "a"]},
+        {"classes": None},
+        {"class_to_idx": {"a": 1, "b": 0}},
+    ],
+    ids=ascii,
+)
+def test_indices_that_contradict_themselves_are_refused(tmp_path, changes):
+    write_index(small_index(**changes), tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"x\.pt: refused: ") as caught:
+        read_index(tmp_path / "x.pt")
+    assert "\n" not in str(caught.value)

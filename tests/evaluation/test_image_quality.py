@@ -1,29 +1,24 @@
-"""PSNR by its formula and SSIM by scikit-image."""
+"""PSNR by its formula, SSIM by scikit-image, LPIPS by torchmetrics with the same random weights, from a real server."""
 
-import math
+import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from golden.formulas import image
+from torchvision.models import AlexNet_Weights, alexnet
+from webserver import Site, serving
 
 from evaluation.image_quality import psnr, ssim
+from evaluation.lpips import build_lpips
+from i2sb import addresses
 from i2sb.pixels import nearest_uint8
 
 
 def pair(size=64, batch=3, noise=0.2):
     clean = torch.from_numpy(image(size, batch, "hidden"))
     return clean + noise * torch.randn_like(clean), clean
-
-
-def test_psnr_by_hand():
-    images, clean = pair()
-    a, b = nearest_uint8(images).double(), nearest_uint8(clean).double()
-    expected = [10 * math.log10(255**2 / ((x - y) ** 2).mean().item()) for x, y in zip(a, b)]
-    got = psnr(images, clean)
-    assert got.shape == (3,)
-    assert got.tolist() == pytest.approx(expected, rel=1e-5)
-    assert psnr(clean, clean).tolist() == [math.inf] * 3
 
 
 @pytest.mark.parametrize("size", [11, 33, 64])
@@ -52,3 +47,64 @@ def test_refuses_what_does_not_match():
         psnr(images, clean[:2])
     with pytest.raises(ValueError, match="SSIM needs at least 11 pixels"):
         ssim(images[..., :10, :10], clean[..., :10, :10])
+
+
+# --- LPIPS
+
+
+NAME = "alexnet-owt-7be5be79.pth"
+
+
+def weights_file(whole: bool) -> bytes:
+    """AlexNet's; nothing stands for each tensor of its classifier unless `whole`: LPIPS does not use it."""
+    torch.manual_seed(0)
+    with torch.device("meta"):  # the classifier's 58 million random numbers are for nothing
+        state = alexnet(weights=None).state_dict()
+    layers = alexnet(weights=None, num_classes=1).features.state_dict()
+    for key, value in state.items():
+        known = layers.get(key.removeprefix("features."))
+        unused = torch.zeros(()).expand(value.shape) if whole else torch.zeros(0)
+        state[key] = unused if known is None else known
+    file = io.BytesIO()
+    torch.save(dict(state), file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """TORCH_HOME after LPIPS was built once, its weights fetched."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch, serving(Site(weights_file(whole=False))) as site:
+        patch.setenv("TORCH_HOME", str(home))
+        there = replace(addresses.ALEXNET, url=f"{site.url}/{NAME}", sha256=None)
+        patch.setattr(addresses, "ALEXNET", there)
+        yield home, build_lpips()
+        assert [path for path, _ in site.requests] == [f"/{NAME}"]
+
+
+def test_equals_torchmetrics(hub, tmp_path, monkeypatch):
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as theirs
+
+    home, network = hub
+    assert AlexNet_Weights.IMAGENET1K_V1.url.endswith(NAME)
+    fetched = next(home.rglob(NAME))
+    whole = tmp_path / fetched.relative_to(home)  # where torchvision would find the file that we fetched
+    whole.parent.mkdir(parents=True)
+    whole.write_bytes(weights_file(whole=True))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    images, clean = pair()
+    seen = [nearest_uint8(x).double() / 127.5 - 1 for x in (images, clean)]
+    expected = theirs(*seen, net_type="alex", reduction="none")
+    got = network(images, clean)
+    assert got.shape == (3,)
+    assert len(set(got.tolist())) == 3
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_sizes(hub):
+    network, (images, clean) = hub[1], pair(size=31)
+    assert network(images, clean).shape == (3,)
+    with pytest.raises(ValueError, match="LPIPS needs at least 31 pixels"):
+        network(images[..., :30, :], clean[..., :30, :])
+    with pytest.raises(ValueError, match="must be the same"):
+        network(images, clean[:2])

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from golden.formulas import image
+from webserver import closed_address
 
-from evaluation import inception
+from evaluation import inception, reference
 from evaluation.inception import MODES, build_inception, resize
+from evaluation.metrics import MetricUnavailable
 from i2sb import addresses
+from i2sb.addresses import Remote
 from i2sb.pixels import to_uint8
 
 GOLDEN_FOLDER = Path(__file__).parents[1] / "golden"
@@ -123,3 +127,35 @@ def test_torchscript_modes(torchscript_folder, mode, pixels):
             expected = theirs(resize(pixels, mode))
     assert features.shape == (2, 2048)
     torch.testing.assert_close(features, expected)
+
+
+# --- where weights belong
+
+
+def assert_one_line(caught, remote: Remote, path: Path) -> None:
+    """The message names the address and where the file belongs."""
+    message = str(caught.value)
+    assert remote.url in message
+    assert str(path) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("mode", inception.MODES)
+def test_inception_says_where_its_weights_belong(tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(inception, "TORCHSCRIPT_FOLDER", tmp_path)
+    name = "INCEPTION_PYTORCH" if mode == "legacy_pytorch" else "INCEPTION_TORCHSCRIPT"
+    remote = replace(getattr(addresses, name), url=closed_address())
+    monkeypatch.setattr(addresses, name, remote)
+    with pytest.raises(MetricUnavailable, match="the Inception weights: could not fetch") as caught:
+        inception.build_inception(mode)
+    folder = tmp_path / "home/hub/checkpoints" if mode == "legacy_pytorch" else tmp_path
+    assert_one_line(caught, remote, folder / remote.name)
+
+
+def test_training_statistics_say_where_they_belong(tmp_path, monkeypatch):
+    remote = replace(addresses.FID_TRAIN_STATISTICS, url=closed_address())
+    monkeypatch.setattr(addresses, "FID_TRAIN_STATISTICS", remote)
+    with pytest.raises(MetricUnavailable, match="the FID statistics of ImageNet's training set") as caught:
+        reference.build_reference(Namespace(fid_ref=None), Namespace(corrupt="sr4x-pool"), True, None, None)
+    assert_one_line(caught, remote, tmp_path / "data" / remote.name)

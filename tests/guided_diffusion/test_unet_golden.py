@@ -1,4 +1,4 @@
-"""The network computes what the original computes."""
+"""The network computes what the original computes, with parameters of its names, shapes and order."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 from golden.formulas import image, weight
+from torch import nn
 
+from guided_diffusion.nn import GroupNorm32, multi_head_attention
+from guided_diffusion.presets import DEFAULT, resolve
 from guided_diffusion.script_util import create_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -58,3 +61,157 @@ def test_adm256_in_full():
     with torch.inference_mode():
         out = model(torch.from_numpy(image(256, 1, "open")), torch.from_numpy(golden["timestep"]).reshape(1))
     assert_matches(out, golden["every97"], golden["moments"])
+
+
+# --- names, shapes and order of the parameters
+
+
+def on_meta(**kwargs):
+    with torch.device("meta"):
+        return create_model(**kwargs)
+
+
+def shapes(model):
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["adm256_uncond_keys.json", "adm256_cond_keys.json"])
+def test_full_network_has_adms_names_shapes_and_order(name):
+    golden = json.loads((GOLDEN / name).read_text())
+    model = on_meta(**golden["create_model_kwargs"])
+    assert list(shapes(model).items()) == list(golden["keys"].items())
+    assert [key for key, _ in model.named_parameters()] == list(golden["keys"])
+    assert len(model.state_dict()) == golden["n_entries"] == 566
+    assert sum(p.numel() for p in model.parameters()) == golden["n_params"]
+    assert shapes(on_meta(**resolve(DEFAULT, in_channels=model.in_channels))) == golden["keys"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_networks_have_adms_names_shapes_and_order(name):
+    model = on_meta(**SMALL[name]["cfg"])
+    assert list(shapes(model).items()) == list(SMALL[name]["keys"].items())
+    assert [key for key, _ in model.named_parameters()] == list(SMALL[name]["keys"])
+
+
+def test_other_variants_of_the_blocks():
+    model = on_meta(**{**META["cfg"], "resblock_updown": False, "use_scale_shift_norm": False})
+    keys = shapes(model)
+    assert keys["input_blocks.2.0.op.weight"] == [32, 32, 3, 3]
+    assert keys["output_blocks.1.2.conv.weight"] == [64, 64, 3, 3]
+    assert model.input_blocks[2][0].op.stride == (2, 2)
+    assert keys["input_blocks.3.0.emb_layers.1.weight"] == [64, 128]  # twice as wide with scale and shift
+
+
+@pytest.mark.parametrize(("resolutions", "blocks"), [("64,32", 6), ("64", 3), ("", 0)])
+def test_attention_sits_on_the_levels_named(resolutions, blocks):
+    """tiny has one block per level going down and two going up, and always attention in the middle."""
+    model = on_meta(**{**META["cfg"], "attention_resolutions": resolutions})
+    assert sum(name.endswith("qkv") for name, _ in model.named_modules()) == blocks + 1
+    assert "middle_block.1.qkv.weight" in shapes(model)
+
+
+def test_heads_down_and_up():
+    model = on_meta(**{**META["cfg"], "num_head_channels": -1, "num_heads": 2, "num_heads_upsample": 4})
+    heads = {name: m.num_heads for name, m in model.named_modules() if hasattr(m, "num_heads")}
+    assert heads == {"input_blocks.3.1": 2, "middle_block.1": 2, "output_blocks.0.1": 4, "output_blocks.1.1": 4}
+    model = on_meta(**{**META["cfg"], "num_head_channels": 32, "num_heads": 1, "num_heads_upsample": 1})
+    assert {m.num_heads for m in model.modules() if hasattr(m, "num_heads")} == {2}
+
+
+def test_exactly_the_last_layer_of_each_block_starts_at_zero():
+    model = create_model(**{**META["cfg"], "class_cond": True})
+    ends = tuple(f"{layer}.{part}" for layer in ("out_layers.3", "proj_out", "out.2") for part in ("weight", "bias"))
+    norms = {f"{n}.bias" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)}
+    for name, p in model.named_parameters():
+        assert (not p.any()) == (name.endswith(ends) or name in norms), name
+    assert not model(torch.randn(1, 3, 64, 64), torch.ones(1), torch.tensor([7])).any()
+
+
+# --- precision and activation checkpointing
+
+
+META = SMALL["tiny_uncond"]
+WEIGHTS = weights(META["keys"], "hash")
+X = torch.from_numpy(image(64, 2, "open"))[..., 16:48, 16:48]
+T = torch.tensor([0.1, 777.25])
+
+
+def tiny(**kwargs):
+    model = create_model(**{**META["cfg"], **kwargs})
+    model.load_state_dict(WEIGHTS)
+    return model
+
+
+def relative_error(a, b):
+    return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_only_convolutions_and_linears_of_the_torso_change(dtype):
+    model = tiny()
+    parameters = list(model.parameters())
+    model.convert_torso(dtype)
+    assert all(a is b for a, b in zip(parameters, model.parameters()))  # optimizers keep pointing at them
+    assert list(model.state_dict()) == list(META["keys"])
+    assert model.dtype == dtype
+    norms = {f"{n}.{p}" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm) for p in ("weight", "bias")}
+    for name, p in model.named_parameters():
+        stays = name.startswith(("time_embed.", "out.")) or name in norms
+        assert p.dtype == (torch.float32 if stays else dtype), name
+
+
+def test_group_norm_computes_in_float32():
+    """These values overflow float16 when squared, and 64 is lost beside 6e4 * 6e4 in bfloat16 sums."""
+    x = 6e4 + 64 * torch.randint(-4, 5, (2, 64, 4, 4)).to(torch.float16)
+    norm = GroupNorm32(64)
+    nn.init.normal_(norm.weight)
+    out = norm(x)
+    assert out.dtype == torch.float16
+    groups = x.double().reshape(2, 32, -1)
+    var = groups.var(2, correction=0, keepdim=True)
+    expected = ((groups - groups.mean(2, keepdim=True)) / (var + 1e-5).sqrt()).reshape(x.shape)
+    expected = expected * norm.weight.double()[:, None, None]
+    assert relative_error(out, expected) < 1e-3
+
+
+@pytest.mark.parametrize("qkv_first", [False, True])
+def test_attention_is_the_formula(qkv_first):
+    heads, d, length = 3, 8, 10
+    qkv = torch.randn(2, length, 3 * heads * d, dtype=torch.float64)
+    out = multi_head_attention(qkv, heads, qkv_first=qkv_first)
+    for h in range(heads):
+        starts = [(part * heads + h if qkv_first else h * 3 + part) * d for part in range(3)]
+        q, k, v = (qkv[:, :, s : s + d] for s in starts)
+        expected = (q @ k.mT / d**0.5).softmax(-1) @ v
+        torch.testing.assert_close(out[:, :, h * d : (h + 1) * d], expected)
+
+
+def gradients(model, mode):
+    model.set_checkpointing(mode)
+    model.zero_grad()
+    torch.manual_seed(1)  # dropout
+    loss = model(X, T).square().mean()
+    loss.backward()
+    return loss.item(), [p.grad.clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("mode", ["attention", "all"])
+def test_checkpointing_changes_no_gradient(mode):
+    model = tiny(dropout=0.3)
+    loss, grads = gradients(model, "none")
+    loss_again, grads_again = gradients(model, mode)
+    assert loss == loss_again
+    for a, b in zip(grads, grads_again):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_checkpointing_keeps_fewer_activations():
+    def kept(model):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            model(X, T)
+        return sum(sizes)
+
+    attention = tiny()
+    attention.set_checkpointing("attention")
+    assert kept(tiny(use_checkpoint=True)) < kept(tiny()) / 3 < kept(attention) < kept(tiny())

@@ -1,5 +1,8 @@
 """Both ends of the bridge from a clean batch, and where the noise comes from."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,18 +10,11 @@ from corruption import create_corruption
 from i2sb.batch import make_batch, unpack
 from i2sb.errors import UserError
 from i2sb.noise import ImageNoise, TrainingDraws
+from i2sb.pixels import nearest_uint8, to_float, to_uint8
 
 
 def clean(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-def test_no_hole():
-    x0 = clean()
-    batch = make_batch(x0, create_corruption("sr4x-pool", 32))
-    assert torch.equal(batch.x1, create_corruption("sr4x-pool", 32)(x0))
-    assert batch.mask is None
-    assert batch.cond is None
 
 
 def test_a_hole_holds_noise_and_cond_holds_the_same():
@@ -37,42 +33,10 @@ def test_added_noise_is_not_in_cond():
     assert 0.9 < (batch.x1 - batch.cond).std() < 1.1
 
 
-def test_any_function_serves_as_a_degradation():
-    x0 = clean()
-    assert torch.equal(make_batch(x0, lambda x: -x).x1, -x0)
-
-
 @pytest.mark.parametrize("partner", [clean()[..., ::4, ::4], (clean() * 127).byte(), clean()[:, :1]])
 def test_pairs_that_do_not_fit_are_not_taken_for_labels(partner):
     with pytest.raises(UserError, match=r"a pair of images must have one shape .* resize the degraded one"):
         unpack([clean(), partner, torch.tensor([1, 2, 3])])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool])
-def test_a_pair_with_a_mask(dtype):
-    x0, degraded, mask = clean(), clean() * 0.5, torch.zeros(3, 1, 32, 32, dtype=dtype)
-    mask[..., 8:24] = 1
-    batch = make_batch(unpack([x0, degraded, mask]), lambda x: pytest.fail("called for a pair"))
-    assert torch.equal(batch.x1[..., :8], degraded[..., :8])
-    assert 0.9 < batch.x1[..., 8:24].std() < 1.1
-    assert (batch.mask.dtype, batch.mask.mean()) == (torch.float32, 0.5)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_share_the_numbers_of_one(world_size):
-    torch.manual_seed(5)
-    alone = TrainingDraws()
-    expected = [alone.integers(1000, 6), alone.randn_like(torch.zeros(6, 2)), alone.integers(9, 6)]
-    torch.manual_seed(5)
-    ranks = [TrainingDraws(rank, world_size, seed=5) for rank in range(world_size)]
-    count = 6 // world_size
-    found = [
-        torch.cat([rank.integers(1000, count) for rank in ranks]),
-        torch.cat([rank.randn_like(torch.zeros(count, 2)) for rank in ranks]),
-        torch.cat([rank.integers(9, count) for rank in ranks]),
-    ]
-    for one, together in zip(expected, found):
-        assert torch.equal(one, together)
 
 
 def test_the_memory_layout_moves_no_noise():
@@ -104,3 +68,43 @@ def test_each_image_has_its_own_noise():
     assert not torch.equal(ImageNoise(8, [9]).randn_like(x[:1])[0], first[1])
     with pytest.raises(ValueError, match="noise for 3 images was asked for 2"):
         together.randn_like(x[:2])
+
+
+# --- from [-1, 1] to 8 bits and back
+
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics.json").read_text())
+LEVELS = torch.arange(256, dtype=torch.uint8)
+
+
+def test_truncates_and_clamps_as_published():
+    golden = GOLDEN["convert_to_numpy"]
+    assert to_uint8(torch.tensor(golden["inp"])).tolist() == golden["out"]
+
+
+def test_nearest_recovers_every_level_of_a_data_set_image():
+    x = LEVELS.float().div(255) * 2 - 1  # what ToTensor, then 2x - 1, makes of a file
+    assert torch.equal(nearest_uint8(x), LEVELS)
+    assert torch.equal(nearest_uint8(to_float(LEVELS)), LEVELS)
+
+
+def test_uint8_is_handed_through_as_a_copy():
+    pixels = LEVELS.clone()
+    for convert in (to_uint8, nearest_uint8):
+        out = convert(pixels)
+        out.zero_()
+        assert torch.equal(pixels, LEVELS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types_do_not_lose_levels_to_arithmetic(dtype):
+    x = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0], dtype=dtype)
+    assert to_uint8(x).tolist() == [0, 63, 127, 191, 255]
+
+
+@pytest.mark.parametrize("convert", [to_uint8, nearest_uint8])
+def test_refuses_what_is_no_image(convert):
+    with pytest.raises(ValueError, match="1 of 3 pixel values are not finite"):
+        convert(torch.tensor([0.0, float("nan"), 1.0]))
+    with pytest.raises(ValueError, match=r"torch\.int64"):
+        convert(torch.tensor([1, 2]))

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import resource
 import signal
 import stat
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import as_child, names, python, readonly_folder
+from processes import names, python
 
 from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write, lock, only_one
@@ -60,55 +59,22 @@ def test_the_umask_decides_on_the_permissions(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
+class Raising(dict):
+    """Raises `self["error"]` while torch saves it."""
+
+    def __reduce__(self):
+        raise self["error"]
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), OSError("of something else")])
 def test_a_failing_block_leaves_all_as_it_was(tmp_path, error):
     path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def write():
-        with atomic_write(path) as file:
-            file.write(b"new")
-            raise error
-
-    with pytest.raises(type(error)) as caught:
-        write()
+    path.write_bytes(b"old")  # torch makes another error of an interrupt
+    with pytest.raises(type(error)) as caught, atomic_write(path) as file:
+        torch.save({"a": torch.zeros(1000), "b": Raising(error=error)}, file)
     assert caught.value is error
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
-
-
-@pytest.mark.parametrize("save", ["torch.save", "np.savez", "file.write"])
-def test_a_full_disk_is_one_line(tmp_path, save):
-    """A limit on the size of files stands for the full disk: writing fails half way in the same manner."""
-    path = tmp_path / "latest.pt"
-    path.write_bytes(b"old")
-    size = 200_000
-    savers = {
-        "torch.save": lambda file: torch.save({"a": torch.zeros(size), "b": torch.ones(size)}, file),
-        "np.savez": lambda file: np.savez(file, a=np.zeros(size), b=np.ones(size)),
-        "file.write": lambda file: file.write(bytes(4 * size)),
-    }
-
-    def write():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        with atomic_write(path) as file:
-            savers[save](file)
-
-    kept = "(the file there is as it was)"
-    assert as_child(write) == f"UserError: {path}: cannot be written: File too large {kept}"
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["latest.pt"]
-
-
-def test_a_readonly_folder():
-    def write():
-        with atomic_write(folder / "file"):
-            pass
-
-    with readonly_folder() as folder:
-        answer = as_child(write, no_root=True)
-        kept = "(the file there is as it was)"
-        assert answer.startswith(f"UserError: {folder}/file: cannot be written: Permission denied {kept}; ")
 
 
 @pytest.mark.parametrize("name", ["x" * 250, "\u4e2d" * 83, "a\udcff\udcfe.pt"], ids=["250 bytes", "249", "not UTF-8"])
@@ -211,10 +177,3 @@ def test_a_wait_is_said_once_and_ends(tmp_path, death):
     holder.communicate()
     with lock(tmp_path / "lock", on_wait):
         assert said == [1]
-
-
-def test_the_lock_is_freed_by_an_error(tmp_path):
-    with pytest.raises(ValueError, match="x"), lock(tmp_path / "lock"):
-        raise ValueError("x")
-    with lock(tmp_path / "lock", lambda: pytest.fail("still locked")):
-        pass

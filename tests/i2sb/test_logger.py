@@ -1,17 +1,49 @@
-"""The log of a run: on the screen and in its file, for rank 0 and for others."""
+"""The log of a run, on the screen and in its file, for rank 0 and for others; progress bars beside it."""
 
 import argparse
+import contextlib
 import logging
 import os
+import pty
+import re
 import subprocess
 import sys
 
 import pytest
 from processes import ROOT, as_child, names, readonly_folder
-from terminal import on_terminal
 
 from i2sb.errors import UserError
 from i2sb.runtime.logger import build_logger, log_options
+from i2sb.runtime.progress import Progress
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def on_terminal(code: str, *args: object) -> tuple[str, str]:
+    """Run `code` on a pseudo-terminal: what its standard error shows there, without colours; and its output."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        environment.pop(name, None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other side is closed
+        while piece := os.read(ours, 65536):
+            seen += piece
+    os.close(ours)
+    out = process.communicate(timeout=60)[0]
+    shown = _CONTROL.sub("", seen.decode("utf-8", "replace"))
+    assert process.returncode == 0, shown + out
+    return shown, out
+
 
 START = """
 import os, sys
@@ -111,3 +143,49 @@ def test_all_options_but_the_key_are_listed(tmp_path):
     text = (tmp_path / "a" / "log.txt").read_text()
     shown = dict(line.split() for line in text.splitlines() if line.startswith("  "))
     assert shown == {"lr": "5e-05", "corrupt": "sr4x-pool", "wandb_user": "None"}
+
+
+# --- progress bars
+
+
+TRAIN = """
+import sys, time
+from pathlib import Path
+from i2sb.runtime.logger import build_logger
+from i2sb.runtime.progress import Progress
+log = build_logger(Path(sys.argv[1]))
+with Progress("training", total=400, done=100, text="100/400") as bar:
+    for iteration in (110, 120, 130):
+        time.sleep(0.3)
+        bar.update(iteration, f"{iteration}/400  loss 0.125")
+        log.info("iteration %d", iteration)
+    with Progress("evaluation", total=None) as inner:
+        for done in range(3):
+            time.sleep(0.3)
+            inner.update(done, f"{done} of 7", total=7)
+print("to the pipe")
+"""
+
+
+def test_a_bar_shows_text_and_time_left_below_the_log_lines(tmp_path):
+    shown, out = on_terminal(TRAIN, tmp_path)
+    assert "100/400" in shown
+    assert re.search(r"training .*130/400 +loss 0\.125 +0:00:\d\d left", shown)
+    for iteration in (110, 120, 130):
+        lines = [line for line in re.split(r"[\r\n]+", shown) if f"iteration {iteration}" in line]
+        assert len(lines) == 1
+        assert "training" not in lines[0]
+    assert re.search(r"evaluation .*2 of 7", shown)  # a second bar may run inside
+    assert out == "to the pipe\n"
+
+
+def test_no_bar_on_other_ranks():
+    code = "from i2sb.runtime.progress import Progress\nwith Progress('x', 3, shown=False) as bar: bar.advance()"
+    assert on_terminal(code) == ("", "")
+
+
+def test_no_bar_without_a_terminal(capfd):
+    with Progress("x", 3) as bar:
+        bar.update(1, "text")
+        bar.advance(2)
+    assert capfd.readouterr() == ("", "")

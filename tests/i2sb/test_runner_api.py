@@ -1,7 +1,9 @@
 """`Runner` as scripts of the original and its forks use it: their data sets, their options, their expectations."""
 
 import dataclasses
+import importlib
 import logging
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -14,15 +16,11 @@ from i2sb.errors import UserError
 from i2sb.network import Image256Net
 from i2sb.runner import make_beta_schedule
 from i2sb.schedule import make_betas
+from i2sb.util import space_indices, unsqueeze_xdim
 
 LOG = logging.getLogger("test")
 SHAPE = {"image_size": 32, "num_channels": 32, "num_res_blocks": 1}
 NETWORK = {**SHAPE, "channel_mult": "1,1", "attention_resolutions": ""}
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def options(**changes) -> Namespace:
@@ -131,17 +129,6 @@ def test_the_log_writer_of_the_options_is_used():
     assert list(Path(".log/a").glob("events.out.tfevents.*"))
 
 
-def test_after_sampling_the_network_is_in_evaluation_mode_and_the_states_are_ordinary():
-    runner = Runner(options(), LOG, save_opt=False)
-    runner.net.train()
-    unneeded = pictures()
-    xs, pred_x0s = runner.ddpm_sampling(options(), pictures(), cond=unneeded, nfe=2, verbose=False)
-    assert not runner.net.training
-    for states in (xs, pred_x0s):
-        states.clamp_(-1, 1).requires_grad_()
-    runner.ema.to("cpu")
-
-
 def test_the_hole_is_filled_also_beside_a_cond():
     runner = Runner(options(cond_x1=True), LOG, save_opt=False)
     inputs = []
@@ -187,3 +174,28 @@ def test_published_names():
     x = pictures(1)
     assert net(x, torch.tensor([3]), cond=x).shape == x.shape
     assert net.diffusion_model.in_channels == 6
+
+
+# --- names
+
+
+TABLES = (Path(__file__).parents[2] / "docs/from-the-original.md").read_text()
+SAME, MOVED = TABLES.split("## Commands")[0].split("## Names that moved")
+HERE = r"`((?:i2sb|corruption|dataset|evaluation|guided_diffusion)(?:\.\w+)+)`"
+ROWS = [row.split("|")[2] for row in MOVED.splitlines() if row.startswith("|")]
+NAMES = re.findall(HERE, SAME) + re.findall(HERE, " ".join(ROWS))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_tables_name_what_is_there(name):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        module, _, attribute = name.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), attribute))
+
+
+def test_util():
+    assert space_indices(1000, 3) == [0, 500, 999]
+    assert unsqueeze_xdim(torch.arange(4), (3, 8, 8)).shape == (4, 1, 1, 1)
+    assert unsqueeze_xdim(torch.tensor(2.0), (3, 8)).shape == (1, 1)

@@ -1,7 +1,8 @@
-"""Five training steps against the published release's losses, weights, averages and moments at the same seed."""
+"""Training and restoring through the published names give the release's own values at the same seed."""
 
 import json
 import logging
+import shutil
 from argparse import Namespace
 from pathlib import Path
 
@@ -9,26 +10,14 @@ import numpy as np
 import pytest
 import torch
 from golden.formulas import image, weight
-from torch.utils.data import Dataset
 
+from corruption import build_corruption
 from i2sb import Runner
+from i2sb.ema import ExponentialMovingAverage
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = {k: v for k, v in json.loads((GOLDEN / "train5.json").read_text()).items() if "microbatch_losses" in v}
 NETWORK = json.loads((GOLDEN / "unet_small_meta.json").read_text())["tiny_uncond"]
-
-
-class Clean(Dataset):
-    """The rows of one formula image."""
-
-    def __init__(self, count: int):
-        self.images = torch.from_numpy(image(64, count, "x0"))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int):
-        return self.images[index], 0
 
 
 class Degraded:
@@ -80,9 +69,9 @@ def checksum(tensors) -> tuple[float, float]:
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_five_steps_equal_the_published_ones(name, tmp_path, monkeypatch):
+    """Losses, weights, averages and moments."""
     golden = CASES[name]
     asked = golden["opt"]
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("i2sb.loader.EpochOrder", InOrder)
     count = asked.get("batch_size", 2)
     opt = Namespace(
@@ -91,15 +80,16 @@ def test_five_steps_equal_the_published_ones(name, tmp_path, monkeypatch):
         **{"lr_gamma": 0.99, "lr_step": 1000, "ema": 0.99, "l2_norm": 0.0, "network": NETWORK["cfg"], "seed": 0},
         **{"device": "cpu", "ckpt_path": tmp_path, "load": None, "log_every": 1, "eval_every": 0, "num_workers": 0},
     )
-    runner = Runner(opt, logging.getLogger("test"), save_opt=False)
+    runner = Runner(opt, LOG, save_opt=False)
     state = {key: torch.from_numpy(weight(key, shape, "hash")) for key, shape in NETWORK["keys"].items()}
     runner.net.diffusion_model.load_state_dict(state)
     runner.ema.shadow_params = [p.detach().clone() for p in runner.net.parameters()]
-    clean, losses = Clean(count), Losses()
+    images, losses = torch.from_numpy(image(64, count, "x0")), Losses()
+    clean = [(row, 0) for row in images]
     seen = []
     loss_of = runner.training_loss
     monkeypatch.setattr(runner, "training_loss", lambda *a: seen.append(loss_of(*a)) or seen[-1])
-    corrupt = Degraded(clean.images, hole=asked.get("corrupt") == "inpaint-center")
+    corrupt = Degraded(images, hole=asked.get("corrupt") == "inpaint-center")
 
     assert runner.train(opt, clean, clean, corrupt, writer=losses)
 
@@ -121,3 +111,56 @@ def test_five_steps_equal_the_published_ones(name, tmp_path, monkeypatch):
     np.testing.assert_allclose(saved["net"][first["name"]].flatten()[::97].numpy(), first["every97"], rtol=0, atol=1e-6)
     assert saved["ema"]["num_updates"] == golden["ema_num_updates"]
     assert saved["optimizer"]["param_groups"][0]["lr"] == pytest.approx(golden["final_lr"])
+
+
+# --- restoring
+
+
+LOG = logging.getLogger("test")
+RUNNER = np.load(GOLDEN / "runner.npz")
+NETWORKS = GOLDEN.parent / "interop/data"
+
+
+def options(task: str, ot_ode: bool, cond_x1: bool, folder: Path) -> Namespace:
+    """The original's options and nothing of ours."""
+    training = {"lr": 5e-5, "l2_norm": 0.0, "lr_gamma": 0.99, "lr_step": 1000, "ema": 0.99, "use_fp16": False}
+    bridge = {"interval": 100, "beta_max": 0.3, "ot_ode": ot_ode, "t0": 1e-4, "T": 1.0, "clip_denoise": False}
+    run = {"device": "cpu", "distributed": False, "load": None, "ckpt_path": folder}
+    return Namespace(corrupt=task, image_size=64, cond_x1=cond_x1, add_x1_noise=False, **training, **bridge, **run)
+
+
+@pytest.fixture
+def restore(tmp_path):
+    """(task, ot_ode, cond_x1, nfe) -> final images [2,3,64,64] of `image(64, 2, "x0")`, as a script of users would."""
+    shutil.copytree(NETWORKS, "data")
+
+    def run(task: str, ot_ode: bool, cond_x1: bool, nfe: int) -> torch.Tensor:
+        opt = options(task, ot_ode, cond_x1, tmp_path)
+        runner = Runner(opt, LOG, save_opt=False)
+        shapes = {key: tuple(value.shape) for key, value in runner.net.state_dict().items()}
+        weights = {key: torch.from_numpy(weight(key, shape, "hash")) for key, shape in shapes.items()}
+        runner.net.load_state_dict(weights)
+        runner.ema = ExponentialMovingAverage(runner.net.parameters(), decay=0.99)
+
+        x1, mask, cond = (
+            build_corruption(opt, LOG)(torch.from_numpy(image(64, 2, "x0"))),
+            None,
+            None,
+        )
+        if isinstance(x1, tuple):
+            x1, mask = x1
+        if cond_x1:
+            torch.manual_seed(7)
+            x1 = cond = x1 if mask is None else (1 - mask) * x1 + mask * torch.randn_like(x1)
+        torch.manual_seed(0)
+        xs, _ = runner.ddpm_sampling(opt, x1, mask=mask, cond=cond, clip_denoise=False, nfe=nfe, verbose=False)
+        return xs[:, 0]
+
+    return run
+
+
+@pytest.mark.parametrize("key", sorted(RUNNER))
+def test_final_images_equal_the_published_ones(restore, key):
+    task, ot, cond, nfe = key.split("/")
+    found = restore(task, ot == "ot1", cond == "cond1", int(nfe.removeprefix("nfe")))
+    np.testing.assert_allclose(found[:, :, ::3, ::3].numpy(), RUNNER[key], rtol=0, atol=1e-4)

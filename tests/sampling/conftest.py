@@ -5,8 +5,7 @@ import shutil
 from argparse import Namespace
 
 import pytest
-from places import NAME
-from small_runs import photos, sample_argv, train_argv
+from small_runs import NAME, photos, sample_argv, train_argv
 
 import sample
 import train
@@ -14,7 +13,7 @@ from dataset.imagenet import build_lmdb_dataset
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def place(tmp_path_factory):
     """A folder with a data set of 24 validation images and the checkpoint results/sr4x-pool."""
     folder = tmp_path_factory.mktemp("trained")
     dataset = photos(folder / "photos", train=20, val=8)
@@ -26,10 +25,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def sampled(trained, tmp_path_factory):
+def sampled(place, tmp_path_factory):
     """The same with samples_nfe2 of all images."""
     folder = tmp_path_factory.mktemp("sampled") / "run"
-    shutil.copytree(trained, folder)
+    shutil.copytree(place, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert sample.main(sample_argv(folder / "photos", NAME)) == 0
@@ -37,18 +36,8 @@ def sampled(trained, tmp_path_factory):
 
 
 @pytest.fixture
-def here(trained, tmp_path, monkeypatch):
-    """A copy of `trained` as the current folder."""
-    return _copy(trained, tmp_path, monkeypatch)
-
-
-@pytest.fixture
 def restored(sampled, tmp_path, monkeypatch):
     """A copy of `sampled` as the current folder."""
-    return _copy(sampled, tmp_path, monkeypatch)
-
-
-def _copy(place, tmp_path, monkeypatch):
-    shutil.copytree(place, tmp_path / "run")
+    shutil.copytree(sampled, tmp_path / "run")
     monkeypatch.chdir(tmp_path / "run")
     return tmp_path / "run"

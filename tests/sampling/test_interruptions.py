@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import resource
 import shutil
 import signal
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from places import FOLDER, NAME, refusal, restore
+from PIL import Image
 from processes import ROOT, as_child
-from small_runs import sample_argv
+from small_runs import FOLDER, NAME, metrics_argv, refusal, restore, sample_argv
 
 import sample
 from i2sb.runtime.files import lock
@@ -80,13 +81,13 @@ def test_a_full_disk_is_one_line_and_the_run_resumes_later(here, capsys, size, w
     assert len(torch.load(here / FOLDER / "recon.pt", weights_only=True)["arr"]) == 24
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_line(trained, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_is_one_line(place, monkeypatch):
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name) / "run"
-        shutil.copytree(trained, place)
-        for folder in (Path(name), place):
+        copy = Path(name) / "run"
+        shutil.copytree(place, copy)
+        for folder in (Path(name), copy):
             folder.chmod(0o755)
-        monkeypatch.chdir(place)
+        monkeypatch.chdir(copy)
 
         def run():
             with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -104,3 +105,54 @@ def test_nan_stops_the_run(here, capsys):
     state["ema"]["shadow_params"][-1].fill_(float("nan"))
     torch.save(state, path)
     assert "image 0: restored to NaN or inf" in refusal(capsys, sample, sample_argv(here / "photos", NAME))
+
+
+# --- peak memory
+
+
+PEAKS = """
+import ast, os, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import compute_metrices, sample
+import corruption, dataset.imagenet, evaluation.judge, i2sb.restore, i2sb.runner, torchmetrics
+def watch():  # pages of mapped files do not count
+    while True:
+        sizes.append(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")))
+        time.sleep(0.003)
+for script, argv in ast.literal_eval(sys.argv[2]):
+    if os.fork() == 0:  # a child's peak begins with what the libraries use
+        sizes = []
+        threading.Thread(target=watch, daemon=True).start()
+        assert globals()[script].main(argv) == 0
+        print("peak", max(sizes), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+SIZE = 64  # pixels: 448 images more are 21 MiB as float32
+GROWTH = 12  # MiB: most of a peak is torch itself, 5 % of it would let all the images hide there
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+def test_peak_memory_does_not_grow_with_the_number_of_images(here):
+    rng = np.random.default_rng(0)
+    (here / "many/val/noise").mkdir(parents=True)
+    names = [f"noise/{i:04d}.png" for i in range(512)]
+    for name in names:
+        pixels = np.linspace(0, 200, SIZE)[:, None, None] + rng.integers(0, 50, (SIZE, SIZE, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(here / "many/val" / name, compress_level=0)
+    (here / "few.txt").write_text("\n".join(names[:64]))
+    calls = []
+    for limit in (["--val-list", str(here / "few.txt")], []):
+        flags = ["--batch-size", "16", "--image-size", str(SIZE), *limit]
+        calls.append(("sample", sample_argv(here / "many", NAME, "--nfe", "1", "--overwrite", *flags)))
+        judge = metrics_argv(here / "many", NAME, "samples_nfe1", "--metrics", "psnr", *flags)
+        calls.append(("compute_metrices", judge))
+    # What malloc keeps for later differs by 20 MiB from run to run: here it gives back what is freed.
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "524288"}
+    command = [sys.executable, "-c", PEAKS, str(ROOT), repr(calls)]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=240, env=environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    peaks = [int(each.split()[0]) / 1024 for each in done.stdout.split("peak ")[1:]]
+    sample_few, judge_few, sample_all, judge_all = peaks
+    assert sample_all <= sample_few + GROWTH
+    assert judge_all <= judge_few + GROWTH

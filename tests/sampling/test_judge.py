@@ -12,8 +12,7 @@ import pytest
 import torch
 from cleanfid.fid import fid_from_feats
 from PIL import Image
-from places import FOLDER, NAME, images
-from small_runs import metrics_argv, sample_argv, train_argv
+from small_runs import FOLDER, NAME, images, metrics_argv, refusal, sample_argv, train_argv
 
 import compute_metrices
 import sample
@@ -167,8 +166,8 @@ def test_several_folders_and_parts_are_judged_alike(restored, capsys):
     assert json.loads((restored / FOLDER / "metrics.json").read_text()) == whole
     assert json.loads((name / "metrics.json").read_text())["scores"]["restored"]["psnr"]["num_images"] == 24
     (name / "recon_1_2.pt").unlink()
-    assert compute_metrices.main(together) == 2
-    assert "the parts 1_2 are missing; sample.py --partition makes them" in capsys.readouterr().err
+    last = refusal(capsys, compute_metrices, together)
+    assert "the parts 1_2 are missing; sample.py --partition makes them" in last
     assert json.loads((restored / FOLDER / "metrics.json").read_text()) == whole
 
 
@@ -183,8 +182,8 @@ def test_the_degraded_images_see_the_noise_of_the_samples(here):
 
 def test_nan_in_an_image_is_one_line(restored, capsys):
     as_the_original_writes(restored, brighter=float("nan"))
-    assert compute_metrices.main(metrics_argv(restored / "photos", NAME, "samples_nfe2")) == 2
-    assert "NaN or inf in images 0 to 23" in capsys.readouterr().err.strip().splitlines()[-1]
+    argv = metrics_argv(restored / "photos", NAME, "samples_nfe2")
+    assert "NaN or inf in images 0 to 23" in refusal(capsys, compute_metrices, argv)
 
 
 def test_metrics_without_weights_say_why(restored, monkeypatch):
@@ -259,8 +258,8 @@ def test_samples_are_judged_as_the_task_they_were_made_for(restored, capsys):
 def test_folders_of_several_tasks_are_judged_one_by_one(restored, capsys):
     retrain(restored)
     assert sample.main(sample_argv(restored / "photos", NAME, "--nfe", "1")) == 0
-    assert compute_metrices.main(metrics_argv(restored / "photos", NAME, "samples_nfe1", "samples_nfe2")) == 2
-    assert "differ in task (samples_nfe1: jpeg-10, samples_nfe2: sr4x-pool)" in capsys.readouterr().err
+    last = refusal(capsys, compute_metrices, metrics_argv(restored / "photos", NAME, "samples_nfe1", "samples_nfe2"))
+    assert "differ in task (samples_nfe1: jpeg-10, samples_nfe2: sr4x-pool)" in last
 
 
 def test_fid_of_one_image_loses_no_other_score(restored, features):

@@ -7,8 +7,7 @@ from types import SimpleNamespace as Options
 
 import pytest
 import torch
-from places import FOLDER, NAME, images, interrupt, restore
-from small_runs import sample_argv, script, train_argv
+from small_runs import FOLDER, NAME, images, interrupt, restore, sample_argv, script, train_argv
 from waiting import Waits
 
 import train

@@ -8,8 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from places import NAME
-from small_runs import metrics_argv, sample_argv
+from small_runs import NAME, metrics_argv, refusal, sample_argv
 
 import compute_metrices
 import sample
@@ -113,15 +112,13 @@ def test_a_report_from_flag_and_from_script(here):
 def test_what_a_report_lacks_is_one_line(here, capsys):
     argv = of(here, "samples_nfe2")
     restore(here, 2)
-    assert report.main(argv) == 2
-    assert "metrics.json: there is no such file; compute_metrices.py makes it" in capsys.readouterr().err
+    assert "metrics.json: there is no such file; compute_metrices.py makes it" in refusal(capsys, report, argv)
     judge(here, "samples_nfe2")
     folder = here / "results" / NAME / "samples_nfe2"
     content = (folder / "metrics_per_image.csv").read_text()
     for damaged in (content.replace("chelsea", "gravel", 1), ""):
         (folder / "metrics_per_image.csv").write_text(damaged)
-        assert report.main(argv) == 2
-        assert "run compute_metrices.py again" in capsys.readouterr().err.strip().splitlines()[-1]
+        assert "run compute_metrices.py again" in refusal(capsys, report, argv)
 
 
 def test_scores_of_another_run_are_never_shown(here, capsys):
@@ -139,8 +136,7 @@ def test_scores_of_another_run_are_never_shown(here, capsys):
         new = path.read_bytes()
         path.write_bytes(old[path])
         for script in (report, draw_comparison):
-            assert script.main(of(here, "samples_nfe2")) == 2
-            assert f"{path.name}: is of other samples" in capsys.readouterr().err.strip().splitlines()[-1]
+            assert f"{path.name}: is of other samples" in refusal(capsys, script, of(here, "samples_nfe2"))
         assert len(read_curve(folder.with_name("samples_nfe1"))) == (0 if path == derived[0] else 2)
         path.write_bytes(new)
 
@@ -175,8 +171,7 @@ def test_a_comparison_shows_the_images_that_were_judged(here, capsys):
     argv = of(here, "samples_nfe1", "samples_nfe5")
     argv += ["--rows", "3", "--tile", "64"]
     judge(here, "samples_nfe1", "samples_nfe5", "--metrics", "ssim")
-    assert draw_comparison.main(argv) == 2
-    assert "run compute_metrices.py --metrics psnr" in capsys.readouterr().err
+    assert "run compute_metrices.py --metrics psnr" in refusal(capsys, draw_comparison, argv)
     judge(here, "samples_nfe1", "samples_nfe5")
     assert draw_comparison.main(argv) == 0
     table = rows(here / "results" / NAME / "samples_nfe5/metrics_per_image.csv")

@@ -6,21 +6,39 @@ import logging
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from i2sb.runtime.launch import launch  # noqa: E402
+from corruption import build_corruption
+from dataset.imagenet import build_lmdb_dataset
+from i2sb import training
+from i2sb.options import parse_train_options
+from i2sb.runner import Runner
+from i2sb.runtime.launch import launch
+
+BETWEEN = -1  # after a step: signals are agreed on, checkpoints written
+
+
+class Collectives(TorchDispatchMode):
+    """`entries` are (step, micro-batch of the step, operation, numbers in its tensors); both from 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = self.micro = 0
+        self.entries = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "c10d":
+            numbers = sum(leaf.numel() for leaf in tree_leaves(args[0]) if isinstance(leaf, torch.Tensor))
+            self.entries.append((self.step, self.micro, func.overloadpacket.__name__, numbers))
+        return func(*args, **(kwargs or {}))
 
 
 def note(opt: argparse.Namespace) -> None:
-    from corruption import build_corruption
-    from dataset.imagenet import build_lmdb_dataset
-    from i2sb import training
-    from i2sb.runner import Runner
-
     log = logging.getLogger("note")
     runner = Runner(opt, log, save_opt=False)
     dataset = build_lmdb_dataset(opt, log, train=True)
-    sent = collectives()
     step, loss = training.Training.step, runner.training_loss
 
     def noted_step(self, batches):
@@ -34,7 +52,7 @@ def note(opt: argparse.Namespace) -> None:
         return loss(*args)
 
     runner.training_loss, training.Training.step = noted_loss, noted_step
-    with sent:
+    with Collectives() as sent:
         runner.train(opt, dataset, dataset, build_corruption(opt, log))
     notes = {
         "sent": [entry for entry in sent.entries if entry[1] != BETWEEN],
@@ -44,34 +62,7 @@ def note(opt: argparse.Namespace) -> None:
     Path(f"rank-{opt.global_rank}.json").write_text(json.dumps(notes))
 
 
-BETWEEN = -1  # after a step: signals are agreed on, checkpoints written
-
-
-def collectives():
-    """A probe whose `entries` are (step, micro-batch of the step, operation, numbers in its tensors); both from 1."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-
-    class Collectives(TorchDispatchMode):
-        def __init__(self):
-            super().__init__()
-            self.step = self.micro = 0
-            self.entries = []
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func.namespace == "c10d":
-                tensors = [leaf for leaf in tree_leaves(args[0]) if isinstance(leaf, torch.Tensor)]
-                numbers = sum(tensor.numel() for tensor in tensors)
-                self.entries.append((self.step, self.micro, func.overloadpacket.__name__, numbers))
-            return func(*args, **(kwargs or {}))
-
-    return Collectives()
-
-
 if __name__ == "__main__":
-    from i2sb.options import parse_train_options
-
     options = parse_train_options(sys.argv[1:])
     options.ckpt_path, options.load = Path("results/x"), None
     sys.exit(launch(options, note))

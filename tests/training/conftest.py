@@ -1,4 +1,4 @@
-"""One data set of photographs for all tests of training; each test works in an empty folder."""
+"""One data set of photographs for all tests of training."""
 
 import pytest
 from small_runs import photos
@@ -8,8 +8,3 @@ from small_runs import photos
 def dataset(tmp_path_factory):
     """40 images: ten steps of 4 are an epoch, so that a resume after 3 or 11 steps lies inside one."""
     return photos(tmp_path_factory.mktemp("data") / "photos")
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)

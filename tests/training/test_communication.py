@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from launching import BIN, free_port, stand_in_for_ssh
-from small_runs import ROOT, logged, train_argv, wait_until_said
+from processes import BIN, free_port, stand_in_for_ssh, until
+from small_runs import ROOT, logged, train_argv
 
 import train
 
@@ -28,7 +28,7 @@ def run(command, **options):
 def test_gradients_travel_once_per_step_and_nothing_else_does(dataset):
     train.main(train_argv(dataset, "--num-itr", "1"))  # makes the LMDB
     flags = ["--n-gpu-per-node", "2", "--batch-size", "12", "--microbatch", "2", "--num-itr", "4"]
-    run([sys.executable, WORKER, *train_argv(dataset, *flags)])
+    run([sys.executable, WORKER, *train_argv(dataset, *flags)], env={**os.environ, "PYTHONPATH": str(ROOT)})
     ranks = [json.loads(Path(f"rank-{rank}.json").read_text()) for rank in range(2)]
     weights = ranks[0]["weights"]
     small = weights // 100
@@ -91,7 +91,7 @@ def test_torchrun_and_the_very_command_of_the_readme_train_alike(dataset, tmp_pa
     launcher = f" --num-proc-node 2 --node-rank $NODE_RANK --master-address 127.0.0.1 --master-port {free_port()}"
     said = Path("said")
     with subprocess.Popen([*map(str, nodes), endless + launcher], stderr=said.open("w")) as process:
-        wait_until_said("[Train] 3/", said, process)
+        until(lambda: "[Train] 3/" in said.read_text())
         process.send_signal(signal.SIGUSR1)
         assert process.wait(timeout=60) == 0, said.read_text()[-2000:]
     assert "SIGUSR1: stopped after iteration" in said.read_text()

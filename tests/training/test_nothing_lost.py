@@ -14,12 +14,11 @@ from pathlib import Path
 import lmdb
 import pytest
 import torch
-from small_runs import ROOT, train_argv
+from processes import until
+from small_runs import ROOT, refusal, train_argv
 
 import train
-from i2sb.ckpt_util import load_checkpoint, save_checkpoint
-from i2sb.config import BridgeConfig
-from i2sb.options import parse_train_options
+from i2sb.ckpt_util import load_checkpoint
 
 
 def start(*argv: str, **options) -> subprocess.Popen:
@@ -30,14 +29,6 @@ def start(*argv: str, **options) -> subprocess.Popen:
         stdout=subprocess.DEVNULL,
         **options,
     )
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, Path("said").read_text()[-2000:]
-        assert time.monotonic() < deadline, "it took too long: " + Path("said").read_text()[-2000:]
-        time.sleep(0.02)
 
 
 def said() -> str:
@@ -62,7 +53,7 @@ def kill_at_random(dataset, rounds: int, seed: int = 0) -> int:
         argv = train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "100000", "--save-every", "1")
         process = start(*argv)
         before = latest.stat().st_mtime_ns
-        wait_for(lambda before=before: latest.stat().st_mtime_ns != before, process)
+        until(lambda before=before: latest.stat().st_mtime_ns != before)
         logged = said().count("[Save]")
         deadline = time.monotonic() + 60
         while not drafts() and time.monotonic() < deadline:
@@ -89,11 +80,21 @@ def test_sixty_kills(dataset):
     assert kill_at_random(dataset, rounds=60, seed=1) >= 10
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_saves_and_ends_well(dataset, name):
-    process = start(*train_argv(dataset, "--num-itr", "100000", "--num-workers", "1"))
-    wait_for(lambda: "[Train] 3/" in said(), process)
-    process.send_signal(getattr(signal, name))
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("SIGTERM", ["--num-workers", "1"]),
+        ("SIGINT", ["--num-workers", "1"]),
+        ("SIGUSR1", ["--n-gpu-per-node", "2", "--microbatch", "1"]),
+    ],
+)
+def test_a_signal_saves_and_ends_well(dataset, name, flags):
+    process = start(*train_argv(dataset, "--num-itr", "100000", *flags), start_new_session=True)
+    until(lambda: "[Train] 3/" in said())
+    if name == "SIGUSR1":  # sent to every process of the step, as SLURM does
+        os.killpg(process.pid, signal.SIGUSR1)
+    else:
+        process.send_signal(getattr(signal, name))
     assert process.wait(timeout=60) == 0, said()
     stopped = iteration()
     assert f"{name}: stopped after iteration {stopped} and saved; to resume: python train.py --ckpt sr4x-pool" in said()
@@ -103,22 +104,11 @@ def test_a_signal_saves_and_ends_well(dataset, name):
 def test_a_signal_ends_an_evaluation_too(dataset):
     argv = train_argv(dataset, "--num-itr", "100000", "--interval", "10000", "--eval-every", "1")
     process = start(*argv)
-    wait_for(lambda: "[Eval] iteration 0" in said(), process)
+    until(lambda: "[Eval] iteration 0" in said())
     time.sleep(0.5)
     process.terminate()
     assert process.wait(timeout=60) == 0, said()
     assert iteration() == 1
-
-
-def test_a_signal_stops_both_ranks(dataset):
-    """Sent to every process of the step, as SLURM does."""
-    argv = train_argv(dataset, "--num-itr", "100000", "--n-gpu-per-node", "2", "--microbatch", "1")
-    process = start(*argv, start_new_session=True)
-    wait_for(lambda: "[Train] 3/" in said(), process)
-    os.killpg(process.pid, signal.SIGUSR1)
-    assert process.wait(timeout=60) == 0, said()
-    assert f"SIGUSR1: stopped after iteration {iteration()} and saved" in said()
-    assert "Traceback" not in said()
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(dataset):
@@ -178,8 +168,7 @@ def test_too_many_of_them_stop_the_run(dataset, monkeypatch, capsys):
     before = Path("results/sr4x-pool/latest.pt").read_bytes()
     monkeypatch.setattr(Runner, "training_loss", Poison(Runner, set(range(100))))
     argv = train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "50", "--max-nonfinite", "3")
-    assert train.main(argv) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    last = refusal(capsys, train, argv)
     assert last.startswith("train.py: error: --max-nonfinite 3: as many consecutive steps had NaN or inf")
     assert "stopped at iteration 4" in last
     assert Path("results/sr4x-pool/latest.pt").read_bytes() == before
@@ -196,7 +185,7 @@ def test_a_checkpoint_keeps_its_options_until_a_new_one_takes_its_place(dataset)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = ["--overwrite", "--beta-max", "1.0", "--ot-ode"]
     process = start(*train_argv(dataset, "--num-itr", "100000", *other))
-    wait_for(lambda: "[Train] 3/" in said(), process)
+    until(lambda: "[Train] 3/" in said())
     process.kill()
     process.wait()
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".train.lock"} == before
@@ -229,7 +218,7 @@ def test_an_error_beside_the_steps_costs_nothing(dataset, tmp_path):
 
 def test_a_dead_loader_is_named_and_costs_nothing(dataset):
     process = start(*train_argv(dataset, "--num-itr", "100000", "--num-workers", "1"))
-    wait_for(lambda: "[Train] 3/" in said(), process)
+    until(lambda: "[Train] 3/" in said())
     workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     for pid in workers:
         if b"spawn_main" not in (command := Path(f"/proc/{pid}/cmdline").read_bytes()) and b"tracker" not in command:
@@ -242,50 +231,28 @@ def test_a_dead_loader_is_named_and_costs_nothing(dataset):
 
 def test_two_trainings_in_one_folder(dataset, capsys):
     process = start(*train_argv(dataset, "--num-itr", "100000"))
-    wait_for(lambda: "[Train] 1/" in said(), process)
-    assert train.main(train_argv(dataset, "--num-itr", "2")) == 2
-    assert "results/sr4x-pool: another process is training into it" in capsys.readouterr().err
+    until(lambda: "[Train] 1/" in said())
+    last = refusal(capsys, train, train_argv(dataset, "--num-itr", "2"))
+    assert "results/sr4x-pool: another process is training into it" in last
     process.terminate()
     assert process.wait(timeout=60) == 0
 
 
-def test_a_signal_before_the_first_iteration(dataset):
-    process = start(*train_argv(dataset, "--num-itr", "100000"))
-    wait_for(lambda: "started" in said(), process)
-    process.terminate()
-    code = process.wait(timeout=60)
-    assert code in (0, -signal.SIGTERM), said()
-    assert Path("results/sr4x-pool/latest.pt").exists() == (code == 0)
-    assert train.main(train_argv(dataset, "--num-itr", "2", "--overwrite")) == 0
-
-
-def test_the_second_interrupt_ends_a_save(dataset):
-    """torch's writer turns an interruption into another error."""
-    opt = parse_train_options(train_argv(dataset))
-    network = {"num_channels": 32, "channel_mult": "1,1"}
-    bridge = BridgeConfig.from_options(opt, network)
-
-    class Interrupting(dict):
-        def __reduce__(self):
-            raise KeyboardInterrupt
-
-    assert train.main(train_argv(dataset, "--num-itr", "1")) == 0
-    latest = Path("results/sr4x-pool/latest.pt")
-    before = latest.read_bytes()
-    with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(latest, {"net": torch.zeros(1000), "ema": Interrupting()}, opt, bridge, network)
-    assert latest.read_bytes() == before
-    assert [path.name for path in latest.parent.glob(".*tmp")] == []
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-@pytest.mark.parametrize("seconds", [0.2, 1.2, 2.2])
-def test_a_signal_while_two_ranks_start(dataset, seconds):
-    """Inside the import of torch, while the ranks find each other, before the first iteration."""
-    process = start(*train_argv(dataset, "--num-itr", "100000", "--n-gpu-per-node", "2", "--microbatch", "1"))
+@pytest.mark.parametrize(("ranks", "seconds"), [(1, 0), (2, 0.2), (2, 1.2), (2, 2.2)])
+def test_a_signal_before_the_first_iteration(dataset, ranks, seconds):
+    """With two ranks: inside the import of torch, while the ranks find each other, and later."""
+    process = start(*train_argv(dataset, "--num-itr", "100000", "--n-gpu-per-node", ranks, "--microbatch", "1"))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for(lambda: len(children.read_text().split()) >= 3, process)  # the tracker of resources and two ranks
+    if ranks == 1:
+        until(lambda: "started" in said())
+    else:
+        until(lambda: len(children.read_text().split()) >= 3)  # the tracker of resources and two ranks
     time.sleep(seconds)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=60) in (0, 128 + signal.SIGUSR1), said()
+    code = process.wait(timeout=60)
+    assert code in (0, 128 + signal.SIGUSR1 if ranks == 2 else -signal.SIGUSR1), said()
     assert "Traceback" not in said()
+    if ranks == 1:
+        assert Path("results/sr4x-pool/latest.pt").exists() == (code == 0)
+        assert train.main(train_argv(dataset, "--num-itr", "2", "--overwrite")) == 0

@@ -1,18 +1,23 @@
-"""A step of training seen from inside: what the options do to the network, and that nothing waits for the device."""
+"""What the options do to a step of training, that nothing waits for the device, and how far losses differ."""
 
+import functools
 import itertools
 import logging
+import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from small_runs import train_argv
+from small_runs import logged, train_argv
 from torch import nn
 from waiting import Waits
 
+import train
 from corruption import build_corruption
 from guided_diffusion.unet import AttentionBlock, ResBlock
+from i2sb.ckpt_util import load_checkpoint
 from i2sb.meter import Meter
 from i2sb.optimizer import Optimizer
 from i2sb.options import parse_train_options
@@ -42,31 +47,6 @@ def blocks(training: Training, kind: type) -> list[nn.Module]:
     return [module for module in training.runner.net.modules() if isinstance(module, kind)]
 
 
-def inner_convolution(training: Training) -> nn.Conv2d:
-    """The first convolution of the middle block, whose activations have more than one channel and pixel."""
-    return training.runner.net.diffusion_model.middle_block[0].in_layers[2]
-
-
-def seen_at(module: nn.Module) -> list[torch.Tensor]:
-    """What will come out of the module, call by call."""
-    outputs = []
-    module.register_forward_hook(lambda _, inputs, output: outputs.append(output))
-    return outputs
-
-
-@pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
-)
-def test_the_torso_computes_in_the_precision_asked_for(begin, precision, dtype):
-    training = begin("--precision", precision)
-    convolution = inner_convolution(training)
-    outputs = seen_at(convolution)
-    training.step(images(1))  # CPUs are slow at fp16
-    assert [output.dtype for output in outputs] == [dtype]
-    assert convolution.weight.dtype == torch.float32
-
-
 def test_degradations_compute_in_full_float32(begin):
     training, seen = begin("--precision", "tf32"), []
     training.corrupt = lambda x0: seen.append(torch.get_float32_matmul_precision()) or x0
@@ -91,9 +71,10 @@ def test_checkpointed_blocks_compute_twice_and_no_others(begin, mode, again):
 
 @pytest.mark.parametrize("flag", ["--channels-last", "--no-channels-last"])
 def test_channels_last_is_the_layout_of_weights_images_and_activations(begin, flag):
-    training = begin(flag)
-    inputs, inner = [], seen_at(inner_convolution(training))
+    training, inputs, inner = begin(flag), [], []
     training.runner.net.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    convolution = training.runner.net.diffusion_model.middle_block[0].in_layers[2]  # of many channels and pixels
+    convolution.register_forward_hook(lambda _, inputs, output: inner.append(output))
     training.step(images())
     weights = [conv.weight for conv in blocks(training, nn.Conv2d) if conv.kernel_size == (3, 3)]
     last = [t.is_contiguous(memory_format=torch.channels_last) for t in (*weights, *inputs, *inner)]
@@ -152,3 +133,49 @@ class NoKernel(torch.optim.AdamW):
 
     def step(self, closure=None):
         return None
+
+
+# --- curves
+
+# How far the mean loss of the last iterations may be from fp32's, relatively.  What is the same mathematics in
+# another order of rounding stays close; half precision has 8 (bf16) or 11 (fp16) bits.
+TOLERANCE = {
+    "--precision tf32": 1e-3,
+    "--precision bf16": 5e-2,
+    "--precision fp16": 2e-2,
+    "--channels-last": 1e-2,
+}
+
+
+@functools.cache
+def curve(dataset: Path, num_itr: int, flags: str = "") -> np.ndarray:
+    """Loss of each iteration of a run that went through all of them."""
+    Path(".log/a/metrics.jsonl").unlink(missing_ok=True)
+    more = ["--num-itr", num_itr, "--lr", "3e-4", "--name", "a", "--overwrite", *flags.split()]
+    assert train.main(train_argv(dataset, *more)) == 0
+    losses = logged("a")
+    assert list(losses) == list(range(1, num_itr + 1))  # a signal ends a run early, and well
+    for tensor in load_checkpoint("results/a/latest.pt")["net"].values():
+        assert tensor.dtype == torch.float32  # the weights are float32 whatever the products are
+    return np.array(list(losses.values()))
+
+
+def compare(dataset: Path, num_itr: int, flags: str, tolerance: float) -> None:
+    plain, other = (curve(dataset, num_itr, each)[num_itr // 2 :].mean() for each in ("", flags))
+    print(f"{flags}, {num_itr} iterations: mean loss {plain:.5f} and {other:.5f}")
+    assert abs(other / plain - 1) < tolerance
+    if "16" in flags:
+        assert other != plain  # half precision was really at work
+
+
+@pytest.mark.parametrize("flags", TOLERANCE)
+def test_twenty_steps(dataset, flags):
+    compare(dataset, 4 if "fp16" in flags else 20, flags, TOLERANCE[flags])  # CPUs are slow at fp16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [*TOLERANCE, "--compile"])
+def test_two_hundred_steps(dataset, flags):
+    if flags == "--compile" and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    compare(dataset, 200, flags, 2 * TOLERANCE.get(flags, 1e-2))

@@ -1,18 +1,20 @@
-"""A training that was interrupted resumes as if it had not been."""
+"""A training that was interrupted resumes as if it had not been; files of one training belong together."""
 
 import functools
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from small_runs import logged, script, train_argv
+from small_runs import logged, refusal, sample_argv, script, train_argv
+from torch.utils._pytree import tree_leaves
 
+import sample
 import train
 from i2sb.loader import EpochOrder, rank_batches
-from i2sb.options.shared import misfit
 from i2sb.runner import Runner
 
 
@@ -21,14 +23,7 @@ def state(name):
 
 
 def tensors(value):
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors(item)
+    return (leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor))
 
 
 def assert_same_bits(one, other, keys=("net", "ema", "optimizer")):
@@ -199,11 +194,6 @@ def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path)
         assert logged("more")[step] == pytest.approx(logged("one")[step], rel=1e-4)
 
 
-def refused(dataset, capsys, *flags):
-    code = train.main(train_argv(dataset, "--num-itr", "2", "--ckpt", "a", *flags))
-    return code, capsys.readouterr().err.strip().splitlines()[-1]
-
-
 def test_the_network_is_the_checkpoint_s(dataset, capsys):
     assert train.main(train_argv(dataset, "--name", "a", "--num-itr", "1", "--dropout", "0.3")) == 0
     before = Path("results/a/options.json").read_bytes()
@@ -212,8 +202,7 @@ def test_the_network_is_the_checkpoint_s(dataset, capsys):
         (["--channel-mult", "1,2"], "--channel-mult 1,2 (trained with channel_mult 1,1)"),
         (["--net", "small", "--attention-resolutions", ""], "--net small "),
     ):
-        code, last = refused(dataset, capsys, *flags)
-        assert code == 2
+        last = refusal(capsys, train, train_argv(dataset, "--num-itr", "2", "--ckpt", "a", *flags))
         assert "--ckpt a cannot be resumed with " in last
         assert message in last
     assert Path("results/a/options.json").read_bytes() == before
@@ -234,15 +223,51 @@ def test_evaluations_are_checked_against_the_checkpoint_s_bridge(dataset, capsys
     assert train.main(train_argv(dataset, *flags)) == 0
     argv = [word for word in train_argv(dataset, "--num-itr", "2", "--ckpt", "a") if word not in ("--interval", "10")]
     assert train.main([*argv, "--eval-nfe", "1500"]) == 0
-    code, last = refused(dataset, capsys, "--interval", "2000", "--eval-nfe", "2000")
-    assert (code, last) == (2, "train.py: error: --eval-nfe 2000: must lie in 1..1999 (--interval - 1)")
+    argv += ["--interval", "2000", "--eval-nfe", "2000"]
+    assert refusal(capsys, train, argv) == "train.py: error: --eval-nfe 2000: must lie in 1..1999 (--interval - 1)"
 
 
-@pytest.mark.parametrize(
-    ("size", "network", "fits"),
-    [(48, None, False), (64, None, True), (48, {}, False), (48, {"channel_mult": "1,2"}, True)],
-)
-def test_images_must_divide_into_the_levels(size, network, fits):
-    assert (misfit(size, network) is None) == fits
-    assert misfit(48, {"channel_mult": "1,2", "image_size": 48}) is None
-    assert "cannot be built" in misfit(48, {"channel_mult": "", "image_size": 48})
+# --- files of one training
+
+
+def recon(name):
+    return torch.load(f"results/{name}/samples_nfe2/recon.pt", weights_only=True)["arr"]
+
+
+def test_options_of_another_training_are_refused_and_not_needed(dataset, capsys):
+    assert train.main(train_argv(dataset, "--name", "a", "--num-itr", "1")) == 0
+    assert train.main(train_argv(dataset, "--name", "b", "--num-itr", "1", "--beta-max", "1.0", "--ot-ode")) == 0
+    assert sample.main(sample_argv(dataset, "a")) == 0
+    before = recon("a")
+    for name in ("options.pkl", "options.json"):
+        beside = Path("results/a", name)
+        shutil.copy(Path("results/b", name), beside)
+        for module, argv in (
+            (sample, [*sample_argv(dataset, "a"), "--overwrite"]),
+            (train, train_argv(dataset, "--ckpt", "a", "--num-itr", "2")),
+        ):
+            last = refusal(capsys, module, argv)
+            assert f"results/a/{name}: is not that of latest.pt (beta_max 1.0, not 0.3; ot_ode True, not False)" in last
+            assert "remove it" in last
+        beside.unlink()
+        assert sample.main([*sample_argv(dataset, "a"), "--overwrite"]) == 0
+        assert torch.equal(recon("a"), before)
+
+
+def test_a_kill_between_the_two_renames_mixes_nothing(dataset, capsys, monkeypatch):
+    """--overwrite with another bridge, ended after options.pkl has its new content and before latest.pt has."""
+    assert train.main(train_argv(dataset, "--name", "a", "--num-itr", "1")) == 0
+    replace = Path.replace
+
+    def killed(self, target):
+        if Path(target).name == "latest.pt":
+            os._exit(9)
+        return replace(self, target)
+
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr(Path, "replace", killed)
+        train.main(train_argv(dataset, "--name", "a", "--num-itr", "1", "--overwrite", "--interval", "20"))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    last = refusal(capsys, sample, sample_argv(dataset, "a"))
+    assert "options.pkl: is not that of latest.pt (interval 20, not 10)" in last
