@@ -17,6 +17,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOBODY = 65534
+WORKER = Path(__file__).with_name("launch_worker.py")
+BIN = Path(sys.executable).parent
+PATIENCE = 60  # seconds; a run takes 3 to 6 on an idle machine
 
 
 def python(code: str, *args: object) -> subprocess.Popen:
@@ -73,10 +76,6 @@ def names(folder: Path) -> list[str]:
 
 # --- runs of launch_worker.py
 
-
-WORKER = Path(__file__).with_name("launch_worker.py")
-BIN = Path(sys.executable).parent
-PATIENCE = 60  # seconds; a run takes 3 to 6 on an idle machine
 
 # What a launcher around the tests may have set must not reach the runs.
 _FOREIGN = ("OMPI_", "PMIX_", "PMI_", "MPI_", "SLURM_", "PRTE_", "TORCHELASTIC_")

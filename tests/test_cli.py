@@ -1,4 +1,4 @@
-"""The command lines: names and defaults are frozen, --help is quick, wrong values are one line."""
+"""The command lines: names and defaults are frozen, --help is quick, wrong values are one line; how scripts end."""
 
 import importlib
 import os
@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import photos, script, train_argv
+from small_runs import ROOT, photos, script, train_argv
 
 from i2sb.errors import EndedElsewhere, UserError
 from i2sb.options import parse_metrics_options, parse_sample_options, parse_train_options
 from i2sb.runtime.script import explained, run_script
 
-ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = {"n_gpu_per_node": 1, "master_address": "localhost", "num_proc_node": 1}
 TRAIN = {
     **LAUNCH,

@@ -21,6 +21,7 @@ from i2sb.errors import UserError
 KINDS = [("inpaint-freeform1020", 0.10, 0.20), ("inpaint-freeform2030", 0.20, 0.30)]
 RANGES = [(low, high) for _, low, high in KINDS]
 SIZE = 32
+LOG = logging.getLogger("dataset")
 
 
 def bank(low: float, high: float, count: int = 12, size: int = SIZE) -> np.ndarray:
@@ -204,9 +205,6 @@ def test_unknown_kind():
 
 
 # --- the published bank, fetched for the runs that need it
-
-
-LOG = logging.getLogger("dataset")
 
 
 @pytest.fixture

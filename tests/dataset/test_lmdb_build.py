@@ -19,6 +19,8 @@ from dataset.store import LmdbImages
 from i2sb.errors import UserError
 from scripts import build_lmdb as build_script
 
+INTEROP = ROOT / "tests/interop"
+
 
 @pytest.fixture
 def images(tmp_path):
@@ -191,9 +193,6 @@ def test_a_folder_that_cannot_be_written_to_gives_one_line(images):
 
 
 # --- scripts/build_lmdb.py
-
-
-INTEROP = ROOT / "tests/interop"
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from i2sb.errors import UserError
 INTEROP = Path(__file__).parents[1] / "interop"
 VAL = INTEROP / "dataset" / "val_faster_imagefolder.lmdb"
 NAMES = ["n01440764/img_003.png", "n01443537/ILSVRC_00000004.JPEG"]
+ORIGINAL = INTEROP / "dataset" / "val_faster_imagefolder.lmdb.pt"
+CLASSES = ["n01440764", "n01443537", "n01484850"]
 
 
 def make_lmdb(path, content):
@@ -121,10 +123,6 @@ def test_other_folders_are_refused(tmp_path):
 
 
 # --- the index
-
-
-ORIGINAL = INTEROP / "dataset" / "val_faster_imagefolder.lmdb.pt"
-CLASSES = ["n01440764", "n01443537", "n01484850"]
 
 
 def small_index(**changes):

@@ -15,6 +15,8 @@ from evaluation.lpips import build_lpips
 from i2sb import addresses
 from i2sb.pixels import nearest_uint8
 
+NAME = "alexnet-owt-7be5be79.pth"
+
 
 def pair(size=64, batch=3, noise=0.2):
     clean = torch.from_numpy(image(size, batch, "hidden"))
@@ -50,9 +52,6 @@ def test_refuses_what_does_not_match():
 
 
 # --- LPIPS
-
-
-NAME = "alexnet-owt-7be5be79.pth"
 
 
 def weights_file(whole: bool) -> bytes:

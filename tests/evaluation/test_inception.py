@@ -1,4 +1,4 @@
-"""clean-fid's features: its resizing for batches, its networks, its modes."""
+"""clean-fid's features: its resizing for batches, its networks, its modes, and where weights belong."""
 
 import json
 import warnings

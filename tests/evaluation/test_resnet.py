@@ -89,7 +89,8 @@ def test_known_photographs_are_recognised(tmp_path):
     labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in dataset.paths])  # imagenet_00_243.jpg
     images = torch.stack([nearest_uint8(image) for (image,) in dataset])
     assert len(images) == 20
+    model = network()
     for convert in (to_uint8, nearest_uint8):
-        logits = network()(Normalizer()(to_float(convert(to_float(images)))))
+        logits = model(Normalizer()(to_float(convert(to_float(images)))))
         assert top1(logits, labels).sum() >= 15
         assert top1(logits, labels.roll(1)).sum() <= 2  # two neighbours are of one class

@@ -12,6 +12,9 @@ from i2sb.errors import UserError
 from i2sb.noise import ImageNoise, TrainingDraws
 from i2sb.pixels import nearest_uint8, to_float, to_uint8
 
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics.json").read_text())
+LEVELS = torch.arange(256, dtype=torch.uint8)
+
 
 def clean(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -71,10 +74,6 @@ def test_each_image_has_its_own_noise():
 
 
 # --- from [-1, 1] to 8 bits and back
-
-
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics.json").read_text())
-LEVELS = torch.arange(256, dtype=torch.uint8)
 
 
 def test_truncates_and_clamps_as_published():

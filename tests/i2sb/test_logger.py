@@ -17,6 +17,23 @@ from i2sb.runtime.logger import build_logger, log_options
 from i2sb.runtime.progress import Progress
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+TRAIN = """
+import sys, time
+from pathlib import Path
+from i2sb.runtime.logger import build_logger
+from i2sb.runtime.progress import Progress
+log = build_logger(Path(sys.argv[1]))
+with Progress("training", total=400, done=100, text="100/400") as bar:
+    for iteration in (110, 120, 130):
+        time.sleep(0.3)
+        bar.update(iteration, f"{iteration}/400  loss 0.125")
+        log.info("iteration %d", iteration)
+    with Progress("evaluation", total=None) as inner:
+        for done in range(3):
+            time.sleep(0.3)
+            inner.update(done, f"{done} of 7", total=7)
+print("to the pipe")
+"""
 
 
 def on_terminal(code: str, *args: object) -> tuple[str, str]:
@@ -146,25 +163,6 @@ def test_all_options_but_the_key_are_listed(tmp_path):
 
 
 # --- progress bars
-
-
-TRAIN = """
-import sys, time
-from pathlib import Path
-from i2sb.runtime.logger import build_logger
-from i2sb.runtime.progress import Progress
-log = build_logger(Path(sys.argv[1]))
-with Progress("training", total=400, done=100, text="100/400") as bar:
-    for iteration in (110, 120, 130):
-        time.sleep(0.3)
-        bar.update(iteration, f"{iteration}/400  loss 0.125")
-        log.info("iteration %d", iteration)
-    with Progress("evaluation", total=None) as inner:
-        for done in range(3):
-            time.sleep(0.3)
-            inner.update(done, f"{done} of 7", total=7)
-print("to the pipe")
-"""
 
 
 def test_a_bar_shows_text_and_time_left_below_the_log_lines(tmp_path):

@@ -21,6 +21,11 @@ from i2sb.util import space_indices, unsqueeze_xdim
 LOG = logging.getLogger("test")
 SHAPE = {"image_size": 32, "num_channels": 32, "num_res_blocks": 1}
 NETWORK = {**SHAPE, "channel_mult": "1,1", "attention_resolutions": ""}
+TABLES = (Path(__file__).parents[2] / "docs/from-the-original.md").read_text()
+SAME, MOVED = TABLES.split("## Commands")[0].split("## Names that moved")
+HERE = r"`((?:i2sb|corruption|dataset|evaluation|guided_diffusion)(?:\.\w+)+)`"
+ROWS = [row.split("|")[2] for row in MOVED.splitlines() if row.startswith("|")]
+NAMES = re.findall(HERE, SAME) + re.findall(HERE, " ".join(ROWS))
 
 
 def options(**changes) -> Namespace:
@@ -177,13 +182,6 @@ def test_published_names():
 
 
 # --- names
-
-
-TABLES = (Path(__file__).parents[2] / "docs/from-the-original.md").read_text()
-SAME, MOVED = TABLES.split("## Commands")[0].split("## Names that moved")
-HERE = r"`((?:i2sb|corruption|dataset|evaluation|guided_diffusion)(?:\.\w+)+)`"
-ROWS = [row.split("|")[2] for row in MOVED.splitlines() if row.startswith("|")]
-NAMES = re.findall(HERE, SAME) + re.findall(HERE, " ".join(ROWS))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""Runs that are killed, and places that cannot be written to: real processes, real limits."""
+"""Runs that are killed, and places that cannot be written to: peak memory; real processes, real limits."""
 
 import contextlib
 import io
@@ -22,6 +22,8 @@ import sample
 from i2sb.runtime.files import lock
 
 FLAGS = ["--nfe", "9", "--batch-size", "2"]  # 12 batches of about 0.1 s
+SIZE = 64  # pixels: 448 images more are 21 MiB as float32
+GROWTH = 12  # MiB: most of a peak is torch itself, 5 % of it would let all the images hide there
 
 
 def kill_after_a_batch(here, *flags):
@@ -91,7 +93,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(place, monkeypatch):
 
         def run():
             with contextlib.redirect_stderr(io.StringIO()) as said:
-                code = sample.main(sample_argv(place / "photos", NAME))
+                code = sample.main(sample_argv(copy / "photos", NAME))
             return code, said.getvalue().strip().splitlines()[-1]
 
         answer = as_child(run, no_root=True)
@@ -128,8 +130,6 @@ for script, argv in ast.literal_eval(sys.argv[2]):
         os._exit(0)
     assert os.wait()[1] == 0
 """
-SIZE = 64  # pixels: 448 images more are 21 MiB as float32
-GROWTH = 12  # MiB: most of a peak is torch itself, 5 % of it would let all the images hide there
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")

@@ -1,4 +1,4 @@
-"""Picture files beside recon.pt: their pixels, their names, and that none is missing in the end."""
+"""Picture files beside recon.pt, their pixels and names; the batches that recon.pt is made of."""
 
 import logging
 import os
@@ -15,6 +15,8 @@ from small_runs import ROOT, images, restore
 
 from i2sb.pictures import picture_names
 from i2sb.recon import SECONDS, Recon, ReconStore, made_with, partition_range
+
+LOG = logging.getLogger("test")
 
 
 def pixels(arr):
@@ -84,9 +86,6 @@ def test_trajectories_begin_degraded_and_end_restored(here):
 
 
 # --- where restored images lie while they come
-
-
-LOG = logging.getLogger("test")
 
 
 def make_store(folder, stop=10, **settings):

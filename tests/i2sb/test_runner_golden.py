@@ -18,6 +18,9 @@ from i2sb.ema import ExponentialMovingAverage
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = {k: v for k, v in json.loads((GOLDEN / "train5.json").read_text()).items() if "microbatch_losses" in v}
 NETWORK = json.loads((GOLDEN / "unet_small_meta.json").read_text())["tiny_uncond"]
+LOG = logging.getLogger("test")
+RUNNER = np.load(GOLDEN / "runner.npz")
+NETWORKS = GOLDEN.parent / "interop/data"
 
 
 class Degraded:
@@ -116,11 +119,6 @@ def test_five_steps_equal_the_published_ones(name, tmp_path, monkeypatch):
 # --- restoring
 
 
-LOG = logging.getLogger("test")
-RUNNER = np.load(GOLDEN / "runner.npz")
-NETWORKS = GOLDEN.parent / "interop/data"
-
-
 def options(task: str, ot_ode: bool, cond_x1: bool, folder: Path) -> Namespace:
     """The original's options and nothing of ours."""
     training = {"lr": 5e-5, "l2_norm": 0.0, "lr_gamma": 0.99, "lr_step": 1000, "ema": 0.99, "use_fp16": False}
@@ -142,11 +140,7 @@ def restore(tmp_path):
         runner.net.load_state_dict(weights)
         runner.ema = ExponentialMovingAverage(runner.net.parameters(), decay=0.99)
 
-        x1, mask, cond = (
-            build_corruption(opt, LOG)(torch.from_numpy(image(64, 2, "x0"))),
-            None,
-            None,
-        )
+        x1, mask, cond = build_corruption(opt, LOG)(torch.from_numpy(image(64, 2, "x0"))), None, None
         if isinstance(x1, tuple):
             x1, mask = x1
         if cond_x1:
