@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOBODY = 65534
 WORKER = Path(__file__).with_name("launch_worker.py")
 BIN = Path(sys.executable).parent
-PATIENCE = 60  # seconds; a run takes 3 to 6 on an idle machine
+PATIENCE = 90  # seconds; a run takes 3 to 6 on an idle machine
 
 
 def python(code: str, *args: object) -> subprocess.Popen:
