@@ -104,7 +104,6 @@ def test_adm_is_asked_for_by_default_and_missed_in_one_line(monkeypatch):
 
     there = addresses.Remote(name="adm.pt", what="the pretrained ADM weights", url=f"{closed_address()}/adm.pt")
     monkeypatch.setattr(addresses, "ADM_WEIGHTS", there)
-    monkeypatch.setattr("i2sb.runtime.download.time.sleep", lambda seconds: None)
     with torch.device("meta"):
         net = BridgeNet(presets.resolve("adm-256"), LEVELS)
     with pytest.raises(UserError, match=r"the pretrained ADM weights: could not fetch .*put it at data/adm.pt"):
