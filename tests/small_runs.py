@@ -74,8 +74,8 @@ def restore(here, *flags):
     return here / FOLDER
 
 
-def interrupt(here, *flags, lost=()):
-    """A run that ended before recon.pt was written, without the batches of four at the positions `lost`."""
+def interrupt(here, *flags, lost):
+    """A run that ended before recon.pt was written, without the batches `lost`; flags begin with --batch-size."""
 
     def fail(store):
         raise UserError("interrupted")
@@ -85,7 +85,7 @@ def interrupt(here, *flags, lost=()):
         assert sample.main(sample_argv(here / "photos", NAME, *flags)) == 2
     for path in (here / FOLDER / ".recon.parts").glob("rows.*"):
         rows = np.fromfile(path, _ROW)
-        rows[~np.isin(rows["number"] // 4, lost)].tofile(path)
+        rows[~np.isin(rows["number"] // int(flags[1]), lost)].tofile(path)
 
 
 def refusal(capsys, script, argv):
