@@ -27,8 +27,8 @@ def sample(opt: argparse.Namespace) -> None:
         import torch
 
         from dataset.freeform import build_operator
-        from dataset.imagenet import build_evaluation_dataset
         from dataset.images import WithChecksum
+        from dataset.open import open_evaluation
         from i2sb.ckpt_util import RESULTS, build_ckpt_option
         from i2sb.errors import UserError
         from i2sb.pictures import Pictures
@@ -54,7 +54,7 @@ def sample(opt: argparse.Namespace) -> None:
     log = build_logger(folder, opt.global_rank)
     torch.manual_seed(opt.seed)
     with main_first():
-        dataset = WithChecksum(build_evaluation_dataset(ckpt_opt, log))
+        dataset = WithChecksum(open_evaluation(ckpt_opt, log))
         corrupt = build_operator(ckpt_opt, dataset.classes, log)
     pictures = Pictures(folder, dataset, opt.save_images, opt.save_trajectory)
     with explained(opt, smaller="--batch-size"):

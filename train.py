@@ -28,7 +28,7 @@ def train(opt: argparse.Namespace) -> None:
         import torch
 
         from dataset.freeform import build_operator
-        from dataset.imagenet import build_lmdb_dataset
+        from dataset.open import open_dataset
         from evaluation.metrics import training_judges
         from i2sb.ckpt_util import only_training
         from i2sb.resume import training_options
@@ -44,8 +44,8 @@ def train(opt: argparse.Namespace) -> None:
         log_options(log, opt)
         torch.manual_seed(opt.seed)
         with explained(opt, smaller="the size of the network"), main_first():
-            train_dataset = build_lmdb_dataset(opt, log, train=True)
-            val_dataset = build_lmdb_dataset(opt, log, train=False) if opt.eval_every else None
+            train_dataset = open_dataset(opt, log, train=True)
+            val_dataset = open_dataset(opt, log, train=False) if opt.eval_every else None
             corrupt = build_operator(opt, train_dataset.classes, log)
             runner = Runner(opt, log, save_opt=False)  # the first checkpoint takes the options with it
         judges = training_judges(val_dataset.classes, opt.device, log) if opt.eval_every else {}

@@ -31,6 +31,7 @@ class Corruption(nn.Module):
     """
 
     name: ClassVar[str] = "corruption"  # set by the registry
+    is_paired: ClassVar[bool] = False
     has_mask: ClassVar[bool] = False  # `forward` returns (image, mask)
     uses_mask_bank: ClassVar[bool] = False  # the constructor takes `mask_bank` besides `image_size`
     draws_noise: ClassVar[bool] = False  # `forward` takes `randn` besides, the source of the noise in its images

@@ -11,7 +11,7 @@ import logging
 import mmap
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -47,7 +47,7 @@ def build_lmdb(
     log: Any = None,
     skip_unreadable: int = 0,
 ) -> ImageIndex:
-    """Build `lmdb_path` and its index from the images in `images`/CLASS/, unless they are there already.
+    """Build `lmdb_path` and its index from the images in `images` (see `scan`), unless they are there already.
 
     Every image is decoded once, and damaged ones are listed; up to `skip_unreadable` of them are left out.  Several
     processes may call this at once: one builds, the others wait for it.
@@ -78,23 +78,35 @@ def _build(images: str | os.PathLike, lmdb_path: Path, threads: int, log: Any, s
             f"{lmdb_path}: {index_path(lmdb_path).name} is missing beside it: copy it too, or rebuild both: "
             f"{how_to_rebuild(images, lmdb_path)}"
         )
-    samples, classes = scan(images, classes=True, log=log)
+    samples, classes = scan(images, log=log)
     log.info(one_line(f"Building {lmdb_path} from {len(samples)} images in {images}", 1000))
     partial = Path(f"{lmdb_path}.partial")
     bad = dict(_fill(partial, [path for path, _ in samples], threads))
+    _list_damaged(images, bad, len(samples), skip_unreadable, log)
+    index = ImageIndex(os.fspath(images), classes, [sample for sample in samples if sample[0] not in bad])
+    write_index(index, index_path(lmdb_path))
+    partial.rename(lmdb_path)  # now it is complete
+    sync_folder(lmdb_path.parent)
+
+
+def damaged(images: str | os.PathLike, paths: list[str], skip_unreadable: int, log: Any, threads: int = 8) -> set[str]:
+    """Decode all images of the folder `images`: those that cannot be; a UserError if more than `skip_unreadable`."""
+    batches = in_threads(lambda path: _read(path)[1], paths, threads, f"Checking {one_line(images)}")
+    bad = {path: why for batch in batches for path, why in batch if why}
+    _list_damaged(images, bad, len(paths), skip_unreadable, log)
+    return set(bad)
+
+
+def _list_damaged(images: str | os.PathLike, bad: dict[str, str], count: int, skip_unreadable: int, log: Any) -> None:
     for path, why in islice(bad.items(), _LISTED):
         log.warning(f"{one_line(path, 400)}: {why}")
     if len(bad) > skip_unreadable:
         path, why = next(iter(bad.items()))
         others = ", others are listed above" if len(bad) > 1 else ""
         raise UserError(
-            f"{images}: {len(bad)} of {len(samples)} images cannot be used: {one_line(path, 600)} {why}{others}; "
+            f"{images}: {len(bad)} of {count} images cannot be used: {one_line(path, 600)} {why}{others}; "
             f"replace or remove them, or leave them out: --skip-unreadable {len(bad)}"
         )
-    index = ImageIndex(os.fspath(images), classes, [sample for sample in samples if sample[0] not in bad])
-    write_index(index, index_path(lmdb_path))
-    partial.rename(lmdb_path)  # now it is complete
-    sync_folder(lmdb_path.parent)
 
 
 def _fill(partial: Path, paths: list[str], threads: int) -> Faults:
@@ -122,7 +134,7 @@ def _fill(partial: Path, paths: list[str], threads: int) -> Faults:
     title, done = f"Building {one_line(partial.stem)}", len(paths) - len(todo)
     with lmdb.open(os.fsencode(partial), map_size=map_size, lock=False) as environment:
         _write(environment, dict.fromkeys(present.keys() - set(map(as_key, paths))))
-        for batch in _in_threads(_read, todo, threads, title, done):
+        for batch in in_threads(_read, todo, threads, title, done):
             bad += [(path, why) for path, (_, why) in batch if why]
             _write(environment, {as_key(path): None if why else content for path, (content, why) in batch})
     return bad
@@ -165,7 +177,7 @@ def _why_not_an_image(content: bytes) -> str:
     return ""
 
 
-def _in_threads(work: Callable, paths: list[str], threads: int, title: str, done: int = 0) -> Iterator[list[tuple]]:
+def in_threads(work: Callable, paths: Sequence, threads: int, title: str, done: int = 0) -> Iterator[list[tuple]]:
     """Batches of (path, work(path)) in order, with a progress bar; `done` other images were done before."""
     total = done + len(paths)
     with ThreadPoolExecutor(threads) as pool, Progress(title, total, done) as progress:
@@ -190,6 +202,6 @@ def verify_lmdb(lmdb_path: str | os.PathLike, *, threads: int = 8) -> tuple[int,
     def fault(key: str) -> str:
         return _why_not_an_image(store.get(key))
 
-    for batch in _in_threads(fault, keys, threads, f"Verifying {one_line(Path(lmdb_path).name)}"):
+    for batch in in_threads(fault, keys, threads, f"Verifying {one_line(Path(lmdb_path).name)}"):
         bad += [(key, why) for key, why in batch if why]
     return len(keys), bad

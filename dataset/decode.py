@@ -1,18 +1,23 @@
-"""The one place where the bytes of an image file become an RGB image."""
+"""The one place where the bytes of an image file become pixels."""
 
 from __future__ import annotations
 
 import functools
 import io
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from i2sb.errors import one_line
 
 # EPS would run Ghostscript; the others are not decoded by Pillow itself
 _NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels that Pillow converts to
+_NPY = b"\x93NUMPY"
+_BANDS = (".npy", ".tif", ".tiff")  # files of any number of channels
+_KIND = {"1": "L", "I": "L", "F": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}
 
 
 @functools.cache
@@ -22,34 +27,82 @@ def _formats() -> tuple[str, ...]:
 
 
 @functools.cache
-def image_suffixes() -> tuple[str, ...]:
-    """Suffixes of the image files that the installed Pillow reads, in lower case and with their dot."""
-    formats = _formats()
-    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in formats))
+def image_suffixes(channels: int = 3) -> tuple[str, ...]:
+    """Suffixes of the files that `decode` reads, in lower case and with their dot."""
+    formats, more = _formats(), () if channels in (1, 3) else _BANDS
+    if channels not in _MODES:
+        return more
+    return tuple(
+        sorted({*more, *(suffix for suffix, name in Image.registered_extensions().items() if name in formats)})
+    )
 
 
-def decode(content: bytes, *, exif_rotate: bool = False) -> Image.Image:
-    """Image file -> RGB image with 8 bits per channel.
+def decode(content: bytes, *, exif_rotate: bool = False, channels: int = 3) -> Image.Image | np.ndarray:
+    """Image file -> image with 8 bits per channel: grey (1 channel), RGB (3), or RGBA (4).
 
-    Grey, palette and CMYK images are converted as Pillow does; transparency is dropped.  16-bit grey is divided by
-    257 and rounded, so that 65535 becomes 255.
+    Grey, palette and CMYK images are converted as Pillow does; transparency is dropped but for 4 channels.  16-bit grey
+    is divided by 257 and rounded, so that 65535 becomes 255.  .npy files [H,W,C] of uint8 or uint16, where there may be
+    any (see `image_suffixes`), and TIFF of other channels than Pillow's become such an array, with all their bits.
 
     Args:
         exif_rotate: turn the image as its EXIF orientation says, which torchvision (and so the publication) does not.
 
     Raises:
-        ValueError: not an image, a damaged one, or one with 32-bit or floating-point pixels, whose white is undefined;
-            the text is one line.
+        ValueError: not an image, a damaged one, one with 32-bit or floating-point pixels, whose white is undefined, or
+            an array of other channels; the text is one line.
     """
     try:
+        if channels not in (1, 3) and (channels not in _MODES or content.startswith(_NPY)):
+            return _bands(content, channels)
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
             if exif_rotate:
                 ImageOps.exif_transpose(image, in_place=True)
-            return _to_8_bit(image).convert("RGB")
+            return _to_8_bit(image).convert(_MODES[channels])
     except UnidentifiedImageError:
         raise ValueError(f"its {len(content)} bytes are not an image that Pillow reads") from None
     except Exception as error:  # Pillow's plug-ins raise errors of many types
         raise ValueError(one_line(error, 300) or type(error).__name__) from error
+
+
+def describe(file: BinaryIO, *, exif_rotate: bool = False, channels: int = 3) -> tuple[int, int, str]:
+    """(width, height, kind of pixels: "L" for grey, "RGB", "RGBA", .., or "5 bands") of an image, from its header.
+
+    Raises ValueError as `decode`.
+    """
+    try:
+        is_array = channels not in _MODES or (channels == 4 and file.read(len(_NPY)) == _NPY)
+        file.seek(0)
+        if is_array:
+            height, width, bands = _bands(file.read(), channels).shape
+            return width, height, f"{bands} bands"
+        with Image.open(file, formats=_formats()) as image:
+            turned = exif_rotate and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            width, height = image.size[::-1] if turned else image.size
+            return width, height, _KIND.get(image.mode.partition(";")[0], image.mode)
+    except Exception as error:
+        raise ValueError(one_line(error, 300) or type(error).__name__) from error
+
+
+def _bands(content: bytes, channels: int) -> np.ndarray:
+    """[H,W,C] uint8 or uint16 of a .npy file, or a TIFF with its bands last or first."""
+    if content.startswith(_NPY):
+        pixels = np.load(io.BytesIO(content), allow_pickle=False)
+    else:
+        import tifffile
+
+        pixels = tifffile.imread(io.BytesIO(content))
+        if pixels.ndim == 3 and pixels.shape[2] != channels == pixels.shape[0]:
+            pixels = np.moveaxis(pixels, 0, 2)
+    if (
+        pixels.ndim != 3
+        or pixels.shape[2] != channels
+        or 0 in pixels.shape
+        or pixels.dtype not in (np.uint8, np.uint16)
+    ):
+        raise ValueError(
+            f"it holds {pixels.dtype} {list(pixels.shape)}, not uint8 or uint16 [height, width, {channels}]"
+        )
+    return np.ascontiguousarray(pixels)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

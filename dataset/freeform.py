@@ -13,7 +13,7 @@ from corruption.base import Corruption
 from corruption.build import create_corruption
 from corruption.mask_bank import PUBLISHED_SIZE, stored_bank
 from corruption.registry import lookup
-from dataset.imagenet import is_imagenet
+from dataset.names import is_imagenet
 from i2sb.addresses import FREEFORM_BANK
 from i2sb.errors import UserError
 

@@ -1,28 +1,21 @@
-"""Images of an LMDB as tensors: the transforms, and the data set that training and sampling iterate over."""
+"""The data set that training and sampling iterate over: the images of an LMDB, or of a folder where they lie."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
 from torch.utils.data import Dataset
-from torchvision import transforms
-from torchvision.transforms import functional
 
 from dataset.decode import decode
-from dataset.index import ImageIndex, how_to_rebuild
+from dataset.folder import FolderImages
+from dataset.index import ImageIndex
 from dataset.names import class_and_file
-from dataset.store import LmdbImages, as_key, entries
+from dataset.store import LmdbImages
 from i2sb.errors import UserError, one_line
-
-MAX_ASPECT = 8  # longer strips are cropped before they are resized
 
 
 class UnreadableImage(UserError):
@@ -33,48 +26,34 @@ class UnreadableImage(UserError):
         super().__init__(text.rstrip().rpartition("\n")[2].rpartition(f"{type(self).__name__}: ")[2])
 
 
-def fit(image: Image.Image, image_size: int) -> Image.Image:
-    """S x S image: shorter side to S (bilinear, by Pillow), centre.
+class ImageDataset(Dataset):
+    """Items (x0, class index): x0 is what `transform` makes of the decoded image (None: the decoded image).
 
-    Of strips beyond 8:1 the middle 8:1 are taken first: resized whole, one of 30000 x 1 would take gigabytes.
+    Attributes and methods that training, sampling and evaluation use, so that another layout of data needs no more:
+        samples: [(path, class index)], also called imgs; classes: their names.
+        has_labels: whether the classes tell anything.
+        is_paired: items are (x0, x1, class index), with the degraded image x1.
+        name, short_name(path): for messages and files.
+        read(index) -> bytes, item(index, bytes) -> item, fingerprint().
+
+    Args:
+        store: the files, by path.
+        exif_rotate, channels: see `decode`.
     """
-    width, height = image.size
-    longest = MAX_ASPECT * min(width, height)
-    if max(width, height) > longest:
-        image = functional.center_crop(image, [min(height, longest), min(width, longest)])
-    return functional.center_crop(functional.resize(image, image_size), image_size)
 
-
-def build_train_transform(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
-    """PIL image -> [3,S,S] in [-1,1]: as `fit`, flipped at random (by torch's seed)."""
-    return transforms.Compose([build_test_transform(image_size), transforms.RandomHorizontalFlip()])
-
-
-def build_test_transform(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
-    """PIL image -> [3,S,S] in [-1,1]: as `fit`."""
-    return functools.partial(_to_tensor, image_size=image_size)  # can be pickled into workers
-
-
-def _to_tensor(image: Image.Image, image_size: int) -> torch.Tensor:
-    return functional.to_tensor(fit(image, image_size)) * 2 - 1
-
-
-class LmdbDataset(Dataset):
-    """Items (image, class index), in the order of `samples`; the attributes are those of torchvision's ImageFolder.
-
-    samples: list of (path when the LMDB was built, class index).
-    exif_rotate: turn images as their EXIF orientation says.
-    """
+    is_paired = False
 
     def __init__(
-        self, store: LmdbImages, index: ImageIndex, transform: Callable | None, exif_rotate: bool = False
+        self,
+        store: LmdbImages | FolderImages,
+        index: ImageIndex,
+        transform: Callable | None,
+        exif_rotate: bool = False,
+        channels: int = 3,
     ) -> None:
-        self.store = store
-        self.transform = transform
-        self.exif_rotate = exif_rotate
-        self.root = index.root
-        self.classes = index.classes
-        self.class_to_idx = index.class_to_idx
+        self.store, self.transform = store, transform
+        self.exif_rotate, self.channels = exif_rotate, channels
+        self.root, self.classes, self.class_to_idx = index.root, index.classes, index.class_to_idx
         self.samples = self.imgs = index.samples
 
     @property
@@ -82,62 +61,82 @@ class LmdbDataset(Dataset):
         return [label for _, label in self.samples]
 
     @property
+    def has_labels(self) -> bool:
+        return len(self.classes) > 1
+
+    @property
     def name(self) -> str:
         """Where the data set lies, for messages."""
         return os.fspath(self.store.path)
 
-    @staticmethod
-    def short_name(path: str) -> str:
+    def short_name(self, path: str) -> str:
         """The part of an image's path that is the same on every machine: CLASS/FILE."""
         return class_and_file(path)
+
+    def keep(self, numbers: list[int]) -> None:
+        """From now on only the images of these numbers, in this order."""
+        self.samples = self.imgs = [self.samples[number] for number in numbers]
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
+    def __getitem__(self, index: int) -> tuple:
         """Raises UnreadableImage where the image is missing or cannot be decoded."""
         return self.item(index, self.read(index))
 
     def read(self, index: int) -> bytes:
         """The bytes of the image file of sample `index`.  Raises UnreadableImage where it is missing or damaged."""
+        return self._read(self.samples[index][0])
+
+    def item(self, index: int, content: bytes) -> tuple:
+        """Item `index`, made of the bytes `content` of its image file."""
+        path, label = self.samples[index]
+        image = self._decode(path, content)
+        return (image if self.transform is None else self.transform(image)), label
+
+    def _read(self, path: str) -> bytes:
         try:
-            return self.store.get(self.samples[index][0])
+            return self.store.get(path)
         except UserError as error:
             raise UnreadableImage(str(error)) from error
 
-    def item(self, index: int, content: bytes) -> tuple[Any, int]:
-        """Item `index`, made of the bytes `content` of its image file."""
-        path, label = self.samples[index]
+    def _decode(self, path: str, content: bytes) -> Any:
         try:
-            image = decode(content, exif_rotate=self.exif_rotate)
+            return decode(content, exif_rotate=self.exif_rotate, channels=self.channels)
         except ValueError as error:
-            images = self.root if self.root and Path(self.root).is_dir() else "IMAGES"
             raise UnreadableImage(
-                f"{self.name}: cannot decode the image {one_line(path, 600)}: {error}; replace or remove it and "
-                f"rebuild the LMDB: {how_to_rebuild(images, self.name)}"
+                f"{self.name}: cannot decode the image {one_line(path, 600)}: {error}; "
+                f"{self.store.how_to_replace(self.root)}"
             ) from error
-        return (image if self.transform is None else self.transform(image)), label
 
     def fingerprint(self) -> str:
-        """Identity of the data set: the count, and a hash of CLASS/FILE names, labels and byte sizes in order.
+        """Identity of the data set: the count, and a hash of CLASS/FILE names, labels and byte sizes in order."""
+        sizes = self.store.sizes([path for path, _ in self.samples])
+        return self._hash(
+            f"{self.short_name(path)}\0{label}\0{size}" for (path, label), size in zip(self.samples, sizes)
+        )
 
-        No image is read for it: 1.3 million of them take about 10 s.
-        """
-        sizes = {key: size for key, size, _ in entries(self.store.path)}
+    def _hash(self, lines: Any) -> str:
         digest = hashlib.sha256()
-        for path, label in self.samples:
-            key = as_key(path)
-            size = sizes[key] if key in sizes else sizes.get(as_key(self.store.key_of(path) or ""), -1)
-            digest.update(f"{self.short_name(path)}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
+        for line in lines:
+            digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
         return f"{len(self.samples)}-{digest.hexdigest()[:16]}"
 
 
-class WithChecksum(LmdbDataset):
-    """Items (image, class index, CRC-32 of the image file's bytes as they were read: int) of another data set."""
+class WithChecksum(Dataset):
+    """Items (item, CRC-32 of the bytes that it was made of: int) of another data set; all else is that data set's."""
 
-    def __init__(self, dataset: LmdbDataset) -> None:
-        self.__dict__.update(vars(dataset))
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
 
-    def __getitem__(self, index: int) -> tuple[Any, int, int]:
-        content = self.read(index)
-        return *self.item(index, content), zlib.crc32(content)
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[tuple, int]:
+        content = self.dataset.read(index)
+        return self.dataset.item(index, content), zlib.crc32(content)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # pickle asks for such before there is a data set
+            raise AttributeError(name)
+        return getattr(self.dataset, name)

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
+
+_WNID = re.compile(r"n\d{8}")  # a class of ImageNet
+
+
+def is_imagenet(classes: Iterable[str]) -> bool:
+    """Whether any class has a name like ImageNet's: published lists, masks and statistics are then meant."""
+    return any(_WNID.fullmatch(name) for name in classes)
 
 
 class Ambiguous(LookupError):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import struct
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import lmdb
 
+from dataset.index import how_to_rebuild
 from dataset.names import Ambiguous, NameIndex
 from i2sb.errors import UserError, one_line
 
@@ -61,6 +64,24 @@ class LmdbImages:
             return self._by_name.find(path)
         except Ambiguous:  # better none than the wrong one
             return None
+
+    def open(self, path: str) -> BinaryIO:
+        """The image file, to read from."""
+        return io.BytesIO(self.get(path))
+
+    def sizes(self, paths: list[str]) -> list[int]:
+        """Of the image files [bytes]; -1 where one is missing.  No image is read: 1.3 million take about 10 s."""
+        known = {key: size for key, size, _ in entries(self.path)}
+        keys = map(as_key, paths)
+        return [
+            known[key] if key in known else known.get(as_key(self.key_of(path) or ""), -1)
+            for path, key in zip(paths, keys)
+        ]
+
+    def how_to_replace(self, root: str) -> str:
+        """What to do about a damaged image; `root`: where the images lay when the LMDB was built."""
+        images = root if root and Path(root).is_dir() else "IMAGES"
+        return f"replace or remove it and rebuild the LMDB: {how_to_rebuild(images, self.path)}"
 
     def _value(self, path: str) -> bytes | None:
         key = as_key(path)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from dataset.imagenet import build_lmdb_dataset
-from dataset.images import build_test_transform
+from dataset.transforms import build_test_transform
 from evaluation.fid import FeatureSums, frechet_distance, load_statistics, save_statistics, statistics_path
 from evaluation.inception import build_inception
 from evaluation.reference import content, features_of

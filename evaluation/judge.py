@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.freeform import build_operator
-from dataset.imagenet import build_evaluation_dataset, is_imagenet
+from dataset.names import is_imagenet
+from dataset.open import open_evaluation
 from evaluation.fid import Features, FeatureSums
 from evaluation.metrics import METRICS, OF_SETS, Judges, MetricUnavailable, build_judges
 from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
@@ -83,7 +84,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     ckpt_opt.exif_rotate = _common("exif_rotate", samples, ckpt_opt.exif_rotate)
     if "image_size" not in opt.given:
         ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
-    dataset = build_evaluation_dataset(ckpt_opt, log)
+    dataset = open_evaluation(ckpt_opt, log)
     corrupt = build_operator(ckpt_opt, dataset.classes, log)
     found = Evaluation(ckpt_opt, dataset, corrupt, is_imagenet(dataset.classes), samples, log)
     _check(found)

@@ -58,7 +58,7 @@ def _ssim(classes: Sequence[str], device: str) -> Judge:
 
 
 def _accuracy(classes: Sequence[str], device: str) -> Judge:
-    from dataset.imagenet import is_imagenet
+    from dataset.names import is_imagenet
     from evaluation.resnet import build_resnet50, top1
 
     if len(classes) != 1000 or not is_imagenet(classes):

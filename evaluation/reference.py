@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from corruption.registry import lookup
-from dataset.decode import decode
-from dataset.folder import scan
-from dataset.imagenet import build_lmdb_dataset
-from dataset.images import UnreadableImage, build_test_transform
+from dataset.open import open_evaluation
+from dataset.splits import has_split, open_folder, open_split, transform_of
 from evaluation.fid import Features, FeatureSums, load_statistics, save_statistics, statistics_path
 from evaluation.weights import find
 from i2sb import addresses
@@ -42,7 +39,7 @@ def build_reference(opt: Any, ckpt_opt: Any, imagenet: bool, network: Callable, 
         return _given(Path(opt.fid_ref), ckpt_opt, measure, log), ""
     if imagenet and lookup(ckpt_opt.corrupt).fid_split == "train":
         return load_statistics(find(addresses.FID_TRAIN_STATISTICS, Path("data")))[0], "to ImageNet's training set"
-    whole = build_lmdb_dataset(ckpt_opt, log, train=False)
+    whole = open_evaluation(ckpt_opt, log, whole=True)
     if "kid" in opt.metrics:  # features are not kept on the disk
         return measure(whole), "to the validation set"
     source, path = f"{content(whole)}, {ckpt_opt.image_size} px", statistics_path(ckpt_opt.image_size, "val", opt.mode)
@@ -60,11 +57,11 @@ def build_reference(opt: Any, ckpt_opt: Any, imagenet: bool, network: Callable, 
 def _given(path: Path, ckpt_opt: Any, measure: Callable[[Any], Features], log: Any) -> Features:
     if path.is_file() and path.suffix == ".npz":
         return load_statistics(path)[0]
-    if (path / "val_faster_imagefolder.lmdb").exists() or (path / "val").is_dir():
+    if has_split(path, "val"):
         place = argparse.Namespace(**{**vars(ckpt_opt), "dataset_dir": path})
-        return measure(build_lmdb_dataset(place, log, train=False))
+        return measure(open_split(place, log, train=False))
     if path.is_dir():
-        return measure(ImageFiles(path, ckpt_opt.image_size, ckpt_opt.exif_rotate, log))
+        return measure(open_folder(path, ckpt_opt, transform_of(ckpt_opt, train=False), log, classes=False))
     raise UserError(f"--fid-ref {path}: is neither an npz file with mu and sigma, nor a data set or folder of images")
 
 
@@ -88,20 +85,3 @@ def content(dataset: Any) -> str:
     for index in range(0, len(dataset), -(-len(dataset) // 1000)):
         crc = zlib.crc32(dataset.read(index), crc)
     return f"{dataset.fingerprint()}-{crc:08x}"
-
-
-class ImageFiles(Dataset):
-    """The images below a folder, by path; items (image [3,S,S] in [-1,1],), cropped as the data sets do."""
-
-    def __init__(self, folder: Path, image_size: int, exif_rotate: bool = False, log: Any = None) -> None:
-        self.paths = [Path(path) for path, _ in scan(folder, classes=False, log=log)[0]]
-        self.transform, self.exif_rotate = build_test_transform(image_size), exif_rotate
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor]:
-        try:
-            return (self.transform(decode(self.paths[index].read_bytes(), exif_rotate=self.exif_rotate)),)
-        except (OSError, ValueError) as error:
-            raise UnreadableImage(f"{self.paths[index]}: the image cannot be read: {error}") from error

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from dataset.images import WithChecksum
-from i2sb.batch import degrade
+from i2sb.batch import degrade, unpack
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.noise import ImageNoise
@@ -54,15 +54,17 @@ class Triples:
         given = default_collate([WithChecksum(self.dataset)[number]])
         return self._triple([number], given, self.recon.take([number]))
 
-    def _triple(self, numbers: list[int], given: Any, restored: Tensor) -> Triple:
-        clean, labels, checksums = given
+    def _triple(self, numbers: list[int], loaded: Any, restored: Tensor) -> Triple:
+        item, checksums = loaded
+        given = unpack(item).to(self.device)
         for number, crc in zip(numbers, checksums.tolist()):
             if self.recon.checksums is not None and crc != self.recon.checksums[number]:
                 name = self.dataset.short_name(self.dataset.samples[number][0])
                 raise UserError(
                     f"{name}: has changed since it was restored; put the former file back, or run sample.py"
                 )
-        clean = clean.to(self.device, non_blocking=True)
-        noise = ImageNoise(self.seed, numbers, self.device)
-        degraded, _ = degrade(clean, self.corrupt, torch.tensor(numbers), randn=noise.randn_like)
-        return Triple(numbers, clean, degraded, restored.to(self.device), labels)
+        degraded = given.x1
+        if degraded is None:
+            noise = ImageNoise(self.seed, numbers, self.device)
+            degraded, _ = degrade(given.x0, self.corrupt, torch.tensor(numbers), randn=noise.randn_like)
+        return Triple(numbers, given.x0, degraded, restored.to(self.device), given.labels)

@@ -39,6 +39,7 @@ LATEST = "latest.pt"
 # Options of this run, in place of those of the run that trained.
 _OF_THIS_RUN = ("device", "distributed", "global_rank", "local_rank", "global_size", "compile", "channels_last", "gpu")
 _OF_THIS_RUN += ("dataset_dir", "val_list", "num_workers", "exif_rotate")
+_IF_GIVEN = ("image_size", "val_split", "pair_layout", "source", "target")  # else as it was trained
 
 
 def with_defaults(opt: Any) -> argparse.Namespace:
@@ -87,7 +88,7 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
 
     Args:
         opt: options of this run: `device`, and where present those of `_OF_THIS_RUN`, `precision`, `use_fp16`, and
-            `image_size` if it was given on the command line.
+            those of `_IF_GIVEN` that were given on the command line.
         ckpt_path: the folder with latest.pt and options.pkl, or with an exported bridge.
 
     Raises:
@@ -111,8 +112,12 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     for name in _OF_THIS_RUN:
         if hasattr(opt, name):
             setattr(saved, name, getattr(opt, name))
-    if "image_size" in getattr(opt, "given", ()):
-        saved.image_size = opt.image_size
+    given = getattr(opt, "given", ())
+    if "dataset_dir" in given:
+        saved.source = saved.target = None
+    for name in _IF_GIVEN:
+        if name in given:
+            setattr(saved, name, getattr(opt, name))
     return saved
 
 

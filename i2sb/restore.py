@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from i2sb.batch import Given, unpack
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.recon import ReconStore
@@ -91,7 +92,7 @@ def restore(
     batch size nor on ranks, partitions, or interruptions.
 
     Args:
-        dataset: items (image [C,S,S] in [-1,1], label, CRC-32 of the image's file).
+        dataset: items (item of `batch.unpack`, CRC-32 of the bytes it was made of), see `dataset.images.WithChecksum`.
         on_batch: called in a thread with (numbers, states [b,K,C,S,S]) of each batch, before it counts as done.
     """
     # Rank 0 looks for all: the store changes as soon as the first rank is at work.
@@ -109,14 +110,15 @@ def restore(
 
     with Progress("restoring", count * nfe, shown=is_main()) as bar, ThreadPoolExecutor(1) as writing:
         done, written = 0, None
-        for numbers, (images, labels, checksums) in zip(batches, loader):
+        for numbers, (item, checksums) in zip(batches, loader):
+            given = unpack(item)
             began, size = time.perf_counter(), len(numbers)
             bar.update(done * nfe, f"{done}/{count} images")
-            states = restore_batch(runner, opt, images, numbers, corrupt, lambda *_, size=size: bar.advance(size))
+            states = restore_batch(runner, opt, given, numbers, corrupt, lambda *_, size=size: bar.advance(size))
             seconds = time.perf_counter() - began
             if written is not None:
                 written.result()
-            written = writing.submit(write, numbers, states, labels, checksums, seconds)
+            written = writing.submit(write, numbers, states, given.labels, checksums, seconds)
             done += size
         if written is not None:
             written.result()
@@ -124,7 +126,7 @@ def restore(
 
 
 def restore_batch(
-    runner: Any, opt: Any, images: Tensor, numbers: list[int], corrupt: Callable, on_step: Callable
+    runner: Any, opt: Any, given: Given, numbers: list[int], corrupt: Callable, on_step: Callable
 ) -> Tensor:
     """Restore the images of these numbers [b,C,S,S]: states [b,K,C,S,S] on the CPU, index 0 the restored images.
 
@@ -133,11 +135,11 @@ def restore_batch(
     count = len(numbers)
     if opt.compile and count < opt.batch_size:  # one shape, one compilation
         padding = opt.batch_size - count
-        images = torch.cat([images, images[-1:].expand(padding, -1, -1, -1)])
+        given = Given(*(t if t is None else torch.cat([t, t[-1:].expand(padding, *t.shape[1:])]) for t in given))
         numbers = numbers + numbers[-1:] * padding
     trajectory = min(numbers) < opt.save_trajectory
     batch, states, _ = runner.restore(
-        images.to(runner.device, non_blocking=True),
+        given.to(runner.device),
         corrupt,
         numbers,
         opt.seed,

@@ -12,6 +12,7 @@ from guided_diffusion import presets
 from .parser import Parser, experiment, image_size, non_negative_int, number, positive_int
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PAIR_LAYOUTS = ("folders", "side-by-side", "side-by-side-reversed")
 # Options that change a named network, as `create_model` calls them.
 NET_OVERRIDES = ("num_channels", "num_res_blocks", "channel_mult", "attention_resolutions")
 NET_OVERRIDES += ("num_heads", "num_head_channels", "dropout")
@@ -50,19 +51,28 @@ def add_launch(parser: Parser) -> None:
     add("--master-port", type=number(int, 1, 65535), metavar="PORT", help=port)
 
 
-def add_data(parser: Parser) -> None:
+def add_data(parser: Parser, training: bool = False) -> None:
     add = parser.add_argument_group("data").add_argument
     add("--image-size", type=image_size, default=256, metavar="PX", help="side of the images [pixels]")
-    folder = "folder with {train,val}_faster_imagefolder.lmdb, or {train,val}/CLASS/ to make them from"
+    folder = "folder with train/ and val/ of images, or LMDBs of them; for pairs see docs/your-data.md"
     add("--dataset-dir", type=Path, default=Path("/dataset"), metavar="DIR", help=folder)
     val_list = (
         "evaluate on the images of this list, a CLASS/FILE per line (default: the published 10k list "
         "on ImageNet, all images on other data)"
     )
     add("--val-list", type=Path, metavar="FILE", help=val_list)
+    split = "where there is no val/: the share of train/ to hold out for it, chosen by the files' names"
+    add("--val-split", type=number(float, 0, 1), default=0.0, metavar="SHARE", help=split)
+    if training:
+        crop = "center: images resized to the size, as published; random: windows of that size at full resolution"
+        add("--crop", choices=("center", "random"), default="center", help=crop)
+    add("--source", type=Path, metavar="DIR", help="pairs: the folder of degraded images")
+    add("--target", type=Path, metavar="DIR", help="pairs: the folder of clean images, with the same names")
+    layout = "pairs: two folders (or a list of files), or halves of one image, the degraded left or (reversed) right"
+    add("--pair-layout", choices=PAIR_LAYOUTS, default=PAIR_LAYOUTS[0], help=layout)
     rotate = "turn photographs as their EXIF orientation says (default: take the pixels as stored, as published)"
     add("--exif-rotate", action="store_true", help=rotate)
-    skip = "when building an LMDB, leave out up to N images that cannot be decoded, and list them"
+    skip = "first decode all images of a folder, list those that cannot be, and leave up to N out"
     add("--skip-unreadable", type=non_negative_int, default=0, metavar="N", help=skip)
     cores = min(4, os.cpu_count() or 1)
     workers = "processes that load images, besides each process that computes (0: none)"

@@ -35,7 +35,7 @@ def build_parser() -> Parser:
     add("--ckpt", type=experiment, metavar="NAME", help="resume from results/NAME (its own name by default)")
     add("--overwrite", action="store_true", help="start from scratch where a checkpoint is already")
     _add_bridge(parser)
-    shared.add_data(parser)
+    shared.add_data(parser, training=True)
     shared.add_network(parser)
     _add_optimization(parser)
     _add_periodic(parser)

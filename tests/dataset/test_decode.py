@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dataset.decode import decode
-from dataset.images import build_test_transform, fit
+from dataset.transforms import build_test_transform, fit
 
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 RED = Image.fromarray(np.dstack([RAMP, 0 * RAMP, 0 * RAMP]))
@@ -86,7 +86,7 @@ def test_strips_are_cropped_before_they_are_resized(size, monkeypatch):
     image = Image.new("RGB", size, "red")
     middle = Image.new("RGB", tuple(max(1, min(side, 3 * min(size))) for side in size), "blue")
     image.paste(middle, tuple((a - b) // 2 for a, b in zip(size, middle.size)))
-    found = fit(image, 64)
+    found = fit(image, (64, 64))
     assert found.size == (64, 64)
     assert found.getpixel((32, 32)) == (0, 0, 255)
     assert max(sizes[0]) == 8 * 64

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset.images import build_test_transform
+from dataset.splits import open_folder
+from dataset.transforms import build_test_transform
 from evaluation import fid_util, reference
 from evaluation.fid import Features, load_statistics, save_statistics
-from evaluation.reference import ImageFiles, build_reference
+from evaluation.reference import build_reference
 from i2sb.errors import UserError
 
 INTEROP = Path(__file__).parents[1] / "interop" / "images" / "val"
@@ -51,10 +52,10 @@ NAMES = ["b.jpg", "a/10.png", "a/2.PNG", "a/deep/er/x.webp", "z/alpha.png"]
 
 
 def test_images_of_a_folder_are_those_of_the_data_sets(folder):
-    dataset = ImageFiles(folder, 32)
-    names = [path.relative_to(folder).as_posix() for path in dataset.paths]
+    dataset = open_folder(folder, argparse.Namespace(), build_test_transform(32), LOG, classes=False)
+    names = [Path(path).relative_to(folder).as_posix() for path, _ in dataset.samples]
     assert sorted(names) == sorted(NAMES)
-    for name, (image,) in zip(names, dataset):
+    for name, (image, _) in zip(names, dataset):
         with Image.open(folder / name) as source:
             torch.testing.assert_close(image, build_test_transform(32)(source.convert("RGB")), rtol=0, atol=0)
 

@@ -1,0 +1,95 @@
+"""From decoded images to tensors: resized or cut to one size, flipped, in [-1,1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional
+
+MAX_ASPECT = 8  # longer strips are cropped before they are resized
+
+Pixels = Image.Image | Tensor
+"""An image of Pillow, or [C,H,W] floating point in [0,1]."""
+
+
+def height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of `opt.image_size`, which for squares is one number."""
+    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Image -> [C,H,W] in [-1,1]; several images of one size (a pair) are cut and flipped alike.
+
+    Attributes:
+        size: (H, W) [pixels].
+        random_crop: take a window at full resolution; images that are too small are enlarged first.  False: resize
+            until the image just covers H x W (bilinear), and take the centre.
+        flip: mirror half of the images.
+
+    Random draws are from torch's global generator, the window's first.
+    """
+
+    size: tuple[int, int]
+    random_crop: bool = False
+    flip: bool = False
+
+    def __call__(self, *images: Image.Image | np.ndarray) -> Tensor | list[Tensor]:
+        pixels = [_as_float(image) if isinstance(image, np.ndarray) else image for image in images]
+        if self.random_crop:
+            pixels = self._window(pixels)
+        else:
+            pixels = [fit(image, self.size) for image in pixels]
+        tensors = [(x if isinstance(x, Tensor) else functional.to_tensor(x)) * 2 - 1 for x in pixels]
+        if self.flip and torch.rand(1) < 0.5:
+            tensors = [functional.hflip(x) for x in tensors]
+        return tensors if len(tensors) > 1 else tensors[0]
+
+    def _window(self, images: list[Pixels]) -> list[Pixels]:
+        _, height, width = functional.get_dimensions(images[0])
+        if height < self.size[0] or width < self.size[1]:
+            images = [cover(image, self.size) for image in images]
+            _, height, width = functional.get_dimensions(images[0])
+        top, left = (int(torch.randint(has - needs + 1, ())) for has, needs in zip((height, width), self.size))
+        return [functional.crop(image, top, left, *self.size) for image in images]
+
+
+def fit(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """H x W image: as `cover`, then the centre.  size: (H, W)."""
+    return functional.center_crop(cover(image, size), list(size))
+
+
+def cover(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """The image resized (bilinear) until it just covers size (H, W).
+
+    Of strips that are 8 times too long the middle is taken first: whole, one of 30000 x 1 would take gigabytes.
+    """
+    (height, width), (_, old_height, old_width) = size, functional.get_dimensions(image)
+    longest = MAX_ASPECT * max(size) // min(size)
+    if max(old_height, old_width) > longest * min(old_height, old_width):
+        old_height, old_width = min(old_height, longest * old_width), min(old_width, longest * old_height)
+        image = functional.center_crop(image, [old_height, old_width])
+    if old_width * height <= old_height * width:  # the width decides
+        height = int(width * old_height / old_width)
+    else:
+        width = int(height * old_width / old_height)
+    return functional.resize(image, [height, width])
+
+
+def _as_float(image: np.ndarray) -> Tensor:
+    """[H,W,C] uint8 or uint16 -> [C,H,W] float32 in [0,1]."""
+    return torch.from_numpy(image.astype(np.float32) / np.iinfo(image.dtype).max).permute(2, 0, 1)
+
+
+def build_train_transform(image_size: int | tuple[int, int], crop: str = "center") -> Transform:
+    """What training sees; crop: "center" or "random"."""
+    return Transform(height_width(image_size), random_crop=crop == "random", flip=True)
+
+
+def build_test_transform(image_size: int | tuple[int, int]) -> Transform:
+    """What evaluations see."""
+    return Transform(height_width(image_size))
