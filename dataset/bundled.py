@@ -48,6 +48,7 @@ VAL = {
     "china": (SKLEARN, "china.jpg", 1),
     "chelsea": (SKIMAGE, "chelsea.png", 1),
 }
+GREY = {"camera", "coins", "brick", "grass", "gravel"}  # no colours to learn from
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)  # side of the cut square over side of the crop
 MANIFEST = "bundled.json"
 
@@ -60,8 +61,11 @@ def build_bundled_photos(
     val_size: int | None = None,
     num_train: int = 3000,
     num_val: int = 12,
+    pairs: str | None = None,
 ) -> Path:
     """Write crops to `out`/{train,val}/PHOTOGRAPH/*.png, unless they are there already.
+
+    pairs: "grey" writes colour crops to `out`/{train,val}B/ and the same in grey to `out`/{train,val}A/ instead.
 
     The same arguments give the same pixels on every machine.  The folder appears whole or not at all.  `size` and
     `val_size` (default: the same) are the sides of crops in pixels; `num_train` counts all training crops, `num_val`
@@ -72,6 +76,10 @@ def build_bundled_photos(
     """
     out, val_size = Path(out).absolute(), val_size or size
     settings = {"version": 2, "size": size, "val_size": val_size, "num_train": num_train, "num_val": num_val}
+    train = TRAIN
+    if pairs:
+        settings["pairs"] = pairs
+        train = {name: source for name, source in TRAIN.items() if name not in GREY}
     for side in (size, val_size):
         if not 16 <= side <= 256:
             raise UserError(f"size {side}: crops of the bundled photographs can have 16 to 256 pixels a side")
@@ -83,8 +91,8 @@ def build_bundled_photos(
     draft = out.with_name(f".{out.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)  # left by a build that was interrupted
     try:
-        _write_split(TRAIN, draft / "train", size, _shares(num_train))
-        _write_split(VAL, draft / "val", val_size, dict.fromkeys(VAL, num_val))
+        _write_split(train, draft / "train", size, _shares(train, num_train), pairs)
+        _write_split(VAL, draft / "val", val_size, dict.fromkeys(VAL, num_val), pairs)
         (draft / MANIFEST).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         draft.rename(out)
     except OSError as error:
@@ -108,22 +116,28 @@ def _is_there(out: Path, settings: dict[str, int]) -> bool:
     return True
 
 
-def _shares(num_train: int) -> dict[str, int]:
+def _shares(photographs: dict, num_train: int) -> dict[str, int]:
     """Distribute the training crops over the photographs by their shares; the first takes the remainder."""
-    total = sum(share for _, _, share in TRAIN.values())
-    counts = {name: max(1, num_train * share // total) for name, (_, _, share) in TRAIN.items()}
+    total = sum(share for _, _, share in photographs.values())
+    counts = {name: max(1, num_train * share // total) for name, (_, _, share) in photographs.items()}
     counts[next(iter(counts))] += num_train - sum(counts.values())
     return counts
 
 
-def _write_split(photographs: dict, folder: Path, size: int, counts: dict[str, int]) -> None:
+def _write_split(photographs: dict, folder: Path, size: int, counts: dict[str, int], pairs: str | None) -> None:
+    clean = folder.with_name(f"{folder.name}B") if pairs else folder
+    degraded = folder.with_name(f"{folder.name}A")
     for name, (package, file, _) in photographs.items():
-        (folder / name).mkdir(parents=True)
         installed = importlib.util.find_spec(package[0])  # not imported: its functions might fetch
         with Image.open(Path(installed.submodule_search_locations[0]) / package[1] / file) as opened:
             photograph = opened.convert("RGB")
         for number, crop in enumerate(_crops(photograph, name, size, counts[name])):
-            crop.save(folder / name / f"{name}_{number:04d}.png", compress_level=1)
+            sides = [(clean, crop)]
+            if pairs:
+                sides.append((degraded, crop.convert("L").convert("RGB")))
+            for side, image in sides:
+                (side / name).mkdir(parents=True, exist_ok=True)
+                image.save(side / name / f"{name}_{number:04d}.png", compress_level=1)
 
 
 def _crops(photograph: Image.Image, name: str, size: int, count: int) -> Iterator[Image.Image]:

@@ -31,10 +31,15 @@ class PairedDataset(ImageDataset):
 
     is_paired = True
 
-    def __init__(self, pairs: Pairs, root: Path, transform: Callable, **decoding: Any) -> None:
+    def __init__(self, pairs: Pairs, root: Path, name: str, transform: Callable, **decoding: Any) -> None:
         index = ImageIndex(os.fspath(root), [root.name], [(clean, 0) for _, clean in pairs])
         super().__init__(FolderImages(root), index, transform, **decoding)
         self.degraded = [path for path, _ in pairs]
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     def short_name(self, path: str) -> str:
         """The path of the clean image below the folder of clean images (or of the list)."""
@@ -124,7 +129,7 @@ def _open_two_files(opt: Any, log: Any, train: bool, evaluation: bool) -> tuple[
     root = places[1] if len(places) == 2 else places[0].parent
     if not pairs and not faults:
         raise UserError(f"{root}: holds no pairs")
-    dataset = PairedDataset(pairs, root, transform_of(opt, train), **decoding(opt))
+    dataset = PairedDataset(pairs, root, " and ".join(map(str, places)), transform_of(opt, train), **decoding(opt))
     if share and pairs:
         names = [os.path.splitext(dataset.short_name(clean))[0] for _, clean in pairs]  # noqa: PTH122
         hold_out(dataset, names, share, train, log)
@@ -186,9 +191,9 @@ def _check(dataset: ImageDataset, faults: list[str], opt: Any, log: Any) -> None
     for why in faults[:LISTED]:
         log.warning(f"[Dataset] {one_line(why, 1000)}")
     if faults:
-        listed = f"the first {LISTED} are" if len(faults) > LISTED else "listed"
+        listed = f"the first {LISTED}" if len(faults) > LISTED else "all"
         raise UserError(
-            f"{dataset.name}: {len(faults)} images do not make pairs, {listed} above: {one_line(faults[0], 700)}; "
+            f"{dataset.name}: {len(faults)} images do not make pairs, {listed} listed above: {one_line(faults[0], 700)}; "
             "remove or repair them"
         )
     log_small(small, f"all {len(dataset)}", opt.image_size, log)

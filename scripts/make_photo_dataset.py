@@ -20,6 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--val-size", type=int, default=argparse.SUPPRESS, help="side of the validation crops (default: --size)")
     add("--num-train", type=int, default=3000, help="training crops in all")
     add("--num-val", type=int, default=12, help="validation crops per held-out photograph")
+    pairs = "pairs for --corrupt paired: grey images (trainA, valA) and their colours (trainB, valB)"
+    add("--pairs", choices=("grey",), default=argparse.SUPPRESS, help=pairs)
     options = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
