@@ -193,8 +193,8 @@ def _check(dataset: ImageDataset, faults: list[str], opt: Any, log: Any) -> None
     if faults:
         listed = f"the first {LISTED}" if len(faults) > LISTED else "all"
         raise UserError(
-            f"{dataset.name}: {len(faults)} images do not make pairs, {listed} listed above: {one_line(faults[0], 700)}; "
-            "remove or repair them"
+            f"{dataset.name}: {len(faults)} images do not make pairs, {listed} listed above: "
+            f"{one_line(faults[0], 700)}; remove or repair them"
         )
     log_small(small, f"all {len(dataset)}", opt.image_size, log)
 
