@@ -1,4 +1,4 @@
-"""Where images come from: LMDB stores, their indices, subsets, the free-form mask bank, bundled photographs.
+"""Where images come from: folders, LMDB stores, pairs, subsets, the free-form mask bank, bundled photographs.
 
-`dataset.imagenet` is the entrance that training and sampling use: it decides from what is in a folder how to read it.
+`dataset.open` is the entrance of the scripts: it decides from what is in a folder how to read it.
 """

@@ -89,9 +89,11 @@ def _build(images: str | os.PathLike, lmdb_path: Path, threads: int, log: Any, s
     sync_folder(lmdb_path.parent)
 
 
-def damaged(images: str | os.PathLike, paths: list[str], skip_unreadable: int, log: Any, threads: int = 8) -> set[str]:
+def damaged(
+    images: str | os.PathLike, paths: list[str], skip_unreadable: int, log: Any, channels: int = 3, threads: int = 8
+) -> set[str]:
     """Decode all images of the folder `images`: those that cannot be; a UserError if more than `skip_unreadable`."""
-    batches = in_threads(lambda path: _read(path)[1], paths, threads, f"Checking {one_line(images)}")
+    batches = in_threads(lambda path: _read(path, channels)[1], paths, threads, f"Checking {one_line(images)}")
     bad = {path: why for batch in batches for path, why in batch if why}
     _list_damaged(images, bad, len(paths), skip_unreadable, log)
     return set(bad)
@@ -160,18 +162,18 @@ def _present(partial: Path) -> tuple[dict[bytes, int], float]:
         return {}, 0
 
 
-def _read(path: str) -> tuple[bytes, str]:
+def _read(path: str, channels: int = 3) -> tuple[bytes, str]:
     """The bytes of an image, and why it cannot be used ("" if it can)."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         return b"", f"cannot be read: {error.strerror}"
-    return content, _why_not_an_image(content)
+    return content, _why_not_an_image(content, channels)
 
 
-def _why_not_an_image(content: bytes) -> str:
+def _why_not_an_image(content: bytes, channels: int = 3) -> str:
     try:
-        decode(content)
+        decode(content, channels=channels)
     except ValueError as error:
         return f"cannot be decoded: {error}"
     return ""

@@ -77,7 +77,7 @@ def open_folder(images: Path, opt: Any, transform: Callable, log: Any, classes: 
     """The images of a folder, read where they lie.  classes: see `scan`."""
     samples, names = scan(images, classes=classes, log=log, suffixes=image_suffixes(decoding(opt)["channels"]))
     if skip := getattr(opt, "skip_unreadable", 0):
-        bad = damaged(images, [path for path, _ in samples], skip, log)
+        bad = damaged(images, [path for path, _ in samples], skip, log, decoding(opt)["channels"])
         samples = [sample for sample in samples if sample[0] not in bad]
     return ImageDataset(FolderImages(images), ImageIndex(str(images), names, samples), transform, **decoding(opt))
 

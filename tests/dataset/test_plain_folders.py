@@ -69,9 +69,10 @@ def test_changed_files_change_the_identity_and_damaged_ones_are_named(flat):
     number = [path for path, _ in dataset.samples].index(str(flat / "train/7.png"))
     with pytest.raises(UserError, match=r"cannot decode the image .*/7\.png: .*; replace or remove it$"):
         dataset[number]
-    with pytest.raises(UserError, match=r"1 of 40 images cannot be used: .*/7.png .*--skip-unreadable 1"):
-        open_dataset(options(flat, skip_unreadable=-1), LOG, train=True)
-    assert len(open_dataset(options(flat, skip_unreadable=1), LOG, train=True)) == 39
+    (flat / "train/9.png").write_bytes(b"nor this")
+    with pytest.raises(UserError, match=r"2 of 40 images cannot be used: .*/7.png .*--skip-unreadable 2"):
+        open_dataset(options(flat, skip_unreadable=1), LOG, train=True)
+    assert len(open_dataset(options(flat, skip_unreadable=2), LOG, train=True)) == 38
 
 
 def test_without_classes_there_are_no_labels(flat):
