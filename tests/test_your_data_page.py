@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_runs import ROOT, photos
 
@@ -37,7 +38,7 @@ SMALLER = {
 
 
 def commands(page: Path) -> list[list[str]]:
-    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text().replace("\\\n", ""), re.DOTALL)
     return [shlex.split(line) for block in blocks for line in block.splitlines() if line]
 
 
@@ -85,4 +86,6 @@ def test_the_commands_run_in_their_order(place, monkeypatch):
     scores = json.loads((place / "results/pairs/samples_nfe2/metrics.json").read_text())["scores"]
     assert scores["degraded"]["psnr"]["num_images"] == 24
     assert scores["degraded"]["psnr"]["value"] == pytest.approx(20 * np.log10(255 / 8), abs=0.01)
+    held_out = len(torch.load("results/folders/samples_nfe2/recon.pt", weights_only=True)["arr"])
+    assert 0 < held_out < 24
     assert Image.open(place / "colours/trainA/astronaut/astronaut_0000.png").mode == "RGB"
