@@ -112,6 +112,8 @@ def open_pairs(opt: Any, log: Any, train: bool, *, evaluation: bool = False) -> 
 
 def _open_two_files(opt: Any, log: Any, train: bool, evaluation: bool) -> tuple[PairedDataset, list[str]]:
     parts = {split: _locate(opt, split) for split in ("train", "val", "")}
+    if parts["val"] and parts[""] and parts["val"][0].is_relative_to(parts[""][0]):
+        parts[""] = []  # the validation pairs would be among those to train on
     undivided, share = parts["train"] or parts[""], 0.0 if parts["val"] else getattr(opt, "val_split", 0.0)
     if train or share:
         places = undivided
@@ -120,11 +122,11 @@ def _open_two_files(opt: Any, log: Any, train: bool, evaluation: bool) -> tuple[
     if not places:
         where = opt.source if getattr(opt, "source", None) else f"--dataset-dir {opt.dataset_dir}"
         split = "train" if train or share else "val"
-        lacks = f"neither {split}A/ with {split}B/, nor {split}/A/ with {split}/B/, nor {split}.csv or {split}.jsonl"
-        lacks = (
-            f"has no pairs for {'training' if train else 'validation'}: {lacks} (docs/your-data.md lists the layouts)"
+        raise UserError(
+            f"{where}: has no pairs for {'training' if train else 'validation'}: neither {split}A/ with {split}B/, nor "
+            f"{split}/A/ with {split}/B/, nor {split}.csv or {split}.jsonl (docs/your-data.md lists the layouts)"
+            f"{'' if train else f'; {NO_VAL}'}"
         )
-        raise UserError(f"{where}: {lacks}{'' if train else f'; {NO_VAL}'}")
     pairs, faults = _match(*places, opt, log) if len(places) == 2 else read_pair_list(places[0])
     root = places[1] if len(places) == 2 else places[0].parent
     if not pairs and not faults:
@@ -147,13 +149,10 @@ def _locate(opt: Any, split: str) -> list[Path]:
     if place.is_file():
         return [] if split else [place]
     for a, b in NAMES:
-        for names in (
-            (f"{split}{a}", f"{split}{b}"),
-            (f"{split}/{a}", f"{split}/{b}"),
-            (f"{a}/{split}", f"{b}/{split}"),
-        ):
+        places = [(f"{split}{a}", f"{split}{b}"), (f"{split}/{a}", f"{split}/{b}"), (f"{a}/{split}", f"{b}/{split}")]
+        for names in places if split else places[:1]:
             if all((place / name).is_dir() for name in names):
-                return [place / name.strip("/") for name in names]
+                return [place / name for name in names]
     return [path for suffix in LISTS if (path := place / f"{split or 'pairs'}{suffix}").is_file()][:1]
 
 

@@ -201,6 +201,15 @@ def test_what_cannot_be_pairs_is_said(tmp_path):
         open_dataset(opt, LOG, train=True)
 
 
+def test_validation_pairs_are_never_trained_on(tmp_path):
+    for name in ("0.png", "val/1.png"):
+        pair(tmp_path / "A" / name, tmp_path / "B" / name)
+    opt = options(source=tmp_path / "A", target=tmp_path / "B")
+    check(open_dataset(opt, LOG, train=False), 1)
+    with pytest.raises(UserError, match="has no pairs for training"):
+        open_dataset(opt, LOG, train=True)
+
+
 def test_identity_and_checksums_are_of_both_files(tmp_path):
     for number in range(2):
         pair(tmp_path / f"A/{number}.png", tmp_path / f"B/{number}.png", number)
