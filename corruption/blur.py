@@ -1,4 +1,6 @@
-"""Uniform and Gaussian blur as the published weights saw them: in the spectrum of a separable blur matrix.
+"""Blur: as the published weights saw it, for squares of one size, and as textbooks have it, for any image.
+
+The published one works in the spectrum of a separable blur matrix; the other is at the end of the file.
 
 Source: the separable-SVD operators of DDRM (Kawar et al. 2022), with the quirks of the I2SB release that its weights
 were trained on; each is named where it stands. Images are blurred on the [0,1] scale.
@@ -10,10 +12,13 @@ from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Corruption
-from .registry import corruption
+from .geometry import Size, mirrored
+from .registry import corruption, family
 
 SMALLEST_SINGULAR_VALUE = 0.03
 
@@ -31,45 +36,51 @@ def blur_matrix(kernel: tuple[float, ...], size: int) -> np.ndarray:
 
 
 @lru_cache
-def spectrum(kernel: tuple[float, ...], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """U [S,S], V [S,S] and the gains [3,S,S] of the three channels, all float64."""
+def spectrum(kernel: tuple[float, ...], size: int, channels: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U [S,S], V [S,S] and the gains [C,S,S] of the channels, all float64."""
     u, s, vt = np.linalg.svd(blur_matrix(kernel, size))
     s[s < SMALLEST_SINGULAR_VALUE] = 0
-    return u, vt.T, shifted_gains(np.outer(s, s))
+    return u, vt.T, shifted_gains(np.outer(s, s), channels)
 
 
-def shifted_gains(products: np.ndarray) -> np.ndarray:
-    """Gains [3,S,S] from the products s_i s_j [S,S], as the release applies them.
+def shifted_gains(products: np.ndarray, channels: int = 3) -> np.ndarray:
+    """Gains [C,S,S] from the products s_i s_j [S,S], as the release applies them to C = 3 channels.
 
     Let g be the products in descending order. Coefficient p of that order is multiplied in channel c by
-    g[(3p + c) mod S^2]. Quirk: the ideal blur would multiply it by g[p]; the release mixes up the layouts of channels
+    g[(C p + c) mod S^2]. Quirk: the ideal blur would multiply it by g[p]; the release mixes up the layouts of channels
     and gains. Ties (s_i s_j = s_j s_i) are ordered by a stable sort, which makes this array a fixed one. The release's
     own sort was unstable: at 256 px the images agree with its own to 66-75 dB.
     """
     flat = products.ravel()
     order = np.argsort(-flat, kind="stable")
-    place = 3 * np.arange(flat.size) + np.arange(3)[:, None]
-    gains = np.empty((3, flat.size))
+    place = channels * np.arange(flat.size) + np.arange(channels)[:, None]
+    gains = np.empty((channels, flat.size))
     gains[:, order] = flat[order][place % flat.size]
-    return gains.reshape(3, *products.shape)
+    return gains.reshape(channels, *products.shape)
 
 
 class Blur(Corruption):
-    """U ((V^T X V) * gains) U^T on the [0,1] scale.  [B,3,S,S] in [-1,1] -> same, darker."""
+    """U ((V^T X V) * gains) U^T on the [0,1] scale.  [B,C,S,S] in [-1,1] -> same, darker."""
 
     kernel: ClassVar[tuple[float, ...]]
+    any_size = False
     beta_max = 1.0
     ot_ode = True
 
-    def __init__(self, image_size: int):
-        super().__init__(image_size)
-        u, v, gains = spectrum(self.kernel, image_size)
+    def __init__(self, image_size: Size):
+        try:
+            super().__init__(image_size)
+        except ValueError as error:
+            raise ValueError(f"{error}; blur-gauss-SIGMA and blur-box-SIZE blur images of any size") from None
+        u, v, gains = spectrum(self.kernel, self.height)
         self.add_table("u", u)
         self.add_table("v", v)
         self.add_table("gains", gains)
 
     def degrade(self, x: Tensor) -> Tensor:
         u, v, gains = self.u.to(x), self.v.to(x), self.gains.to(x)
+        if x.shape[1] != len(gains):
+            gains = torch.as_tensor(spectrum(self.kernel, self.height, x.shape[1])[2]).to(x)
         z = v.T @ ((x + 1) / 2 @ v)
         y = u @ ((z * gains) @ u.T)
         return y * 2 - 1
@@ -88,3 +99,50 @@ class GaussBlur(Blur):
 
     taps = np.exp(-(np.arange(-2, 3) ** 2) / 200.0)
     kernel = tuple((taps / taps.sum()).tolist())
+
+
+class TextbookBlur(Corruption):
+    """Convolution of rows and columns with a whole kernel that sums to 1, reflected at the borders (c b a | a b c).
+
+    [B,C,H,W] in [-1,1] -> same, as bright.
+    """
+
+    beta_max = 1.0
+    ot_ode = True
+
+    def __init__(self, image_size: Size):
+        super().__init__(image_size)
+        weights = self.weights()
+        half = len(weights) // 2
+        for axis, length in (("rows", self.height), ("columns", self.width)):
+            pixels = mirrored(length, half, len(weights) - 1 - half)
+            self.register_buffer(axis, torch.from_numpy(pixels), persistent=False)
+        self.add_table("kernel", weights / weights.sum())
+
+    def weights(self) -> np.ndarray:
+        """[K], float64: of the pixels i - K//2 and on, for pixel i."""
+        raise NotImplementedError
+
+    def degrade(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        kernel = self.kernel.to(x)
+        x = F.conv2d(x[:, :, self.rows.to(x.device)].reshape(B * C, 1, -1, W), kernel[None, None, :, None])
+        x = F.conv2d(x[..., self.columns.to(x.device)], kernel[None, None, None])
+        return x.reshape(B, C, H, W)
+
+
+@family("blur-gauss-SIGMA", "0.3..100.0", example="blur-gauss-1.5")
+class GaussTextbookBlur(TextbookBlur):
+    """Gaussian of deviation SIGMA pixels, cut off at four deviations."""
+
+    def weights(self) -> np.ndarray:
+        reach = int(4 * self.sigma + 0.5)
+        return np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * self.sigma**2))
+
+
+@family("blur-box-SIZE", "2..999", example="blur-box-7")
+class BoxTextbookBlur(TextbookBlur):
+    """Mean of SIZE x SIZE pixels; an even SIZE reaches one pixel further up and to the left."""
+
+    def weights(self) -> np.ndarray:
+        return np.ones(self.size)

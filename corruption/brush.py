@@ -9,24 +9,28 @@ from functools import lru_cache
 
 import numpy as np
 
-RADIUS = (0.025, 0.07)  # of the image's side: strokes 13 to 36 px thick at 256
+from .geometry import Size, height_width
+
+RADIUS = (0.025, 0.07)  # of the image's shorter side: strokes 13 to 36 px thick at 256
 LENGTH = (0.08, 0.25)  # from vertex to vertex, of the side
 VERTICES = (4, 12)
 TURN = (0.3 * np.pi, 0.55 * np.pi)  # less than a right angle on average: strokes wander rather than fill
 
 
-def draw_mask(size: int, low: float, high: float, seed: int) -> np.ndarray:
-    """uint8 [S,S], 1 = hole, with low <= share of holes <= high.  The same arguments give the same mask.
+def draw_mask(size: Size, low: float, high: float, seed: int) -> np.ndarray:
+    """uint8 [H,W], 1 = hole, with low <= share of holes <= high.  The same arguments give the same mask.
 
     Raises ValueError if the range is too narrow for a disc of the thickest brush (about 0.02).
     """
     rng = np.random.default_rng([seed, round(1000 * low), round(1000 * high)])
-    thickest = _disc(_half_pixels(RADIUS[1] * size)).sum()
-    least, most = low * size**2, high * size**2 - thickest
+    height, width = height_width(size)
+    area = height * width
+    thickest = _disc(_half_pixels(RADIUS[1] * min(height, width))).sum()
+    least, most = low * area, high * area - thickest
     if most < least:
-        raise ValueError(f"hole ratio {low} .. {high}: too narrow, {thickest / size**2:.3f} is least at {size} px")
+        raise ValueError(f"hole ratio {low} .. {high}: too narrow, {thickest / area:.3f} is least at {size} px")
     aim = rng.uniform(least, most)
-    mask = np.zeros((size, size), dtype=bool)
+    mask = np.zeros((height, width), dtype=bool)
     holes = 0
     while holes < aim:
         holes = _paint_stroke(mask, holes, aim, rng)
@@ -35,15 +39,15 @@ def draw_mask(size: int, low: float, high: float, seed: int) -> np.ndarray:
 
 def _paint_stroke(mask: np.ndarray, holes: int, aim: float, rng: np.random.Generator) -> int:
     """Paint one stroke into `mask` until it ends or `aim` is reached.  Returns the new count of holes."""
-    size = len(mask)
+    size = min(mask.shape)
     half_pixels = _half_pixels(rng.uniform(*RADIUS) * size)
     disc, spacing = _disc(half_pixels), half_pixels / 4  # half a radius apart: the edge looks smooth
-    here = rng.uniform(0, size, 2)
+    here = rng.uniform(0, mask.shape, 2)
     heading = rng.uniform(0, 2 * np.pi)
     side = rng.choice([-1, 1])
     for _ in range(rng.integers(VERTICES[0], VERTICES[1] + 1)):
         step = rng.uniform(*LENGTH) * size * np.array([np.sin(heading), np.cos(heading)])
-        outside = (here + step < 0) | (here + step >= size)
+        outside = (here + step < 0) | (here + step >= mask.shape)
         step[outside] *= -1  # turned back at the border, else strokes would run along it
         there = here + step
         steps = max(1, round(np.hypot(*step) / spacing))

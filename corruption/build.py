@@ -7,23 +7,24 @@ from typing import Any
 import torch
 
 from .base import Corruption
+from .geometry import Size
 from .mask_bank import MaskBank, stored_bank
 from .registry import lookup
 
 
 def create_corruption(
     name: str,
-    image_size: int,
+    image_size: Size,
     device: torch.device | str = "cpu",
     mask_bank: MaskBank | None = None,
     log: Any = None,
 ) -> Corruption:
-    """The operator `name` for images [B,3,S,S], its tables on `device`.
+    """The operator `name` for images [B,C,S,S], or [B,C,H,W] where `image_size` is (H, W); its tables on `device`.
 
     `mask_bank`: free-form masks, or a function from kind ("freeform1020", "freeform2030") to them or None, see
     `mask_bank.MaskBank`. None: brush strokes. Operators without free-form holes ignore it.
 
-    Raises ValueError for an unknown name, an image size that is no multiple of 16, or a wrong bank.
+    Raises ValueError for an unknown name, an image size that the operator is not defined for, or a wrong bank.
     """
     cls = lookup(name)
     operator = cls(image_size, mask_bank=mask_bank) if cls.uses_mask_bank else cls(image_size)

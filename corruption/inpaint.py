@@ -2,6 +2,7 @@
 
 Sources: the centre hole and the two ranges of free-form holes are those of Palette (Saharia et al. 2022), whose 10,000
 evaluation masks are the published bank; without it, brush.py draws masks.
+Holes of another size, or from files of one's own, are tasks by parameter.
 What stands in the hole later (noise) is the bridge's business, not this package's.
 """
 
@@ -15,8 +16,18 @@ import torch
 from torch import Tensor
 
 from .base import Corruption, Source, check_index, draw_integers
-from .mask_bank import KINDS, PUBLISHED_FILE, PUBLISHED_SIZE, BrushMasks, MaskBank, StoredMasks, stored_bank
-from .registry import corruption
+from .geometry import Size
+from .mask_bank import (
+    KINDS,
+    PUBLISHED_FILE,
+    PUBLISHED_SIZE,
+    BrushMasks,
+    FolderMasks,
+    MaskBank,
+    StoredMasks,
+    stored_bank,
+)
+from .registry import corruption, family
 
 
 def get_center_mask(size: Sequence[int]) -> Tensor:
@@ -41,7 +52,7 @@ def load_freeform_masks(kind: str) -> np.ndarray:
 class Inpainting(Corruption):
     """x (1 - m) + m, so that the hole is white.
 
-    A subclass says where the holes are: `masks(batch, index, generator)` gives [B,1,S,S] of zeros and ones.
+    A subclass says where the holes are: `masks(batch, index, generator)` gives [B,1,H,W] of zeros and ones.
     """
 
     has_mask = True
@@ -49,7 +60,7 @@ class Inpainting(Corruption):
     ot_ode = True
 
     def forward(self, x: Tensor, index: Tensor | None = None, generator: Source | None = None) -> tuple[Tensor, Tensor]:
-        """x [B,3,S,S] in [-1,1] -> (image [B,3,S,S], mask [B,1,S,S] of x's dtype and device, 1 = hole)."""
+        """x [B,C,H,W] in [-1,1] -> (image [B,C,H,W], mask [B,1,H,W] of x's dtype and device, 1 = hole)."""
         self.check(x)
         mask = self.masks(len(x), index, generator).to(x)
         return x * (1 - mask) + mask, mask
@@ -57,33 +68,37 @@ class Inpainting(Corruption):
 
 @corruption("inpaint-center")
 class CenterHole(Inpainting):
-    """A square hole, see `get_center_mask`."""
+    """The middle half of rows and columns, see `get_center_mask`."""
 
-    def __init__(self, image_size: int):
+    def __init__(self, image_size: Size):
         super().__init__(image_size)
-        self.add_table("mask", get_center_mask([image_size, image_size])[None])
+        self.add_table("mask", self.hole()[None])
+
+    def hole(self) -> Tensor:
+        """[1,H,W], 1 = hole."""
+        return get_center_mask(self.image_size)
 
     def masks(self, batch: int, index: Tensor | None, generator: Source | None) -> Tensor:
         return self.mask.repeat(batch, 1, 1, 1)
 
 
-class FreeformHoles(Inpainting):
-    """Brush-stroke holes: in training a mask at random, in evaluation mask number index[i] for image i.
+@family("inpaint-center-PX", "1..9999", example="inpaint-center-8")
+class SquareHole(CenterHole):
+    """PX x PX pixels in the middle.  Raises ValueError where the image is smaller."""
 
-    `mask_bank`: a bank of any size, see `MaskBank`; None, or a function that gives None for `kind`: the brush draws
-    masks whose hole ratio lies within the range of KINDS.
+    def hole(self) -> Tensor:
+        if self.px > min(self.image_size):
+            raise ValueError(f"{self.name}: the hole does not fit into images of {self.height}x{self.width}")
+        top, left = (self.height - self.px) // 2, (self.width - self.px) // 2
+        mask = torch.zeros(1, *self.image_size, dtype=torch.uint8)
+        mask[:, top : top + self.px, left : left + self.px] = 1
+        return mask
 
-    Raises ValueError as `StoredMasks` and, when called, if an index lies beyond the bank.
-    """
 
-    uses_mask_bank = True
-    kind: ClassVar[str]
+class NumberedHoles(Inpainting):
+    """Holes from a numbered `source`: in training one at random, in evaluation number index[i] for image i."""
 
-    def __init__(self, image_size: int, mask_bank: MaskBank | None = None):
-        super().__init__(image_size)
-        stored = mask_bank(self.kind) if callable(mask_bank) else mask_bank
-        _, *ratios = KINDS[self.kind]
-        self.source = BrushMasks(image_size, *ratios) if stored is None else StoredMasks(stored, image_size, *ratios)
+    source: BrushMasks | StoredMasks | FolderMasks
 
     def masks(self, batch: int, index: Tensor | None, generator: Source | None) -> Tensor:
         if index is None:
@@ -94,6 +109,35 @@ class FreeformHoles(Inpainting):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.source}"
+
+
+@family("inpaint-masks=DIR", "path", example="inpaint-masks=masks")
+class HolesOfFolder(NumberedHoles):
+    """The PNG files in the folder DIR, in the order of their names and over again: white = hole; see `FolderMasks`."""
+
+    def __init__(self, image_size: Size):
+        super().__init__(image_size)
+        self.source = FolderMasks(self.dir, self.image_size)
+
+
+class FreeformHoles(NumberedHoles):
+    """Brush-stroke holes.
+
+    `mask_bank`: a bank of any size, see `MaskBank`; None, or a function that gives None for `kind`: the brush draws
+    masks whose hole ratio lies within the range of KINDS.
+
+    Raises ValueError as `StoredMasks` and, when called, if an index lies beyond the bank.
+    """
+
+    uses_mask_bank = True
+    kind: ClassVar[str]
+
+    def __init__(self, image_size: Size, mask_bank: MaskBank | None = None):
+        super().__init__(image_size)
+        stored = mask_bank(self.kind) if callable(mask_bank) else mask_bank
+        _, *ratios = KINDS[self.kind]
+        size = self.image_size
+        self.source = BrushMasks(size, *ratios) if stored is None else StoredMasks(stored, size, *ratios)
 
 
 @corruption("inpaint-freeform1020")

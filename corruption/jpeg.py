@@ -3,6 +3,8 @@
 Sources: ITU-T T.81 (1992) Annex A.3 for the DCT, Annex K tables K.1 and K.2 for the quantisation; the JFIF colour
 transform, with the coefficients the published weights saw; the usual scaling of the tables by a quality factor.
 Steps: [-1,1] -> [0,255] -> YCbCr -> chroma at half size -> 8x8 DCT, divide by the table, round, and all the way back.
+Images of other than three channels have no chroma: each channel is stored as JPEG stores a grey image. Sides that are
+no multiple of a block are continued by their last pixel, as libjpeg does.
 """
 
 from functools import lru_cache
@@ -10,10 +12,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Corruption
-from .registry import corruption
+from .geometry import Size
+from .registry import corruption, family
 
 BLOCK = 8
 
@@ -50,43 +54,55 @@ def dct_matrix() -> np.ndarray:
 
 def scaled_table(table: np.ndarray, quality: int) -> np.ndarray:
     """Annex K table [8,8] at a quality factor 1..100: floor((s q + 50) / 100), within 1..255."""
-    s = 5000 / quality if quality < 50 else 200 - 2 * quality
+    s = 5000 // quality if quality < 50 else 200 - 2 * quality  # whole numbers, as in libjpeg
     return np.clip(np.floor((s * table + 50) / 100), 1, 255)
 
 
+@family("jpeg-QF", "1..100", example="jpeg-37")
 class JPEG(Corruption):
-    """JPEG there and back.  [B,3,S,S] in [-1,1] -> same shape, beyond [-1,1] where blocks overshoot."""
+    """JPEG there and back.  [B,C,H,W] in [-1,1] -> same shape, beyond [-1,1] where blocks overshoot."""
 
-    quality: ClassVar[int]
+    qf: ClassVar[int]
 
-    def __init__(self, image_size: int):
+    def __init__(self, image_size: Size):
         super().__init__(image_size)
         self.add_table("dct", dct_matrix())
         self.add_table("to_ycc", RGB_TO_YCC)
         self.add_table("to_rgb", CHROMA_TO_RGB)
-        self.add_table("luma", scaled_table(LUMA_TABLE, self.quality))
-        self.add_table("chroma", scaled_table(CHROMA_TABLE, self.quality))
+        self.add_table("luma", scaled_table(LUMA_TABLE, self.qf))
+        self.add_table("chroma", scaled_table(CHROMA_TABLE, self.qf))
 
     def degrade(self, x: Tensor) -> Tensor:
-        B, _, S, _ = x.shape
-        half = S // 2
-        to_ycc, to_rgb = self.to_ycc.to(x), self.to_rgb.to(x)
+        C, H, W = x.shape[1:]
+        block = 2 * BLOCK if C == 3 else BLOCK
         x = (x + 1) * 127.5
-        y = torch.einsum("c,bchw->bhw", to_ycc[0], x) - 128
-        # Quirk: chroma is every second pixel (the top left of four), not their mean. Its +128 of the colour transform
-        # and the -128 before the DCT cancel, here and on the way back.
-        corners = x[..., ::2, ::2].reshape(B, 3, half * half)
-        chroma = (to_ycc[1:] @ corners).reshape(B * 2, half, half)
-
-        y = self._quantise(y, self.luma.to(x)) + 128
-        chroma = self._quantise(chroma, self.chroma.to(x)).reshape(B, 2, half * half)
-        # Colours at half size first, then each is added to the 2x2 pixels of luma above it.
-        colour = (to_rgb @ chroma).reshape(B, 3, half, 1, half, 1)
-        rgb = y.reshape(B, 1, half, 2, half, 2) + colour
-        x = rgb.reshape(B, 3, S, S) / 127.5 - 1
+        if H % block or W % block:
+            x = F.pad(x, (0, -W % block, 0, -H % block), mode="replicate")
+        if C == 3:
+            x = self._colour(x)
+        else:
+            x = self._quantise((x - 128).flatten(0, 1), self.luma.to(x)).reshape(x.shape) + 128
+        x = x[..., :H, :W] / 127.5 - 1
         # Quirk: channels last in memory. `torch.randn_like` fills memory in its order, so a sampler that starts from
         # here gives the release's images at the same seed only in the release's layout.
         return x.contiguous(memory_format=torch.channels_last)
+
+    def _colour(self, x: Tensor) -> Tensor:
+        """[B,3,H,W] in [0,255], sides multiples of 16 -> same."""
+        B, _, H, W = x.shape
+        h, w = H // 2, W // 2
+        to_ycc, to_rgb = self.to_ycc.to(x), self.to_rgb.to(x)
+        y = torch.einsum("c,bchw->bhw", to_ycc[0], x) - 128
+        # Quirk: chroma is every second pixel (the top left of four), not their mean. Its +128 of the colour transform
+        # and the -128 before the DCT cancel, here and on the way back.
+        corners = x[..., ::2, ::2].reshape(B, 3, h * w)
+        chroma = (to_ycc[1:] @ corners).reshape(B * 2, h, w)
+
+        y = self._quantise(y, self.luma.to(x)) + 128
+        chroma = self._quantise(chroma, self.chroma.to(x)).reshape(B, 2, h * w)
+        # Colours at half size first, then each is added to the 2x2 pixels of luma above it.
+        colour = (to_rgb @ chroma).reshape(B, 3, h, 1, w, 1)
+        return (y.reshape(B, 1, h, 2, w, 2) + colour).reshape(B, 3, H, W)
 
     def _quantise(self, planes: Tensor, table: Tensor) -> Tensor:
         """DCT, rounding to multiples of `table` [8,8], inverse DCT of all 8x8 blocks.  [N,H,W] -> [N,H,W].
@@ -106,11 +122,11 @@ class JPEG(Corruption):
 class JPEG5(JPEG):
     """Quality factor 5."""
 
-    quality = 5
+    qf = 5
 
 
 @corruption("jpeg-10")
 class JPEG10(JPEG):
     """Quality factor 10."""
 
-    quality = 10
+    qf = 10

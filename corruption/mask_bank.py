@@ -1,6 +1,6 @@
-"""Where free-form masks come from: a stored bank, or the brush.
+"""Where numbered masks come from: a stored bank, the brush, or a folder of the user's.
 
-Both answer to a mask's number, so that training (a random number) and evaluation (the image's number) ask alike.
+All answer to a mask's number, so that training (a random number) and evaluation (the image's number) ask alike.
 
 The published bank is one file, `imagenet_freeform_masks.npz`: for each kind the packed bits of 10,000 masks of 256 px.
 The release unpacks it into `imagenet_freeform1020_masks.npz` and so on (key `mask`, uint8 [10000,256,256], 1 = hole).
@@ -18,7 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from PIL import Image
+
 from .brush import draw_mask
+from .geometry import Size, height_width
 
 PUBLISHED_FILE = "imagenet_freeform_masks.npz"
 PUBLISHED_SIZE = 256
@@ -27,6 +30,8 @@ KINDS = {  # kind -> (key in the published file, least and largest hole ratio)
     "freeform2030": ("20-30% freeform", 0.20, 0.30),
 }
 NUM_MASKS = 10_000  # size of the published bank; the brush offers as many in training
+SMALLEST = 16  # pixels: for smaller sides, masks of this size are resized, as no stroke would fit
+LARGEST_KEPT = 512**2  # pixels of a drawn mask that is kept
 CHECKED = 64  # masks of a bank whose mean hole ratio is checked: enough to tell kinds apart, and holes from the rest
 
 MaskBank = np.ndarray | Callable[[str], np.ndarray | None]
@@ -81,25 +86,24 @@ def packed(masks: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
 
 
 class StoredMasks:
-    """A bank, see `packed`; of another size than S, resized (nearest neighbour)."""
+    """A bank, see `packed`; of another size than the images, resized (nearest neighbour)."""
 
-    def __init__(self, masks: np.ndarray, size: int, low: float, high: float):
+    def __init__(self, masks: np.ndarray, size: Size, low: float, high: float):
         self.bits = packed(masks, low, high, "mask bank")
         self.count = len(self.bits)
-        self.size = size
+        self.size = height_width(size)
         self.stored_size = masks.shape[1] if masks.ndim == 3 else math.isqrt(8 * masks.shape[1])
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """Masks uint8 [B,S,S] of the given numbers [B].  Raises ValueError beyond the end of the bank."""
+        """Masks uint8 [B,H,W] of the given numbers [B].  Raises ValueError beyond the end of the bank."""
         if len(numbers) and numbers.max() >= self.count:
             raise ValueError(f"mask bank: it has {self.count} masks, none for image {numbers.max()} (counted from 0)")
         s = self.stored_size
         masks = np.unpackbits(self.bits[numbers], axis=1, count=s * s).reshape(-1, s, s)
-        nearest = np.arange(self.size) * s // self.size
-        return masks[:, nearest[:, None], nearest]
+        return nearest(masks, self.size)
 
     def __str__(self) -> str:
-        resized = "" if self.stored_size == self.size else f", resized from {self.stored_size} px"
+        resized = "" if (self.stored_size,) * 2 == self.size else f", resized from {self.stored_size} px"
         return f"{self.count} stored masks{resized}"
 
 
@@ -108,19 +112,63 @@ class BrushMasks:
 
     count = NUM_MASKS
 
-    def __init__(self, size: int, low: float, high: float):
-        self.size, self.low, self.high = size, low, high
+    def __init__(self, size: Size, low: float, high: float):
+        self.size, self.low, self.high = height_width(size), low, high
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """Masks uint8 [B,S,S] of the given numbers [B]."""
-        masks = [np.unpackbits(_drawn_bits(self.size, self.low, self.high, int(k))) for k in numbers]
-        return np.array(masks, dtype=np.uint8).reshape(-1, self.size, self.size)
+        """Masks uint8 [B,H,W] of the given numbers [B]."""
+        height, width = drawn = tuple(max(side, SMALLEST) for side in self.size)
+        kept = height * width <= LARGEST_KEPT
+        bits = [(_kept_bits if kept else _drawn_bits)(drawn, self.low, self.high, int(k)) for k in numbers]
+        masks = [np.unpackbits(each, count=height * width) for each in bits]
+        return nearest(np.array(masks, dtype=np.uint8).reshape(-1, height, width), self.size)
 
     def __str__(self) -> str:
         return "brush strokes in place of a mask bank"
 
 
-@lru_cache(2 * NUM_MASKS)  # for the mixture, which has two kinds
-def _drawn_bits(size: int, low: float, high: float, number: int) -> np.ndarray:
-    """A mask's bits, kept (82 MB for all 10,000 of 256 px): it costs milliseconds once and microseconds later."""
+def _drawn_bits(size: Size, low: float, high: float, number: int) -> np.ndarray:
+    """A mask's bits; kept (82 MB for all 10,000 of 256 px), it costs milliseconds once and microseconds later."""
     return np.packbits(draw_mask(size, low, high, number))
+
+
+_kept_bits = lru_cache(2 * NUM_MASKS)(_drawn_bits)  # for the mixture, which has two kinds
+
+
+class FolderMasks:
+    """The PNG files of a folder, in the order of their names; after the last comes the first again.
+
+    White (the upper half of the grey levels) is the hole; of another size than the images, resized (nearest
+    neighbour). Raises ValueError where there are none, and, as they are read, for one that cannot be read.
+    """
+
+    def __init__(self, folder: str, size: Size):
+        self.folder, self.size = folder, height_width(size)
+        self.files = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() == ".png")
+        self.count = len(self.files)
+        if not self.files:
+            raise ValueError(f"inpaint-masks={folder}: there are no PNG files in this folder")
+
+    def take(self, numbers: np.ndarray) -> np.ndarray:
+        """Masks uint8 [B,H,W] of the given numbers [B]."""
+        masks = [nearest(_read_mask(self.files[int(k) % self.count])[None], self.size) for k in numbers]
+        return np.concatenate(masks) if masks else np.zeros((0, *self.size), np.uint8)
+
+    def __str__(self) -> str:
+        return f"{self.count} masks of {self.folder}"
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I"):  # 16 bit
+                return (np.asarray(image) >= 2**15).astype(np.uint8)
+            return (np.asarray(image.convert("L")) >= 2**7).astype(np.uint8)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as a mask ({error})") from None
+
+
+def nearest(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks [n,h,w] at another size (H, W), as torch's nearest neighbour gives them."""
+    rows, columns = (np.arange(side) * of // side for side, of in zip(size, masks.shape[1:]))
+    return np.ascontiguousarray(masks[:, rows[:, None], columns])

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .base import Corruption, Source, check_index, draw_integers
+from .base import Corruption, Source, check_index, draw_integers, noise_source
 from .build import create_corruption, mask_bank_of
+from .geometry import Size
 from .mask_bank import MaskBank
 from .names import PUBLISHED
 from .registry import corruption
@@ -24,15 +25,16 @@ KINDS = tuple(name for name in PUBLISHED if name != "mixture")
 
 @corruption("mixture")
 class Mixture(Corruption):
-    """One of the nine per image.  [B,3,S,S] in [-1,1] -> same, no mask.
+    """One of the nine per image.  [B,C,S,S] in [-1,1] -> same, no mask.
 
     `mask_bank`: a function from kind ("freeform1020", "freeform2030") to masks or None; None: brush strokes.
     """
 
+    any_size = False
     uses_mask_bank = True
     draws_noise = True
 
-    def __init__(self, image_size: int, mask_bank: MaskBank | None = None):
+    def __init__(self, image_size: Size, mask_bank: MaskBank | None = None):
         super().__init__(image_size)
         self.operators = nn.ModuleList(create_corruption(kind, image_size, mask_bank=mask_bank) for kind in KINDS)
         self.num_masks = min(op.source.count for op in self.operators if op.uses_mask_bank)
@@ -44,7 +46,7 @@ class Mixture(Corruption):
         generator: Source | None = None,
         randn: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """x [B,3,S,S] in [-1,1] -> [B,3,S,S].
+        """x [B,C,S,S] in [-1,1] -> [B,C,S,S].
 
         `randn(x)` gives the noise for the holes; None: standard normal, from `generator` if one is given. All is drawn
         for the whole batch, whatever kinds are in it: an image's draws then do not depend on its neighbours.
@@ -56,7 +58,7 @@ class Mixture(Corruption):
         else:
             mask_numbers = check_index(index, len(x))
             kinds = mask_numbers % len(KINDS)
-        noise = _randn_like(x, generator) if randn is None else randn(x)
+        noise = noise_source(generator, randn)(x)
         out = torch.empty_like(x)
         for kind in kinds.unique().tolist():
             rows = (kinds == kind).nonzero().squeeze(1)
@@ -67,12 +69,6 @@ class Mixture(Corruption):
             else:
                 out[rows] = operator(x[rows], mask_numbers[rows])
         return out
-
-
-def _randn_like(x: Tensor, generator: Source | None) -> Tensor:
-    if not isinstance(generator, torch.Generator):
-        return torch.randn_like(x)
-    return torch.randn(x.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)
 
 
 class MixtureCorruptDatasetTrain(Dataset):

@@ -9,31 +9,48 @@ A new degradation is one new file in this package; nothing else is edited:
     class Negative(Corruption):
         def degrade(self, x):
             return -x
+
+With a parameter: the word in capitals stands for it, and the class finds its value under that name in small letters.
+
+    @family("darker-PERCENT", "1..99", example="darker-50")
+    class Darker(Corruption):
+        def degrade(self, x):
+            return (x + 1) * (1 - self.percent / 100) - 1
+
+The same decorators serve in a file of one's own, see `load_file`.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
+import types
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .names import TASKS
+from .names import Family, OperatorFile, check_task, read_operators
 
 if TYPE_CHECKING:
     from .base import Corruption
 
 CORRUPTIONS: dict[str, type[Corruption]] = {}
 """Name -> class, of the modules imported so far; see `lookup`."""
+FAMILIES: dict[str, tuple[Family, type[Corruption]]] = {}
+"""Pattern -> (what it means, class), likewise."""
+_OWN = "operators_of_"  # what the names of modules from `load_file` begin with
 
 
 def corruption(name: str) -> Callable[[type[Corruption]], type[Corruption]]:
-    """Class decorator that registers a `Corruption`.  Raises ValueError if a class already has the name."""
+    """Class decorator that registers a `Corruption`.  Raises ValueError if a class already has the name.
+
+    Operators from a user's file are replaced, so that the file can be loaded again.
+    """
 
     def register(cls: type[Corruption]) -> type[Corruption]:
-        if name in CORRUPTIONS:
-            raise ValueError(f"corruption '{name}' is registered twice: by {CORRUPTIONS[name]} and {cls}")
+        _refuse_twice(name, CORRUPTIONS.get(name), cls)
         cls.name = name
         CORRUPTIONS[name] = cls
         return cls
@@ -41,11 +58,63 @@ def corruption(name: str) -> Callable[[type[Corruption]], type[Corruption]]:
     return register
 
 
+def family(pattern: str, values: str, example: str) -> Callable[[type[Corruption]], type[Corruption]]:
+    """Class decorator that registers a `Corruption` with a parameter; see `Family`, and `corruption` above."""
+
+    def register(cls: type[Corruption]) -> type[Corruption]:
+        _refuse_twice(pattern, FAMILIES.get(pattern, (None, None))[1], cls)
+        FAMILIES[pattern] = Family(pattern, values, example), cls
+        return cls
+
+    return register
+
+
+def _refuse_twice(name: str, known: type | None, cls: type) -> None:
+    if known is not None and not known.__module__.startswith(_OWN):
+        raise ValueError(f"corruption '{name}' is registered twice: by {known} and {cls}")
+
+
 def lookup(name: str) -> type[Corruption]:
-    """The class registered as `name`.  Raises ValueError, listing the valid names, if there is none."""
+    """The class of the task `name`, with its parameter set.  Raises ValueError, listing the names, if there is none."""
     if name not in CORRUPTIONS:
-        for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-            importlib.import_module(f"{__package__}.{module.name}")  # runs its decorators
-    if name not in CORRUPTIONS:
-        raise ValueError(f"unknown corruption '{name}'; choose one of: {', '.join(TASKS)}")
-    return CORRUPTIONS[name]
+        _import_all()
+    if name in CORRUPTIONS:
+        return CORRUPTIONS[name]
+    for known, cls in FAMILIES.values():
+        if known.text(name) is not None:
+            return type(cls.__name__, (cls,), {"name": name, known.parameter.lower(): known.value(name)})
+    check_task(name)  # which says what names there are
+    raise AssertionError(f"{name} is declared, but its decorator registers nothing")
+
+
+def _import_all() -> None:
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{__package__}.{module.name}")  # runs its decorators
+
+
+def load_file(file: str | PathLike | OperatorFile) -> tuple[str, ...]:
+    """Run a .py file, and return the names and patterns of the operators that it registers.
+
+    Raises ValueError, one line with the place in the file, if the file cannot be read or run.
+    """
+    if not isinstance(file, OperatorFile):
+        file = read_operators(file)
+    _import_all()  # first: their names are taken
+    module = types.ModuleType(_OWN + Path(file.path).stem)
+    module.__file__ = file.path
+    sys.modules[module.__name__] = module  # where pickle looks for classes
+    try:
+        exec(compile(file.source, file.path, "exec"), module.__dict__)
+    except Exception as error:
+        raise ValueError(f"{place_in_file(error)}: {type(error).__name__}: {error}") from error
+    return (*file.tasks, *(known.pattern for known in file.families))
+
+
+def place_in_file(error: BaseException) -> str | None:
+    """ "my_op.py, line 7": where in a file of `load_file` an error arose; None: it came through none."""
+    place, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN):
+            place = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
