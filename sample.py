@@ -31,6 +31,7 @@ def sample(opt: argparse.Namespace) -> None:
         from dataset.open import open_evaluation
         from i2sb.ckpt_util import RESULTS, build_ckpt_option
         from i2sb.errors import UserError
+        from i2sb.operator_file import load_operators
         from i2sb.pictures import Pictures
         from i2sb.precision import LOW
         from i2sb.recon import sample_folder
@@ -53,6 +54,7 @@ def sample(opt: argparse.Namespace) -> None:
     folder = sample_folder(opt.ckpt, nfe, opt.clip_denoise)
     log = build_logger(folder, opt.global_rank)
     torch.manual_seed(opt.seed)
+    load_operators(ckpt_opt, opt.corruption_file, log)
     with main_first():
         dataset = WithChecksum(open_evaluation(ckpt_opt, log))
         corrupt = build_operator(ckpt_opt, dataset.classes, log)

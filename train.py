@@ -31,6 +31,7 @@ def train(opt: argparse.Namespace) -> None:
         from dataset.open import open_dataset
         from evaluation.metrics import training_judges
         from i2sb.ckpt_util import only_training
+        from i2sb.operator_file import load_operators
         from i2sb.resume import training_options
         from i2sb.runner import Runner
         from i2sb.runtime.distributed import main_first
@@ -41,6 +42,7 @@ def train(opt: argparse.Namespace) -> None:
     with only_training(opt):
         log = build_logger(Path(opt.log_dir, opt.name), opt.global_rank, resumed=opt.ckpt is not None)
         opt = training_options(opt, log)
+        load_operators(opt, opt.corruption_file, log)
         log_options(log, opt)
         torch.manual_seed(opt.seed)
         with explained(opt, smaller="the size of the network"), main_first():

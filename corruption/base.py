@@ -39,6 +39,7 @@ class Corruption(nn.Module):
     is_paired: ClassVar[bool] = False  # the data bring their degraded images, the operator is never called
     has_mask: ClassVar[bool] = False  # `forward` returns (image, mask)
     uses_mask_bank: ClassVar[bool] = False  # the constructor takes `mask_bank` besides `image_size`
+    file_sha256: ClassVar[str | None] = None  # of the user's file that it is from, see `registry.load_file`
     draws_noise: ClassVar[bool] = False  # `degrade` takes `randn` besides, the source of the noise in its images
 
     # How the published results of a task were made; `corruption.registry.lookup(task)` reads them.

@@ -17,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-
 from PIL import Image
 
 from .brush import draw_mask

@@ -90,7 +90,7 @@ class OperatorFile(NamedTuple):
 def read_operators(path: str | PathLike) -> OperatorFile:
     """Read a .py file without running it.
 
-    Raises ValueError, one line with the file's name, where it cannot be read or is no Python.
+    Raises ValueError, one line with the place in the file, where it cannot be read or is no Python.
     """
     try:
         source = Path(path).read_bytes()

@@ -107,7 +107,10 @@ def load_file(file: str | PathLike | OperatorFile) -> tuple[str, ...]:
         exec(compile(file.source, file.path, "exec"), module.__dict__)
     except Exception as error:
         raise ValueError(f"{place_in_file(error)}: {type(error).__name__}: {error}") from error
-    return (*file.tasks, *(known.pattern for known in file.families))
+    patterns = [known.pattern for known in file.families]
+    for cls in (*(CORRUPTIONS[name] for name in file.tasks), *(FAMILIES[pattern][1] for pattern in patterns)):
+        cls.file_sha256 = file.sha256
+    return (*file.tasks, *patterns)
 
 
 def place_in_file(error: BaseException) -> str | None:

@@ -14,8 +14,10 @@ from corruption.build import create_corruption
 from corruption.mask_bank import PUBLISHED_SIZE, stored_bank
 from corruption.registry import lookup
 from dataset.names import is_imagenet
+from guided_diffusion.presets import CHANNELS
 from i2sb.addresses import FREEFORM_BANK
 from i2sb.errors import UserError
+from i2sb.operator_file import operator_errors
 
 
 def fetch_bank(log: Any = None) -> Path:
@@ -26,9 +28,15 @@ def fetch_bank(log: Any = None) -> Path:
 
 
 def build_operator(opt: Any, classes: Iterable[str], log: Any) -> Corruption:
-    """The operator of the task `opt.corrupt` for images of these classes; its masks are those of `bank_for`."""
-    masks = bank_for(opt, is_imagenet(classes), log)
-    return create_corruption(opt.corrupt, opt.image_size, opt.device, masks, log)
+    """The operator of the task `opt.corrupt` for images of these classes; its masks are those of `bank_for`.
+
+    Raises UserError where the task is not defined for these images.
+    """
+    masks, channels = bank_for(opt, is_imagenet(classes), log), getattr(opt, "channels", CHANNELS)
+    if lookup(opt.corrupt).channels not in (None, channels):
+        raise UserError(f"--corrupt {opt.corrupt}: needs --channels {lookup(opt.corrupt).channels}, not {channels}")
+    with operator_errors():
+        return create_corruption(opt.corrupt, opt.image_size, opt.device, masks, log)
 
 
 def bank_for(opt: Any, imagenet: bool, log: Any) -> Callable[[str], np.ndarray | None] | None:

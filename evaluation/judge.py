@@ -18,6 +18,7 @@ from evaluation.table import Score, Scores, mean_scores, print_scores, read_csv,
 from evaluation.triples import Triples
 from i2sb.ckpt_util import RESULTS, build_ckpt_option, load_checkpoint
 from i2sb.errors import UserError
+from i2sb.operator_file import load_operators
 from i2sb.pixels import to_float, to_uint8
 from i2sb.recon import Recon, find_recon, run_identity
 from i2sb.runtime.logger import build_logger
@@ -84,6 +85,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     ckpt_opt.exif_rotate = _common("exif_rotate", samples, ckpt_opt.exif_rotate)
     if "image_size" not in opt.given:
         ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
+    load_operators(ckpt_opt, getattr(opt, "corruption_file", None), log)
     dataset = open_evaluation(ckpt_opt, log)
     corrupt = build_operator(ckpt_opt, dataset.classes, log)
     found = Evaluation(ckpt_opt, dataset, corrupt, is_imagenet(dataset.classes), samples, log)

@@ -11,6 +11,7 @@ from torch import Tensor
 from corruption.base import Corruption
 from i2sb.errors import UserError
 from i2sb.noise import Noise
+from i2sb.operator_file import operator_errors
 from i2sb.precision import full_float32
 from i2sb.samplers import fill_hole
 
@@ -107,8 +108,11 @@ def degrade(
     integers: Callable[[int, int], Tensor] | None = None,
     randn: Noise = torch.randn_like,
 ) -> tuple[Tensor, Tensor | None]:
-    """(degraded image for display, mask or None); holes are white.  Arguments as those of `make_batch`."""
-    with full_float32():
+    """(degraded image for display, mask or None); holes are white.  Arguments as those of `make_batch`.
+
+    Raises UserError where the operator refuses the images, or a user's own has a fault.
+    """
+    with full_float32(), operator_errors():
         if not isinstance(corrupt, Corruption):
             shown = corrupt(x0)
         elif corrupt.draws_noise:

@@ -45,7 +45,7 @@ _IF_GIVEN = ("image_size", "val_split", "pair_layout", "source", "target")  # el
 def with_defaults(opt: Any) -> argparse.Namespace:
     """A copy of `opt`, anything with attributes, with every training option that it lacks: the original's are fewer."""
     others = {"given": (), "distributed": False, "global_rank": 0, "local_rank": 0, "global_size": 1}
-    others |= {"ckpt_path": None, "load": None, "channels": presets.CHANNELS}
+    others |= {"ckpt_path": None, "load": None, "channels": presets.CHANNELS, "corruption_sha256": None}
     known = {name: getattr(opt, name, value) for name, value in {**training_defaults(), **others}.items()}
     more = {name: value for name, value in getattr(opt, "__dict__", {}).items() if not name.startswith("__")}
     return argparse.Namespace(**{**more, **known})

@@ -42,6 +42,8 @@ def open_store(
         "holes": holes(corrupt, len(dataset), shape),
         "device": runner.device.type,  # each kind draws other noise from the same seed
     }
+    if own := getattr(corrupt, "file_sha256", None):
+        settings["operator"] = own
     store = ReconStore(folder, opt.partition, len(dataset), settings, shape, opt.recon_dtype)
     with contextlib.ExitStack() as stack:
         finished = None

@@ -43,6 +43,7 @@ def training_options(opt: argparse.Namespace, log: Any) -> argparse.Namespace:
         opt.load = saved.load
         _check_bridge(opt, saved)
         _take_over(opt, saved, of_all_ranks(log, opt.global_rank))
+        opt.corruption_sha256 = saved.corruption_sha256 if opt.corrupt == saved.corrupt else None
         if reason := contradiction(opt):
             raise UserError(reason)
     return opt

@@ -23,7 +23,7 @@ EPILOG = (
 )
 # Flags of sample.py that mean the same to compute_metrices.py.
 OF_BOTH = ("ckpt", "dataset_dir", "val_list", "num_workers", "seed", "device", "image_size", "gpu")
-OF_BOTH += ("val_split", "source", "target", "pair_layout")
+OF_BOTH += ("val_split", "source", "target", "pair_layout", "corruption_file")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -81,7 +81,9 @@ def test_help_is_grouped_complete_and_quick(script):
 
 WRONG = [
     ("train", "", "--corrupt"),
-    ("train", "--corrupt jpeg", "argument --corrupt: invalid choice: 'jpeg' .*jpeg-5"),
+    ("train", "--corrupt jpeg", "argument --corrupt: unknown task 'jpeg': did you mean jpeg-5. Choose one of: .*"),
+    ("train", "--corrupt sr5x-pool", "argument --corrupt: 'sr5x-pool': SCALE must be one of 2|3|4|8"),
+    ("train", "--corrupt jpeg-5 --corruption-file no.py", "argument --corruption-file: .*no.py: cannot be read"),
     ("train", "--corrupt jpeg-5 --lr -1", "argument --lr: '-1' is invalid: expected a number above 0"),
     ("train", "--corrupt jpeg-5 --lr nan", "argument --lr: 'nan' is invalid"),
     ("train", "--corrupt jpeg-5 --interval 7", "--interval: '7' is invalid: expected an even whole number"),

@@ -6,7 +6,10 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
+
+from corruption.names import read_operators
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -97,6 +100,14 @@ def experiment(text: str) -> str:
     if not text or text in (".", "..") or text.startswith("/") or ".." in text.split("/") or "\0" in text or too_long:
         raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected the name of a folder in results/")
     return text.rstrip("/")
+
+
+def operator_file(text: str) -> str:
+    """An argparse type: a Python file with operators; its absolute path, as it is saved."""
+    try:
+        return read_operators(Path(text).absolute()).path
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def partition(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from guided_diffusion import presets
 
-from .parser import Parser, experiment, image_size, non_negative_int, number, positive_int
+from .parser import Parser, experiment, image_size, non_negative_int, number, operator_file, positive_int
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 PAIR_LAYOUTS = ("folders", "side-by-side", "side-by-side-reversed")
@@ -24,6 +24,8 @@ def add_run(parser: Parser) -> Any:
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help="seed of all random draws")
     device = "where to compute; auto: a GPU if there is one, else the CPU"
     add("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help=device)
+    own = "a .py file with operators of your own, for --corrupt NAME (see docs/tasks.md)"
+    add("--corruption-file", type=operator_file, metavar="FILE", help=own)
     add("--debug", action="store_true", help="open ipdb where an error occurs, instead of one line about it")
     return group
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from corruption.names import TASKS
+from corruption.names import PATTERNS, TASKS, check_task, read_operators
 from i2sb.runtime.writers import adopt_wandb_key
 
 from . import shared
@@ -51,8 +51,8 @@ def build_parser() -> Parser:
 
 def _add_bridge(parser: Parser) -> None:
     add = parser.add_argument_group("bridge").add_argument
-    tasks = f"the degradation to learn to undo: {', '.join(TASKS)}"
-    add("--corrupt", choices=TASKS, required=True, metavar="TASK", help=tasks)
+    tasks = f"the degradation to learn to undo: {', '.join(TASKS)}; {', '.join(map(str, PATTERNS))}"
+    add("--corrupt", required=True, metavar="TASK", help=f"{tasks}; or one of --corruption-file")
     add("--interval", type=even_int, default=1000, metavar="N", help="steps of the bridge, an even number")
     beta_max = "noise of the bridge: N times the largest beta of the ramp"
     add("--beta-max", type=positive_float, default=0.3, metavar="B", help=beta_max)
@@ -111,7 +111,11 @@ def parse_train_options(argv: Sequence[str] | None = None) -> argparse.Namespace
     """
     parser = build_parser()
     opt = parser.parse(argv)
-    opt.name = opt.name or opt.ckpt or opt.corrupt
+    try:
+        check_task(opt.corrupt, read_operators(opt.corruption_file) if opt.corruption_file else None)
+    except ValueError as error:
+        parser.error(f"argument --corrupt: {error}")
+    opt.name = opt.name or opt.ckpt or opt.corrupt.replace("/", "-")  # inpaint-masks=DIR
     opt.network = shared.resolve_network(parser, opt)
     if opt.ckpt is None and (reason := contradiction(opt)):  # else see `resume.training_options`
         parser.error(reason)

@@ -12,8 +12,8 @@ from PIL import Image
 import corruption
 from corruption import TASKS, Corruption, create_corruption
 from corruption.names import PATTERNS, check_task
-from corruption.registry import corruption as register
 from corruption.registry import FAMILIES, lookup
+from corruption.registry import corruption as register
 
 SIZE = 32
 ROOT = Path(corruption.__file__).resolve().parents[1]

@@ -221,7 +221,7 @@ def test_masks_of_another_size_are_resized(folder, size):
 
 def test_a_folder_without_masks_and_a_damaged_mask_are_named(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="inpaint-masks=.*empty: there are no PNG files in this folder"):
+    with pytest.raises(ValueError, match=r"inpaint-masks=.*empty: there are no PNG files in this folder"):
         create_corruption(f"inpaint-masks={tmp_path / 'empty'}", 16)
     (folder / "1.PNG").write_bytes((folder / "1.PNG").read_bytes()[:45])
     operator = create_corruption(f"inpaint-masks={folder}", 16)
