@@ -28,8 +28,8 @@ class Corruption(nn.Module):
     Raises ValueError if the operator is not defined for images of this size.
 
     Tables are float32 buffers that no state dict holds; a call brings them to the input's device. Matrix products keep
-    float32 whatever autocast says, but follow torch's global settings of TF32, which puts about 1e-3 on blur and may
-    flip roundings of jpeg (off by default for products, on for cuDNN's convolutions).
+    float32 whatever autocast says, but follow torch's global setting of TF32 (off by default), which puts about 1e-3 on
+    blur and may flip roundings of jpeg.
     """
 
     name: ClassVar[str] = "corruption"  # set by the registry

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Corruption
@@ -21,6 +20,7 @@ from .geometry import Size, mirrored
 from .registry import corruption, family
 
 SMALLEST_SINGULAR_VALUE = 0.03
+STRIP = 64  # pixels that the textbook blur computes at a time, at least
 
 
 def blur_matrix(kernel: tuple[float, ...], size: int) -> np.ndarray:
@@ -112,23 +112,34 @@ class TextbookBlur(Corruption):
 
     def __init__(self, image_size: Size):
         super().__init__(image_size)
-        weights = self.weights()
-        half = len(weights) // 2
+        kernel = self.weights() / self.weights().sum()
+        taps = len(kernel)
+        strip = max(STRIP, taps)
+        band = np.zeros((strip, strip + taps - 1))
+        for row in range(strip):
+            band[row, row : row + taps] = kernel
+        self.add_table("band", band)
         for axis, length in (("rows", self.height), ("columns", self.width)):
-            pixels = mirrored(length, half, len(weights) - 1 - half)
+            pixels = mirrored(length, taps // 2, (taps - 1) // 2 + -length % strip)
             self.register_buffer(axis, torch.from_numpy(pixels), persistent=False)
-        self.add_table("kernel", weights / weights.sum())
 
     def weights(self) -> np.ndarray:
         """[K], float64: of the pixels i - K//2 and on, for pixel i."""
         raise NotImplementedError
 
     def degrade(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        kernel = self.kernel.to(x)
-        x = F.conv2d(x[:, :, self.rows.to(x.device)].reshape(B * C, 1, -1, W), kernel[None, None, :, None])
-        x = F.conv2d(x[..., self.columns.to(x.device)], kernel[None, None, None])
-        return x.reshape(B, C, H, W)
+        x = self._convolve(x, self.columns)[..., : self.width].mT
+        return self._convolve(x, self.rows)[..., : self.height].mT.contiguous()
+
+    def _convolve(self, x: Tensor, pixels: Tensor) -> Tensor:
+        """The last axis, continued by `pixels`, strip after strip times one banded matrix: [..,L] -> [..,L or more].
+
+        As a product it is fast on every device, and takes little memory (oneDNN's convolution takes 18 times the
+        image's).
+        """
+        strip, reach = self.band.shape
+        windows = x[..., pixels.to(x.device)].unfold(-1, reach, strip)
+        return (windows @ self.band.to(x).T).flatten(-2)
 
 
 @family("blur-gauss-SIGMA", "0.3..100.0", example="blur-gauss-1.5")
