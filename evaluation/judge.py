@@ -85,6 +85,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     ckpt_opt.exif_rotate = _common("exif_rotate", samples, ckpt_opt.exif_rotate)
     if "image_size" not in opt.given:
         ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
+    ckpt_opt.corruption_sha256 = _common("operator", samples, ckpt_opt.corruption_sha256)
     load_operators(ckpt_opt, getattr(opt, "corruption_file", None), log)
     dataset = open_evaluation(ckpt_opt, log)
     corrupt = build_operator(ckpt_opt, dataset.classes, log)

@@ -34,7 +34,7 @@ def load_operators(opt: Any, given: str | None, log: Any) -> None:
     known, saved = getattr(opt, "corruption_sha256", None), getattr(opt, "corruption_file", None)
     file = _read(given) if given else _read_saved(opt.corrupt, saved, known)
     if known not in (None, file.sha256):
-        log.warning(f"[Corrupt] {file.path}: is not what the checkpoint was trained with, or has changed since")
+        log.warning(f"[Corrupt] {file.path}: is another file than before, or has changed since the training")
     with operator_errors():
         check_task(opt.corrupt, file)
         load_file(file)
