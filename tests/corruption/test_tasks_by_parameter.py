@@ -11,7 +11,8 @@ from PIL import Image
 
 from corruption import create_corruption
 from corruption.brush import draw_mask
-from corruption.inpaint import FolderMasks
+from corruption.jpeg import CHROMA_TABLE, LUMA_TABLE, scaled_table
+from corruption.mask_bank import FolderMasks
 
 SIZES = [(1, 1), (3, 50), (37, 29), (64, 48)]
 
@@ -118,6 +119,12 @@ def quantised(plane: np.ndarray, table: np.ndarray) -> np.ndarray:
             coefficients = scipy.fft.dctn(plane[block], norm="ortho")
             out[block] = scipy.fft.idctn(np.round(coefficients / table) * table, norm="ortho")
     return out
+
+
+def test_jpeg_tables_are_those_of_libjpeg():
+    for quality in range(1, 101):
+        ours = [scaled_table(table, quality) for table in (LUMA_TABLE, CHROMA_TABLE)]
+        assert np.array_equal(ours, tables(quality))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (17, 40), (37, 29)])
