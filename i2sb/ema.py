@@ -2,10 +2,16 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+
+def average_decay(opt: Any) -> float:
+    """The decay that the options ask for: `ema`, or that of `ema_halflife_images`, at one update per `batch_size`."""
+    return 0.5 ** (opt.batch_size / opt.ema_halflife_images) if opt.ema_halflife_images else opt.ema
 
 
 class ExponentialMovingAverage:

@@ -10,9 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
+
+COSINE_END = 0.01  # of the learning rate, at the last iteration
+
+
+def build_schedule(adamw: AdamW, opt: Any) -> LRScheduler | None:
+    """The learning rate's way: `lr_step` and `lr_gamma` as published, or `lr_schedule` cosine; after `warmup` steps."""
+    cosine, gamma, size, warmup, last = opt.lr_schedule == "cosine", opt.lr_gamma, opt.lr_step, opt.warmup, opt.num_itr
+
+    def factor(k: int) -> float:
+        rise = min(1.0, (k + 1) / (warmup + 1))
+        if not cosine:
+            return rise * gamma ** (k // size)
+        way = min(1.0, max(0, k - warmup) / max(1, last - 1 - warmup))
+        return rise * (COSINE_END + (1 - COSINE_END) * (1 + math.cos(math.pi * way)) / 2)
+
+    if cosine or warmup:
+        return LambdaLR(adamw, factor)
+    return StepLR(adamw, step_size=size, gamma=gamma) if gamma < 1 else None
 
 
 class Optimizer:
@@ -24,6 +42,7 @@ class Optimizer:
     Args:
         parameters: what is optimized.
         opt: `lr`, multiplied by `lr_gamma` every `lr_step` steps (1: constant); `l2_norm`, AdamW's weight decay;
+            `lr_schedule`, `warmup`: see `build_schedule`; `grad_clip`: largest norm of a gradient (0: any);
             `precision`: with fp16 the losses are scaled, so that small gradients survive.
     """
 
@@ -32,7 +51,8 @@ class Optimizer:
         device = self.parameters[0].device
         self._on_gpu = device.type == "cuda"
         self.adamw = AdamW(self.parameters, lr=opt.lr, weight_decay=opt.l2_norm, fused=self._on_gpu or None)
-        self.sched = StepLR(self.adamw, step_size=opt.lr_step, gamma=opt.lr_gamma) if opt.lr_gamma < 1 else None
+        self.sched = build_schedule(self.adamw, opt)
+        self.clip = opt.grad_clip
         self.scaler = torch.amp.GradScaler(device.type, enabled=opt.precision == "fp16")
         self._skipped, self._in_a_row, self._worst = torch.zeros(3, device=device).unbind()
 
@@ -47,10 +67,15 @@ class Optimizer:
         factor = torch.where(loss.detach().isfinite(), 1.0, math.nan)
         self.scaler.scale(loss * factor).backward()
 
-    def step(self) -> Tensor:
-        """Take one step with the accumulated gradients and clear them.  Returns their norm, on the device."""
+    def step(self, num_micro: int = 1) -> Tensor:
+        """Take one step with the gradients of `num_micro` backward passes and clear them.
+
+        Returns the norm of their mean before clipping, on the device.
+        """
         self.scaler.unscale_(self.adamw)
         norm = get_total_norm(p.grad for p in self.parameters if p.grad is not None)
+        if self.clip:  # the gradients are summed, as published
+            clip_grads_with_norm_(self.parameters, self.clip * num_micro, norm)
         bad = (~norm.isfinite()).float()
         self._skipped += bad
         self._in_a_row.add_(1).mul_(bad)
@@ -68,7 +93,7 @@ class Optimizer:
                 warnings.simplefilter("ignore")  # torch warns when the very first step was skipped
                 self.sched.step()
         self.adamw.zero_grad(set_to_none=True)
-        return norm
+        return norm / num_micro
 
     def skipped(self) -> tuple[int, int]:
         """(steps skipped so far, longest row of skipped steps); waits for the device."""
@@ -95,11 +120,15 @@ class Optimizer:
                 group[key] = mine[key]
             if "l2_norm" in keep:
                 group["weight_decay"] = mine["weight_decay"]
-        if self.sched is not None and state.get("sched") is not None:
-            self.sched.load_state_dict(state["sched"])
+        sched = state.get("sched")
+        another = sched is not None and ("step_size" in sched) != isinstance(self.sched, StepLR)
+        if another and self.sched is not None:
+            self.sched.last_epoch = sched["last_epoch"]
+        elif self.sched is not None and sched is not None:
+            self.sched.load_state_dict(sched)
         loaded = self._rates()
         wanted = {key: my_rates[key] if key in keep else loaded[key] for key in loaded}
-        if wanted != loaded:
+        if wanted != loaded or another or isinstance(self.sched, LambdaLR):  # --num-itr may be another as well
             self._set_rates(**wanted)
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
@@ -108,14 +137,19 @@ class Optimizer:
         """The rate that training began with, and its schedule if it has one, by their names as options."""
         group = self.adamw.param_groups[0]
         first = {"lr": group.get("initial_lr", group["lr"])}
-        return first if self.sched is None else {**first, "lr_gamma": self.sched.gamma, "lr_step": self.sched.step_size}
+        if not isinstance(self.sched, StepLR):
+            return first
+        return {**first, "lr_gamma": self.sched.gamma, "lr_step": self.sched.step_size}
 
     def _set_rates(self, lr: float, lr_gamma: float = 1.0, lr_step: int = 1) -> None:
         """Go over to the rate that training would have now, had it begun with these."""
         now = lr
-        if self.sched is not None:
+        if isinstance(self.sched, StepLR):
             now = lr * lr_gamma ** (self.sched.last_epoch // lr_step)
             self.sched.gamma, self.sched.step_size = lr_gamma, lr_step
+        elif self.sched is not None:
+            now = lr * self.sched.lr_lambdas[0](self.sched.last_epoch)
+        if self.sched is not None:
             self.sched.base_lrs, self.sched._last_lr = [lr], [now]
         for group in self.adamw.param_groups:
             group["initial_lr"], group["lr"] = lr, now

@@ -21,9 +21,10 @@ from i2sb.batch import Batch, Given, make_batch
 from i2sb.ckpt_util import bridge_of, load_checkpoint, options_to_save, save_options, with_defaults
 from i2sb.config import BridgeConfig
 from i2sb.diffusion import Diffusion, label_from_x0, x0_from_label
-from i2sb.ema import ExponentialMovingAverage
+from i2sb.ema import ExponentialMovingAverage, average_decay
 from i2sb.errors import UserError
 from i2sb.initial_weights import load_initial, load_weights
+from i2sb.loss_weight import Balance
 from i2sb.network import build_network
 from i2sb.noise import ImageNoise, Noise, TrainingDraws
 from i2sb.precision import LOW, autocast, set_float32_products
@@ -80,14 +81,14 @@ class Runner:
         self.net.to(self.device)
         if opt.channels_last:
             self.net.to(memory_format=torch.channels_last)
-        self.ema = ExponentialMovingAverage(self.net.parameters(), decay=opt.ema)
+        self.ema = ExponentialMovingAverage(self.net.parameters(), decay=average_decay(opt))
         if self.loaded is not None and self.loaded["ema"] is not None:  # exported weights are the average
             try:
                 self.ema.load_state_dict(self.loaded["ema"])
             except (ValueError, TypeError, AttributeError) as error:
                 raise UserError(f"{opt.load}: its averaged weights do not fit: {error}") from error
-            if "ema" in opt.given:
-                self.ema.decay = opt.ema
+            if "ema" in opt.given or opt.ema_halflife_images:
+                self.ema.decay = average_decay(opt)
         self.forward = torch.compile(self.net) if opt.compile else self.net
 
     def loaded_iteration(self) -> int:
@@ -100,13 +101,21 @@ class Runner:
         """What the network should predict at xt, Eq. 12.  step: LongTensor [B]; x0, xt: [B,C,H,W]."""
         return label_from_x0(self.diffusion.get_std_fwd(step, xdim=x0.shape[1:]), x0, xt).detach()
 
-    def training_loss(self, given: Given, corrupt: Callable, draws: TrainingDraws, forward: Callable) -> Tensor:
+    def training_loss(
+        self,
+        given: Given,
+        corrupt: Callable,
+        draws: TrainingDraws,
+        forward: Callable,
+        balance: Balance | None = None,
+    ) -> Tensor:
         """The loss of one micro-batch, a scalar.
 
         Args:
             given: on this runner's device; corrupt: see `batch.make_batch`.
             draws: source of all random numbers.
             forward: the network, or what wraps it.
+            balance: weighs the steps; None: as published.
         """
         opt = self.opt
         batch = make_batch(
@@ -125,7 +134,11 @@ class Runner:
             pred = forward(self._layout(xt), step, cond=batch.cond)
         if batch.mask is not None:  # only the hole counts, but the mean is over all pixels
             pred, label = pred * batch.mask, label * batch.mask
-        return F.mse_loss(pred.float(), label)
+        if balance is None:
+            return F.mse_loss(pred.float(), label)
+        balance.measure(x0, batch.x1, batch.mask)
+        weight = balance.weight(self.diffusion.get_std_fwd(step, xdim=x0.shape[1:]))
+        return (weight * (pred.float() - label).square()).mean()
 
     def train(
         self,

@@ -20,6 +20,7 @@ from i2sb.batch import unpack
 from i2sb.ckpt_util import LATEST, keep_checkpoint, save_checkpoint
 from i2sb.errors import UserError
 from i2sb.loader import training_loader
+from i2sb.loss_weight import Balance
 from i2sb.meter import Meter
 from i2sb.noise import TrainingDraws
 from i2sb.optimizer import Optimizer
@@ -87,6 +88,8 @@ class Training:
             use_deterministic_kernels()
         runner.net.diffusion_model.set_checkpointing(opt.grad_checkpoint)
         self.optimizer = Optimizer(runner.net.parameters(), opt)
+        balanced = opt.loss_weight == "balanced"
+        self.balance = Balance(opt.loss_s2, self.num_micro, runner.device) if balanced else None
         self.draws = TrainingDraws(self.rank, self.world_size, runner.device, opt.seed)
         self.state = self._start()
         self.forward = self._distributed()
@@ -110,6 +113,8 @@ class Training:
                 state = State(iteration, num_images, saved=iteration)
                 self.optimizer.load_state_dict(loaded, keep=self.opt.given)
                 restore_random_state(loaded, self.draws, log)
+                if self.balance and (balance := loaded.get("resume", {}).get("balance")):
+                    self.balance.load_state_dict(balance)
             except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
                 raise UserError(f"{self.opt.load}: cannot be resumed: its state does not fit: {error}") from error
         self.runner.loaded = None  # as large as the network four times over
@@ -181,14 +186,14 @@ class Training:
             # The gradients travel between the ranks once, with the last micro-batch.
             last = micro == self.num_micro - 1
             with contextlib.nullcontext() if last or self.world_size == 1 else self.forward.no_sync():
-                loss = self.runner.training_loss(given, self.corrupt, self.draws, self.forward)
+                loss = self.runner.training_loss(given, self.corrupt, self.draws, self.forward, self.balance)
                 self.optimizer.backward(loss)
             losses.append(loss.detach())
         self.state.worth_saving = False
-        norm = self.optimizer.step()
+        norm = self.optimizer.step(self.num_micro)
         self.runner.ema.update()
         self.state.worth_saving = True
-        return torch.stack(losses).mean(), norm / self.num_micro  # the gradients are summed, as published
+        return torch.stack(losses).mean(), norm
 
     # Now and then
 
@@ -206,6 +211,8 @@ class Training:
             "skipped_steps": skipped,
             "peak_memory_gib": peak_memory(self.runner.device),
         }
+        if self.balance:
+            values["loss_s2"] = float(self.balance.s2)
         self.writer.add_scalars(iteration, values)
         speed = f"{values['images_per_second']:.3g} images/s"
         text = f"loss {values['loss']:.5f} | lr {values['lr']:.3g} | {speed}"
@@ -243,6 +250,7 @@ class Training:
                     "data": self.data,
                     "world_size": self.world_size,
                     "draws": draws,
+                    "balance": self.balance and self.balance.state_dict(),
                     "random_states": random_states,
                 },
             }

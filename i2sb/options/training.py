@@ -76,6 +76,18 @@ def _add_optimization(parser: Parser) -> None:
     add("--lr-step", type=positive_int, default=1000, metavar="N", help="iterations between these decays")
     add("--l2-norm", type=non_negative_float, default=0.0, metavar="W", help="weight decay of AdamW")
     add("--ema", type=number(float, 0, 1), default=0.99, metavar="D", help="decay of the weights' moving average")
+    halflife = "seen images by which the moving average's memory halves, in place of --ema (0: --ema counts)"
+    add("--ema-halflife-images", type=non_negative_int, default=0, metavar="N", help=halflife)
+    schedule = "how the learning rate decays; cosine: to 1 %% at --num-itr"
+    add("--lr-schedule", choices=("step", "cosine"), default="step", help=schedule)
+    warmup = "iterations in which the learning rate rises to --lr"
+    add("--warmup", type=non_negative_int, default=0, metavar="N", help=warmup)
+    clip = "shorten gradients, the mean over a batch, to this norm (0: never)"
+    add("--grad-clip", type=non_negative_float, default=0.0, metavar="X", help=clip)
+    weight = "weight of the steps in the loss; balanced: squared errors count A / (A + s2), A = std_fwd^2"
+    add("--loss-weight", choices=("published", "balanced"), default="published", help=weight)
+    s2 = "variance of degraded minus clean image, for balanced (0: measured on the first 16 batches)"
+    add("--loss-s2", type=non_negative_float, default=0.0, metavar="S2", help=s2)
     add("--no-pretrained", action="store_true", help="start ADM-256 from random weights, fetch nothing")
     nonfinite = "stop after N consecutive steps with NaN or inf in loss or gradients (each is skipped)"
     add("--max-nonfinite", type=positive_int, default=50, metavar="N", help=nonfinite)
@@ -129,6 +141,8 @@ def contradiction(opt: argparse.Namespace) -> str | None:
         return f"--t0 {opt.t0:g}: must be below --T {opt.T:g}"
     if opt.eval_nfe is not None and opt.eval_nfe >= opt.interval:
         return f"--eval-nfe {opt.eval_nfe}: must lie in 1..{opt.interval - 1} (--interval - 1)"
+    if opt.ema_halflife_images and "ema" in opt.given:
+        return f"--ema {opt.ema:g}: --ema-halflife-images {opt.ema_halflife_images} is given in its place; give one"
     if opt.ckpt is not None and opt.network is None:
         return None  # which network the checkpoint has is seen when it is built
     return shared.misfit(opt.image_size, opt.network)

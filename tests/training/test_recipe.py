@@ -1,0 +1,131 @@
+"""The options of training that are off by default: what each does, and that all of them resume to the same bits."""
+
+import argparse
+import math
+import os
+import signal
+
+import pytest
+import torch
+from small_runs import logged, script, train_argv
+from test_resume import assert_same_bits, state
+
+import train
+from i2sb.diffusion import Diffusion
+from i2sb.loss_weight import NUM_BATCHES, Balance
+from i2sb.optimizer import Optimizer
+from i2sb.runner import Runner
+from i2sb.schedule import make_betas
+
+RECIPE = ["--loss-weight", "balanced", "--lr-schedule", "cosine", "--warmup", "3", "--grad-clip", "0.5"]
+RECIPE += ["--ema-halflife-images", "20"]
+
+
+def test_the_whole_recipe_resumes_to_the_same_bits(dataset, monkeypatch):
+    """Interrupted by a signal, which leaves --num-itr as it is: while the variance is being measured, and after."""
+    argv = train_argv(dataset, "--deterministic", "--num-itr", "20", "--batch-size", "2", *RECIPE)
+    assert train.main([*argv, "--name", "straight"]) == 0
+    compute, calls = Runner.training_loss, []
+
+    def signalled(*args):
+        calls.append(args)
+        if len(calls) in (3, 18):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(*args)
+
+    monkeypatch.setattr(Runner, "training_loss", signalled)
+    for done in (3, 18, 20):
+        resumed = ["--ckpt", "parts"] if calls else []
+        assert train.main([*argv, "--name", "parts", *resumed]) == 0
+        assert len(calls) == state("parts")["resume"]["iteration"] == done
+    assert_same_bits(state("straight"), state("parts"))
+    assert state("straight")["sched"] == state("parts")["sched"]
+    assert logged("straight") == logged("parts")
+    assert state("parts")["resume"]["balance"]["seen"] == NUM_BATCHES
+    assert state("parts")["ema"]["decay"] == 0.5 ** (2 / 20)
+    assert 0 < logged("parts", "loss_s2")[20] == logged("parts", "loss_s2")[16] != logged("parts", "loss_s2")[15]
+
+
+def test_two_ranks_measure_the_variance_of_all_images(dataset, tmp_path):
+    argv = train_argv(dataset, "--num-itr", "3", "--loss-weight", "balanced")
+    assert train.main([*argv, "--microbatch", "2", "--name", "one"]) == 0
+    done = script("train", [*argv, "--microbatch", "1", "--name", "two", "--n-gpu-per-node", "2"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    for key in ("loss", "loss_s2"):
+        assert logged("two", key) == pytest.approx(logged("one", key), rel=1e-4)
+
+
+def test_what_is_measured_is_the_variance_of_the_difference_in_the_hole():
+    balance = Balance(0, 1, torch.device("cpu"))
+    x0, mask = torch.randn(4, 3, 16, 16), torch.zeros(4, 1, 16, 16)
+    mask[..., :8] = 1
+    d = torch.randn(4, 3, 16, 16) * 0.3 + 0.2
+    balance.measure(x0, x0 + d * mask + 5 * (1 - mask), mask)
+    assert float(balance.s2) == pytest.approx(float(d[..., :8].var(correction=0)), rel=1e-4)
+
+
+def test_published_weight_lies_on_the_first_steps_and_balanced_weight_does_not():
+    """Weights per squared error of x0 itself."""
+    std_fwd = Diffusion(make_betas(1000, 0.3)).std_fwd.double()
+    balanced = Balance(0.02, 1, torch.device("cpu")).weight(std_fwd)
+    shares = [float(w[:100].sum() / w.sum()) for w in (1 / std_fwd**2, balanced / std_fwd**2)]
+    print("share of the lowest tenth of the steps, published and balanced:", shares)
+    assert shares[0] == pytest.approx(0.74, abs=0.01)
+    assert shares[1] < 0.3
+
+
+def options(**others):
+    known = {"lr": 1.0, "l2_norm": 0.0, "lr_gamma": 0.5, "lr_step": 4, "precision": "fp32", "grad_clip": 0.0}
+    return argparse.Namespace(**{**known, "lr_schedule": "step", "warmup": 0, "num_itr": 20, **others})
+
+
+def rates(optimizer, count):
+    found = []
+    for _ in range(count):
+        found.append(optimizer.lr)
+        optimizer.parameters[0].grad = torch.ones(2)
+        optimizer.step()
+    return found
+
+
+def parameters():
+    return [torch.nn.Parameter(torch.zeros(2))]
+
+
+def test_the_rate_rises_and_falls():
+    found = rates(Optimizer(parameters(), options(lr_schedule="cosine", warmup=4)), 22)
+    assert found[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert found[4:20] == pytest.approx([0.01 + 0.99 * (1 + math.cos(math.pi * k / 15)) / 2 for k in range(16)])
+    assert found[20:] == pytest.approx([0.01, 0.01])
+    stepwise = rates(Optimizer(parameters(), options(warmup=2)), 9)
+    assert stepwise == pytest.approx([1 / 3, 2 / 3, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("before", [{}, {"lr_schedule": "cosine", "num_itr": 9}, {"warmup": 7}])
+@pytest.mark.parametrize("after", [{}, {"lr_schedule": "cosine", "warmup": 2}, {"warmup": 9}])
+def test_a_resumed_training_may_take_another_schedule(before, after):
+    """The rate is then what it would be had training begun with it."""
+    first, straight = (Optimizer(parameters(), options(**which)) for which in (before, after))
+    rates(first, 6)
+    resumed = Optimizer(parameters(), options(**after))
+    resumed.load_state_dict(first.state_dict())
+    assert rates(resumed, 5) == pytest.approx(rates(straight, 11)[6:])
+
+
+def test_clipping_bounds_the_mean_gradient_whatever_the_number_of_micro_batches():
+    sums = {}
+    for num_micro in (1, 4):
+        (parameter,) = parameters()
+        optimizer = Optimizer([parameter], options(grad_clip=0.5))
+        for _ in range(num_micro):
+            optimizer.backward((parameter * torch.tensor([3.0, 4.0])).sum())
+        optimizer.adamw.register_step_pre_hook(lambda *_, p=parameter, n=num_micro: sums.update({n: p.grad.clone()}))
+        assert float(optimizer.step(num_micro)) == pytest.approx(5.0)
+    for num_micro, gradient in sums.items():
+        assert gradient.tolist() == pytest.approx([0.3 * num_micro, 0.4 * num_micro], rel=1e-4)
+
+
+def test_one_decay_at_a_time(dataset, capsys):
+    with pytest.raises(SystemExit):
+        train.main(train_argv(dataset, "--ema", "0.9", "--ema-halflife-images", "100"))
+    assert "--ema-halflife-images 100 is given in its place; give one" in capsys.readouterr().err
