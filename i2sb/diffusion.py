@@ -111,12 +111,15 @@ class Diffusion:
         *,
         randn: Noise = torch.randn_like,
         on_step: OnStep | None = None,
+        sampler: str = "ddpm",
+        eta: float | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`samplers.ddpm` under its published name; it also records states.
+        """`samplers.sample` under the published name; it also records states.
 
         Args:
-            steps, pred_x0_fn, x1, mask, ot_ode, randn, on_step: see `samplers.sample`; x1 is taken as it comes,
+            steps, pred_x0_fn, x1, mask, ot_ode, randn, on_step, eta: see `samplers.sample`; x1 is taken as it comes,
                 also in the hole (`Runner.ddpm_sampling` fills that).
+            sampler: which one.
             log_steps: steps whose state is recorded; step 0 among them. Default: all but the last.
             verbose: show a progress bar.
 
@@ -124,7 +127,7 @@ class Diffusion:
             (xs, pred_x0s), each [B,K,C,H,W] on the CPU, K = len(log_steps); index 0 is the final image.
 
         Raises:
-            ValueError: steps do not ascend from 0 inside the schedule, or log_steps lacks step 0.
+            ValueError: see `samplers.sample`; or log_steps lacks step 0.
         """
         wanted = {int(n) for n in (steps[:-1] if log_steps is None else log_steps)}
         if 0 not in wanted:
@@ -140,6 +143,7 @@ class Diffusion:
                 on_step(nprev, xt, pred_x0)
 
         with Progress("sampling steps", len(steps) - 1, shown=verbose) as bar:
-            sample("ddpm", self, steps, pred_x0_fn, x1, mask=mask, ot_ode=ot_ode, randn=randn, on_step=record)
+            options = {"eta": eta, "mask": mask, "ot_ode": ot_ode, "randn": randn, "on_step": record}
+            sample(sampler, self, steps, pred_x0_fn, x1, **options)
         # One copy to the CPU at the end: a copy inside the loop would make the device wait for it.
         return torch.stack(xs[::-1], dim=1).cpu(), torch.stack(pred_x0s[::-1], dim=1).cpu()

@@ -196,6 +196,9 @@ class Runner:
         randn: Noise = torch.randn_like,
         redraw_hole: bool = True,
         on_step: OnStep | None = None,
+        sampler: str = "ddpm",
+        eta: float | None = None,
+        spacing: str = "uniform",
     ) -> tuple[Tensor, Tensor]:
         """Restore degraded images with the averaged weights.  The network is in evaluation mode afterwards.
 
@@ -204,16 +207,16 @@ class Runner:
             x1: [B,C,H,W] in about [-1,1]; mask: [B,1,H,W], 1 = hole; cond: [B,C,H,W] for --cond-x1.
             nfe: network calls; default: see `schedule.num_evaluations`.
             log_count: how many states are recorded at most.
-            randn, on_step: see `samplers.sample`.
+            randn, on_step, sampler, eta: see `samplers.sample`; spacing: see `schedule.visited_steps`.
             redraw_hole: with a mask, fill the hole of x1 with fresh noise first; False: it holds noise already.
 
         Returns:
             (xs, pred_x0s): states and predictions [B,K,C,H,W] on the CPU; index 0 is the final image.
 
         Raises:
-            ValueError: nfe is not in 1 .. interval - 1.
+            ValueError: nfe is not in 1 .. interval - 1; sampler, eta or spacing do not suit, see there.
         """
-        steps, log_steps = sampling_steps(opt.interval, nfe, log_count)
+        steps, log_steps = sampling_steps(opt.interval, nfe, log_count, spacing, self.diffusion.std_fwd_list)
         x1, mask, cond = (None if t is None else t.to(self.device) for t in (x1, mask, cond))
         numbers = torch.arange(opt.interval, device=self.device)
 
@@ -235,6 +238,8 @@ class Runner:
                 verbose=verbose,
                 randn=randn,
                 on_step=on_step,
+                sampler=sampler,
+                eta=eta,
             )
 
     def restore(
@@ -245,7 +250,7 @@ class Runner:
         Args:
             given, corrupt: see `batch.make_batch`; given on this runner's device.
             numbers: positions of the images in the evaluation order [B].
-            sampling: `clip_denoise`, `nfe`, `log_count`, `on_step`, see `ddpm_sampling`.
+            sampling: `clip_denoise`, `nfe`, `sampler` and others of `ddpm_sampling`.
 
         Returns:
             the two ends of the bridge, and states and predictions as `ddpm_sampling` returns them.

@@ -4,8 +4,11 @@ Everything is computed once in float64 on the CPU; users of the tables cast them
 Source: arXiv 2302.05872, section 3 and appendix; the numbers are those of the public release.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
+SPACINGS = ("uniform", "quadratic", "logsnr")
 BETA_MIN = 1e-4  # r_0^2: the schedule starts at this beta whatever the interval
 
 
@@ -79,15 +82,52 @@ def num_evaluations(nfe: int | None, interval: int) -> int:
     return nfe
 
 
-def sampling_steps(interval: int, nfe: int | None = None, log_count: int = 10) -> tuple[list[int], list[int]]:
+def visited_steps(
+    interval: int, nfe: int, spacing: str = "uniform", std_fwd: Sequence[float] | None = None
+) -> list[int]:
+    """nfe + 1 ascending steps from 0 to interval - 1.
+
+    Args:
+        std_fwd: the table of the schedule [interval]; for logsnr.
+        spacing: uniform, as published; quadratic in the index, closer at step 0; logsnr: even in
+            lambda = log(b / c), see `samplers`, from the last step but one (at the last it is infinite).
+
+    Raises:
+        ValueError: another spacing, or nfe is not in 1 .. interval - 1.
+    """
+    num_evaluations(nfe, interval)
+    if spacing == "uniform":
+        return space_indices(interval, nfe + 1)
+    if spacing == "quadratic":
+        places = (interval - 1) * np.linspace(0, 1, nfe + 1) ** 2
+    elif spacing == "logsnr":
+        A = np.asarray(std_fwd[:-1]) ** 2
+        lam = np.log((std_fwd[-1] ** 2 - A) / A) / 2  # but for a constant
+        places = np.interp(np.linspace(-lam[0], -lam[-1], nfe + 1), -lam, np.arange(interval - 1))
+        places[-1] = interval - 1
+    else:
+        raise ValueError(f"unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}")
+    steps = [round(place) for place in places]
+    for i in range(1, nfe + 1):  # one that is taken moves up, and back down where there is no room
+        steps[i] = max(steps[i], steps[i - 1] + 1)
+    return [min(step, interval - 1 - nfe + i) for i, step in enumerate(steps)]
+
+
+def sampling_steps(
+    interval: int,
+    nfe: int | None = None,
+    log_count: int = 10,
+    spacing: str = "uniform",
+    std_fwd: Sequence[float] | None = None,
+) -> tuple[list[int], list[int]]:
     """Steps that a run with `nfe` network calls visits, ascending, and those whose state is recorded.
 
     Returns:
-        (steps, log_steps): nfe + 1 steps from 0 to interval - 1, and at most `log_count` of them, step 0 first.
+        (steps, log_steps): those of `visited_steps`, and at most `log_count` of them, step 0 first.
 
     Raises:
-        ValueError: nfe is not in 1 .. interval - 1, or log_count is below 1.
+        ValueError: see `visited_steps`; or log_count is below 1.
     """
-    steps = space_indices(interval, num_evaluations(nfe, interval) + 1)
+    steps = visited_steps(interval, num_evaluations(nfe, interval), spacing, std_fwd)
     recorded = space_indices(len(steps) - 1, min(len(steps) - 1, log_count))
     return steps, [steps[i] for i in recorded]

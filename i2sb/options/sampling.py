@@ -20,10 +20,12 @@ def build_parser() -> Parser:
     run.add_argument("--ckpt", type=experiment, required=True, metavar="NAME", help=where)
     run.add_argument("--overwrite", action="store_true", help="restore again, and remove what is there")
 
-    add = parser.add_argument_group("sampling").add_argument
+    group = parser.add_argument_group("sampling")
+    add = group.add_argument
     nfe = "network calls per image (default: one less than the training's --interval)"
     # None: see schedule.num_evaluations
     add("--nfe", type=positive_int, metavar="NFE", help=nfe)
+    shared.add_sampler(group)
     add("--clip-denoise", action="store_true", help="clamp predicted clean images to [-1,1] at each step")
     add("--batch-size", type=positive_int, default=32, metavar="N", help="images at a time, per process")
     part = "restore part I of N of the set only (I from 0 to N-1), such as 0_4"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_diffusion import presets
+from i2sb.schedule import SPACINGS
 
 from .parser import Parser, experiment, image_size, non_negative_int, number, operator_file, positive_int
 
@@ -16,6 +17,14 @@ PAIR_LAYOUTS = ("folders", "side-by-side", "side-by-side-reversed")
 # Options that change a named network, as `create_model` calls them.
 NET_OVERRIDES = ("num_channels", "num_res_blocks", "channel_mult", "attention_resolutions")
 NET_OVERRIDES += ("num_heads", "num_head_channels", "dropout")
+# The keys of `i2sb.samplers.SAMPLERS`
+SAMPLERS = {
+    "ddpm": "as published, noise at every step",
+    "dbim": "noise at the first step alone, and more by --eta",
+    "dbim2": "dbim without --eta, of second order",
+    "mean": "ddpm without noise",
+    "anchor": "the degraded image and the prediction mixed anew at each step, without noise",
+}
 
 
 def add_run(parser: Parser) -> Any:
@@ -39,6 +48,16 @@ def add_samples(group: Any) -> None:
     add("--ckpt", type=experiment, required=True, metavar="NAME", help="the samples are in results/NAME/")
     folders = "which folder (or folders) in results/NAME/, such as samples_nfe999"
     add("--sample-dir", type=experiment, required=True, nargs="+", metavar="DIR", help=folders)
+
+
+def add_sampler(group: Any) -> None:
+    add = group.add_argument
+    about = "; ".join(f"{name}: {text}" for name, text in SAMPLERS.items())
+    add("--sampler", choices=tuple(SAMPLERS), default="ddpm", help=f"how to go from step to step. {about}")
+    eta = "share of ddpm's noise in dbim's steps, 0 to 1 (default: 0)"
+    add("--eta", type=number(float, 0, 1), metavar="ETA", help=eta)
+    spacing = "where the steps lie; quadratic: closer at the clean end; logsnr: even in the logarithm of b/c"
+    add("--spacing", choices=SPACINGS, default="uniform", help=spacing)
 
 
 def add_launch(parser: Parser) -> None:
