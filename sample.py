@@ -40,6 +40,7 @@ def sample(opt: argparse.Namespace) -> None:
         from i2sb.runtime.distributed import barrier, main_first
         from i2sb.runtime.logger import build_logger
         from i2sb.runtime.script import explained
+        from i2sb.samplers import check_sampler
         from i2sb.schedule import num_evaluations
 
     ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)
@@ -51,7 +52,11 @@ def sample(opt: argparse.Namespace) -> None:
     except ValueError as error:
         reason = f"{opt.ckpt} was trained with --interval {ckpt_opt.interval}: at most {ckpt_opt.interval - 1}"
         raise UserError(f"--nfe {opt.nfe}: {reason}") from error
-    folder = sample_folder(opt.ckpt, nfe, opt.clip_denoise)
+    try:
+        check_sampler(opt.sampler, opt.eta, ckpt_opt.ot_ode)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+    folder = sample_folder(opt.ckpt, nfe, opt)
     log = build_logger(folder, opt.global_rank)
     torch.manual_seed(opt.seed)
     load_operators(ckpt_opt, opt.corruption_file, log)

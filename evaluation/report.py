@@ -25,7 +25,7 @@ from evaluation.scored_images import Case, JudgedImages
 from evaluation.sweep import Point, draw_curves, read_curve
 from evaluation.table import notes
 from i2sb.config import FIELDS
-from i2sb.recon import BYTES, SECONDS, made_with
+from i2sb.recon import BYTES, SECONDS, made_with, sampling_name
 from i2sb.runtime.files import atomic_write
 
 PAGE = Path(__file__).parent / "page"
@@ -60,9 +60,9 @@ def write_reports(opt: Any, *, num_gallery: int = 12) -> list[Path]:
         images = JudgedImages(samples, found)
         metric, ranked = images.ranking()
         num_ranked = min(NUM_RANKED, len(ranked) // 2)
-        nfe = images.run.get("nfe")
+        nfe = f"NFE {images.run['nfe']}, {sampling_name(images.run)}" if "nfe" in images.run else None
         report = Report(
-            title=", ".join(dict.fromkeys([opt.ckpt, found.options.corrupt])) + (f", NFE {nfe}" if nfe else ""),
+            title=", ".join(filter(None, dict.fromkeys([opt.ckpt, found.options.corrupt, nfe]))),
             settings=_settings(found, images),
             scores={**images.scores, **published},
             curves=read_curve(images.folder),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,14 @@ from evaluation.metrics import OF_SETS, metrics_of, shown_as
 from evaluation.scored_images import read_judged
 from evaluation.table import Score, print_scores, run_key
 from i2sb.errors import UserError
-from i2sb.recon import BYTES, SECONDS, SWEEP, find_recon, made_with
+from i2sb.recon import BYTES, SECONDS, SWEEP, find_recon, made_with, sampling_name
 from i2sb.runtime.files import atomic_write
 
-NAME = r"samples_nfe(\d+)(_clip)?"  # of a folder of samples
+NAME = r"samples_nfe(\d+)(_[\w.]+)?"  # of a folder of samples
 FREE = {"nfe", "samples", BYTES}  # what differs between points of one curve
 STYLE = {"font.size": 11, "axes.grid": True, "axes.grid.axis": "y", "axes.spines.right": False, "grid.alpha": 0.35}
 PADDING = {"figure.constrained_layout.w_pad": 0.12, "figure.constrained_layout.h_pad": 0.12}  # inches
+COLORS = ("#1d5bbf", "#c2410c", "#15803d", "#7e22ce", "#57534e")
 SVG = {"svg.fonttype": "path", "svg.hashsalt": "i2sb"}  # no font is needed to show it; equal points, equal bytes
 
 
@@ -35,6 +37,11 @@ class Point(NamedTuple):
     scores: Mapping[str, Score]
     made: Sequence[Mapping[str, Any]] = ()
     run: Mapping[str, Any] = {}
+
+    @property
+    def sampler(self) -> str:
+        """See `recon.sampling_name`; what a curve is drawn for."""
+        return sampling_name(self.run)
 
 
 def is_judged(folder: Path, opt: Any) -> bool:
@@ -74,16 +81,18 @@ def read_curve(folder: Path) -> list[Point]:
 
 
 def write_sweep(folders: Iterable[Path], out: Path) -> None:
-    """Print the scores of judged folders; write OUT/sweep.csv and OUT/sweep.png."""
-    points = sorted(map(read_point, folders), key=lambda point: point.nfe)
+    """Print the scores of judged folders; write OUT/sweep.csv and OUT/sweep.png: a curve per sampler."""
+    points = list(map(read_point, folders))
+    order = list(dict.fromkeys(point.sampler for point in points))
+    points.sort(key=lambda point: (order.index(point.sampler), point.nfe))
     metrics = metrics_of(point.scores for point in points)
-    print_scores({f"restored, NFE {point.nfe}": point.scores for point in points})
+    print_scores({f"restored, {point.sampler}, NFE {point.nfe}": point.scores for point in points})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["nfe", "seconds_per_image", *metrics, "run"])
+    writer.writerow(["sampler", "nfe", "seconds_per_image", *metrics, "run"])
     for point in points:
         values = [point.scores[metric].value if metric in point.scores else None for metric in metrics]
-        writer.writerow([point.nfe, point.seconds, *values, run_key(point.run)])
+        writer.writerow([point.sampler, point.nfe, point.seconds, *values, run_key(point.run)])
     with atomic_write(out / SWEEP[0]) as file:
         file.write(text.getvalue().encode())
     if metrics:
@@ -110,8 +119,13 @@ def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> b
 
 def _draw(axes: Any, points: Sequence[Point], metric: str) -> None:
     """One panel; what each point costs in seconds stands above it."""
-    nfes = [point.nfe for point in points]
-    axes.plot(nfes, [point.scores[metric].value for point in points], "o-", color="#1d5bbf")
+    nfes = sorted({point.nfe for point in points})
+    samplers = list(dict.fromkeys(point.sampler for point in points))
+    for sampler, color in zip(samplers, itertools.cycle(COLORS)):
+        own = [(point.nfe, point.scores[metric].value) for point in points if point.sampler == sampler]
+        axes.plot(*zip(*own), "o-", color=color, label=sampler)
+    if len(samplers) > 1:
+        axes.legend(frameon=False, fontsize=9)
     if nfes[-1] >= 8 * nfes[0]:
         axes.set_xscale("log")
     axes.margins(x=0.08, y=0.15)

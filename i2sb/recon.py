@@ -1,6 +1,6 @@
 """Restored images on disk: the one place that writes recon.pt, and the one that reads it.
 
-results/NAME/samples_nfeN[_clip]/
+results/NAME/samples_nfeN[_SAMPLER][_etaETA][_SPACING][_clip]/
     recon[_I_N].pt          {"arr": [n,C,S,S], "label_arr": [n]} in the order of the data set, as the original's, and
                             "made_with": the settings, which are the identity of its run; "crc32": [n], of the image
                             file that each image was restored from
@@ -37,6 +37,7 @@ from i2sb.pixels import to_uint8
 from i2sb.runtime.files import atomic_write, lock, only_one, sync, unwritable
 from i2sb.runtime.reading import check_tensors, load_torch, read_json
 
+PUBLISHED = {"sampler": "ddpm", "eta": None, "spacing": "uniform"}
 SECONDS = "seconds_per_image"  # measured, so not a setting
 BYTES = "recon.pt"  # what tells the original's samples from others, which name no run
 PICTURES, SCORES = ("images", "trajectories"), ("metrics.json", "metrics_per_image.csv", "report.html")
@@ -45,9 +46,24 @@ _STEM = re.compile(r"recon(_(\d+)_(\d+))?")
 _ROW = np.dtype([("number", "i8"), ("label", "i8"), ("crc32", "i8"), ("seconds", "f8")])
 
 
-def sample_folder(name: str, nfe: int, clip_denoise: bool) -> Path:
-    """results/NAME/samples_nfeN[_clip]."""
-    return Path("results") / name / f"samples_nfe{nfe}{'_clip' if clip_denoise else ''}"
+def sampling_of(opt: Any) -> dict[str, Any]:
+    """How options (or settings) say to go from step to step: `PUBLISHED` with what is different."""
+    given = opt if isinstance(opt, dict) else vars(opt)
+    return {key: given.get(key, value) for key, value in PUBLISHED.items()}
+
+
+def sampling_name(opt: Any) -> str:
+    """The sampler, and what else of `sampling_of` is not as published: "dbim_eta0.5_logsnr", "ddpm"."""
+    sampler, eta, spacing = sampling_of(opt).values()
+    parts = [sampler, f"eta{eta:g}" if eta else "", "" if spacing == PUBLISHED["spacing"] else spacing]
+    return "_".join(filter(None, parts))
+
+
+def sample_folder(name: str, nfe: int, opt: Any) -> Path:
+    """results/NAME/samples_nfeN, and what options of sample.py ask for that is not as published."""
+    added = sampling_name(opt).removeprefix(PUBLISHED["sampler"]).lstrip("_")
+    parts = [f"samples_nfe{nfe}", added, "clip" if opt.clip_denoise else ""]
+    return Path("results") / name / "_".join(filter(None, parts))
 
 
 def partition_range(partition: str | None, count: int) -> tuple[int, int]:
@@ -75,7 +91,8 @@ def _settings_beside(recon: Path) -> dict[str, Any]:
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that tell the run that made images from other runs."""
-    return {key: value for key, value in settings.items() if key not in (SECONDS, "partition")}
+    own = {key: value for key, value in settings.items() if key not in (SECONDS, "partition")}
+    return {key: value for key, value in own.items() if key not in PUBLISHED or value != PUBLISHED[key]}
 
 
 def run_identity(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from i2sb.batch import Given, unpack
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
-from i2sb.recon import ReconStore
+from i2sb.recon import ReconStore, sampling_of
 from i2sb.runtime.distributed import barrier, broadcast_object, check_agreement, is_main, rank, world_size
 from i2sb.runtime.progress import Progress
 from i2sb.schedule import num_evaluations
@@ -39,6 +39,7 @@ def open_store(
         **bridge.to_dict(),
         **{name: getattr(opt, name) for name in ("seed", "clip_denoise", "precision", "partition", "exif_rotate")},
         "nfe": num_evaluations(opt.nfe, bridge.interval),
+        **sampling_of(opt),
         "holes": holes(corrupt, len(dataset), shape),
         "device": runner.device.type,  # each kind draws other noise from the same seed
     }
@@ -148,6 +149,7 @@ def restore_batch(
         clip_denoise=opt.clip_denoise,
         nfe=opt.nfe,
         log_count=10 if trajectory else 1,
+        **sampling_of(opt),
         on_step=on_step,
     )
     if trajectory:

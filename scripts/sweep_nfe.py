@@ -14,9 +14,10 @@ import sample
 from evaluation.metrics import METRICS
 from i2sb.options import metrics, parse_metrics_options, parse_sample_options
 from i2sb.options.parser import Parser, positive_int
+from i2sb.options.shared import SAMPLERS
 from i2sb.runtime.script import run_script
 
-DESCRIPTION = "Run sample.py and compute_metrices.py for several NFE, and draw quality against cost."
+DESCRIPTION = "Run sample.py and compute_metrices.py for several NFE and samplers, and draw quality against cost."
 EPILOG = (
     "All other flags are sample.py's, such as --ckpt NAME (required), --dataset-dir and --batch-size. Writes "
     "results/NAME/sweep.csv and sweep.png after each NFE. After an interruption, the same command resumes."
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("sweep_nfe.py", DESCRIPTION, EPILOG)
     parser.allow_abbrev = False  # what is not ours must reach sample.py as it is
     parser.add_argument("--nfe", type=positive_int, nargs="+", required=True, metavar="NFE", help="such as 1 2 5 10 20")
+    parser.add_argument("--sampler", nargs="+", choices=tuple(SAMPLERS), default=["ddpm"], help="a curve for each")
+    parser.add_argument("--eta", metavar="ETA", help="of dbim")
     as_there = "as for compute_metrices.py"
     defaults = list(metrics.DEFAULT_METRICS)
     parser.add_argument("--metrics", nargs="+", choices=tuple(METRICS), default=defaults, help=as_there)
@@ -37,9 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fid-ref", metavar="FILE|DATASET", help=as_there)
     parser.add_argument("--judge-again", action="store_true", help="evaluate again what has been evaluated already")
     opt, passed_on = parser.parse_known_args(argv)
-    argvs = {nfe: [*passed_on, "--nfe", str(nfe)] for nfe in dict.fromkeys(opt.nfe)}
-    runs = {nfe: parse_sample_options(each) for nfe, each in argvs.items()}  # all are checked before the first works
-    first = runs[opt.nfe[0]]
+    argvs = []
+    for sampler in dict.fromkeys(opt.sampler):
+        eta = ["--eta", opt.eta] if opt.eta and sampler == "dbim" else []
+        argvs += [[*passed_on, "--nfe", str(n), "--sampler", sampler, *eta] for n in dict.fromkeys(opt.nfe)]
+    runs = [parse_sample_options(each) for each in argvs]  # all are checked before the first works
+    first = runs[0]
     if first.partition:
         parser.error("--partition: a sweep evaluates whole sets; give the parts to sample.py, then sweep without")
 
@@ -48,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from i2sb.recon import sample_folder
 
         done = []
-        for nfe, run in runs.items():
-            folder = sample_folder(run.ckpt, run.nfe, run.clip_denoise)
-            if code := sample.main(argvs[nfe]) or _judge(opt, run, folder):
+        for each, run in zip(argvs, runs):
+            folder = sample_folder(run.ckpt, run.nfe, run)
+            if code := sample.main(each) or _judge(opt, run, folder):
                 return code
             done.append(folder)
             write_sweep(done, folder.parent)

@@ -54,5 +54,7 @@ def parse_sample_options(argv: Sequence[str] | None = None) -> argparse.Namespac
         if "precision" in opt.given and opt.precision != "fp16":
             parser.error(f"--use-fp16 and --precision {opt.precision} contradict each other; give one")
         opt.precision = "fp16"
+    if opt.sampler == "dbim" and opt.eta is None:
+        opt.eta = 0.0
     opt.network = shared.resolve_network(parser, opt)
     return opt

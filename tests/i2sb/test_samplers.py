@@ -12,7 +12,7 @@ from i2sb.samplers import SAMPLERS, Walk, sample
 from i2sb.schedule import SPACINGS, make_betas, visited_steps
 
 BRIDGE = Diffusion(make_betas(1000, 0.3))
-SIDE, MEAN, VAR, X1 = 150, 0.3, 0.04, -0.4  # x0 ~ N(MEAN, VAR), one x1; as many pixels, each a problem of its own
+SIDE, MEAN, VAR, X1 = 120, 0.3, 0.04, -0.4  # x0 ~ N(MEAN, VAR), one x1; as many pixels, each a problem of its own
 
 
 def walk(bridge=BRIDGE):
@@ -54,14 +54,14 @@ def test_eta_1_is_ddpm(nfe, spacing):
     ("name", "eta"), [("ddpm", None), ("dbim", None), ("dbim", 0.3), ("dbim", 1.0), ("dbim2", None)]
 )
 def test_the_law_of_the_result_is_that_of_the_bridge(name, eta):
-    """q(x_0 | x1), by 22,500 draws: mean and variance.  `mean` and `anchor` do not claim it: they draw nothing."""
-    steps = visited_steps(1000, 100, "logsnr", BRIDGE.std_fwd_list)
+    """q(x_0 | x1), by 14,400 draws: mean and variance.  `mean` and `anchor` do not claim it: they draw nothing."""
+    steps = visited_steps(1000, 300, "logsnr", BRIDGE.std_fwd_list)
     a, b, c = walk().marginal(0)
     found = restored(name, steps, eta=eta)
     last_noise = 0 if name == "ddpm" or eta == 1.0 else c**2  # published: no noise in the last step
     variance = b**2 * VAR + last_noise
     assert found.mean().item() == pytest.approx(b * MEAN + a * X1, abs=4 * math.sqrt(VAR) / SIDE)
-    assert found.var().item() == pytest.approx(variance, rel=0.03)
+    assert found.var().item() == pytest.approx(variance, rel=0.04)
 
 
 def test_the_mean_samplers_draw_nothing_and_end_at_the_predicted_mean():
