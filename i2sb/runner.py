@@ -24,7 +24,7 @@ from i2sb.diffusion import Diffusion, label_from_x0, x0_from_label
 from i2sb.ema import ExponentialMovingAverage, average_decay
 from i2sb.errors import UserError
 from i2sb.initial_weights import load_initial, load_weights
-from i2sb.loss_weight import Balance
+from i2sb.loss import Balance, Perceptual
 from i2sb.network import build_network
 from i2sb.noise import ImageNoise, Noise, TrainingDraws
 from i2sb.precision import LOW, autocast, set_float32_products
@@ -108,6 +108,7 @@ class Runner:
         draws: TrainingDraws,
         forward: Callable,
         balance: Balance | None = None,
+        perceptual: Perceptual | None = None,
     ) -> Tensor:
         """The loss of one micro-batch, a scalar.
 
@@ -115,7 +116,7 @@ class Runner:
             given: on this runner's device; corrupt: see `batch.make_batch`.
             draws: source of all random numbers.
             forward: the network, or what wraps it.
-            balance: weighs the steps; None: as published.
+            balance, perceptual: weight of the steps, and a further term; None: as published.
         """
         opt = self.opt
         batch = make_batch(
@@ -132,13 +133,17 @@ class Runner:
         label = self.compute_label(step, x0, xt)
         with autocast(self.device, opt.precision):
             pred = forward(self._layout(xt), step, cond=batch.cond)
+        x0_hat = self.compute_pred_x0(step, xt, pred) if perceptual else None
         if batch.mask is not None:  # only the hole counts, but the mean is over all pixels
             pred, label = pred * batch.mask, label * batch.mask
+            x0_hat = fill_hole(x0, batch.mask, x0_hat) if perceptual else None
         if balance is None:
-            return F.mse_loss(pred.float(), label)
-        balance.measure(x0, batch.x1, batch.mask)
-        weight = balance.weight(self.diffusion.get_std_fwd(step, xdim=x0.shape[1:]))
-        return (weight * (pred.float() - label).square()).mean()
+            loss = F.mse_loss(pred.float(), label)
+        else:
+            balance.measure(x0, batch.x1, batch.mask)
+            weight = balance.weight(self.diffusion.get_std_fwd(step, xdim=x0.shape[1:]))
+            loss = (weight * (pred.float() - label).square()).mean()
+        return loss + perceptual(x0_hat, x0, step) if perceptual else loss
 
     def train(
         self,

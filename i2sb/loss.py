@@ -1,4 +1,4 @@
-"""`--loss-weight balanced`: how much each step of the bridge counts in the loss."""
+"""What the loss has beyond the published one: `--loss-weight balanced` and `--perceptual`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from i2sb.errors import UserError
+from i2sb.features import PerceptualDistance
 from i2sb.runtime.distributed import mean_over_ranks
 
 NUM_BATCHES = 16  # s2 is measured on so many
+LOWEST = 0.1  # below this share of the steps, which few steps do not visit, x_t itself looks like x0
 
 
 class Balance:
@@ -53,3 +56,26 @@ class Balance:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._moments.copy_(state["moments"])
         self._seen = int(state["seen"])
+
+
+class Perceptual:
+    """`weight` times the mean `PerceptualDistance` of predicted and clean images, at the steps that sampling visits.
+
+    Latent bridge matching (arXiv 2503.07535) has such a term too.
+
+    Raises:
+        UserError: the extra is not installed, or images have not three channels.
+    """
+
+    def __init__(self, weight: float, interval: int, channels: int, device: torch.device):
+        self.weight, self.first = weight, LOWEST * interval
+        if channels != 3:
+            raise UserError(f"--perceptual {weight:g}: needs images of 3 channels, these have {channels}; leave it out")
+        try:
+            self.distance = PerceptualDistance().to(device)
+        except UserError as error:
+            raise UserError(f"--perceptual {weight:g}: {error}") from error
+
+    def __call__(self, x0_hat: Tensor, x0: Tensor, step: Tensor) -> Tensor:
+        """x0_hat, x0: [B,3,H,W]; step: [B].  A scalar."""
+        return self.weight * (self.distance(x0_hat, x0) * (step >= self.first)).mean()
