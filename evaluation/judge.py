@@ -14,6 +14,8 @@ from evaluation.fid import Features, FeatureSums
 from evaluation.metrics import METRICS, OF_SETS, Judges, MetricUnavailable, build_judges
 from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
 from evaluation.reference import NUM_KEPT, build_reference
+from evaluation.spatial import Moments
+from evaluation.spatial import score as spatial_score
 from evaluation.table import Score, Scores, mean_scores, print_scores, read_csv, read_metrics, write_csv, write_metrics
 from evaluation.triples import Triples
 from i2sb.ckpt_util import RESULTS, build_ckpt_option, load_checkpoint
@@ -58,8 +60,8 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     reference = _reference(opt, found, judges)
     results: dict[str, Scores] = {}
     for name, samples in found.samples.items():
-        values, features = _judge(opt, samples, found, judges)
-        results[name] = _table(opt.metrics, values, features, judges, reference)
+        values, features, moments = _judge(opt, samples, found, judges)
+        results[name] = _table(opt.metrics, values, features, moments, judges, reference)
         _write(samples, found, results[name], values, _settings(opt, found, samples, reference))
     title = f"{opt.ckpt}: {found.options.corrupt}, {len(found.dataset)} images of {found.options.image_size} px"
     print_scores(_one_table(results, published_scores(found.options, found.imagenet)), title)
@@ -127,10 +129,13 @@ def _check(found: Evaluation) -> None:
             )
 
 
-def _judge(opt: Any, samples: Samples, found: Evaluation, judges: Judges) -> tuple[Values, FeatureSums | None]:
-    """The values of each image, and the features of the restored ones."""
+def _judge(
+    opt: Any, samples: Samples, found: Evaluation, judges: Judges
+) -> tuple[Values, FeatureSums | None, dict[str, dict[str, Moments]]]:
+    """The values of each image, the features of the restored ones, metric -> row -> moments of its features."""
     count = len(samples.recon)
     values: Values = {}
+    moments = {metric: {row: Moments() for row in ("degraded", "restored", "clean")} for metric in judges.to_clean}
     features = FeatureSums(count, NUM_KEPT if "kid" in opt.metrics else 0) if judges.features else None
     images = Triples(samples.recon, found.dataset, found.corrupt, samples.seed, opt.device)
     with Progress(f"evaluating {samples.folder.name}", count, text=f"0/{count} images") as progress:
@@ -144,10 +149,12 @@ def _judge(opt: Any, samples: Samples, found: Evaluation, judges: Judges) -> tup
                     if row != "clean" or metric == "accuracy":
                         scores = judge(shown, batch.clean, batch.labels).tolist()
                         values.setdefault(row, {}).setdefault(metric, []).extend(scores)
+                for metric, network in judges.to_clean.items():
+                    moments[metric][row].add(network(shown))
             if features is not None:
                 features.add(judges.features(to_uint8(batch.restored)))
             progress.update(batch.numbers[-1] + 1, f"{batch.numbers[-1] + 1}/{count} images")
-    return values, features
+    return values, features, moments
 
 
 def _reference(opt: Any, found: Evaluation, judges: Judges) -> tuple[Features, str] | None:
@@ -162,10 +169,10 @@ def _reference(opt: Any, found: Evaluation, judges: Judges) -> tuple[Features, s
 
 
 def _table(
-    metrics: list[str], values: Values, features: FeatureSums | None, judges: Judges, reference: Any
+    metrics: list[str], values: Values, features: FeatureSums | None, moments: dict, judges: Judges, reference: Any
 ) -> dict[str, dict[str, Score]]:
-    """Row -> metric -> score.  reference: of `_reference`."""
-    table: dict[str, dict[str, Score]] = {row: {} for row in values} | {"restored": {}}
+    """Row -> metric -> score.  features, moments: of `_judge`; reference: of `_reference`."""
+    table: dict[str, dict[str, Score]] = {row: {} for row in ("degraded", "restored", "clean")}
     for metric in metrics:
         if metric in judges.unavailable:
             table["restored"][metric] = Score(None, judges.unavailable[metric])
@@ -175,11 +182,15 @@ def _table(
             except MetricUnavailable as error:
                 value, note = None, str(error)
             table["restored"][metric] = Score(value, note, features.num_images)
+        elif metric in moments:
+            for row in ("degraded", "restored"):
+                value, interval = spatial_score(moments[metric][row], moments[metric]["clean"])
+                table[row][metric] = Score(value, "to the clean images", moments[metric][row].num_images, interval)
         else:
             rows = {row: found[metric] for row, found in values.items() if metric in found}
             for row, score in mean_scores(rows, METRICS[metric].scale).items():
                 table[row][metric] = score
-    return table
+    return {row: scores for row, scores in table.items() if scores or row == "restored"}
 
 
 def _write(samples: Samples, found: Evaluation, table: Scores, values: Values, settings: dict[str, Any]) -> None:

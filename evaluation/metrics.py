@@ -23,12 +23,13 @@ class MetricUnavailable(RuntimeError):
 
 
 class Metric(NamedTuple):
-    """A row of METRICS; one of the last two is given.
+    """A row of METRICS; one of the last three is given.
 
     title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.  scale: what values per image are shown as.
     per_image: (class names, device) -> a function of (images [B,3,S,S] in [-1,1], clean ones, labels [B]) -> [B].
     of_sets: (restored, reference) -> the distance of two sets of images.
-    Both raise MetricUnavailable where there is no such score.
+    to_clean: device -> the features whose distribution is compared with that of the clean images.
+    All raise MetricUnavailable where there is no such score.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Metric(NamedTuple):
     scale: float = 1.0
     per_image: Callable[[Sequence[str], str], Judge] | None = None
     of_sets: Callable[[Features, Features], float] | None = None
+    to_clean: Callable[[str], Callable[[Tensor], Tensor]] | None = None
 
     @property
     def label(self) -> str:
@@ -74,6 +76,36 @@ def _lpips(classes: Sequence[str], device: str) -> Judge:
     return lambda images, clean, labels: network(images, clean)
 
 
+def _perceptual(classes: Sequence[str], device: str) -> Judge:
+    import torch
+
+    from i2sb.features import PerceptualDistance
+    from i2sb.pixels import nearest_uint8, to_float
+
+    network = _with_extra(PerceptualDistance).to(device)
+
+    @torch.no_grad()
+    def judge(images: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
+        return network(*(to_float(nearest_uint8(x.to(device))) for x in (images, clean)))
+
+    return judge
+
+
+def _spatial(device: str) -> Callable[[Tensor], Tensor]:
+    from evaluation.spatial import SpatialFeatures
+
+    return _with_extra(SpatialFeatures, device)
+
+
+def _with_extra(build: Callable, *args: Any) -> Any:
+    from i2sb.errors import UserError
+
+    try:
+        return build(*args)
+    except UserError as error:
+        raise MetricUnavailable(str(error)) from error
+
+
 def _fid(restored: Features, reference: Features) -> float:
     from evaluation.fid import distance
 
@@ -94,6 +126,8 @@ METRICS = {
     "ssim": Metric("SSIM", "", "↑", 4, per_image=_ssim),
     "accuracy": Metric("Accuracy", "%", "↑", 1, 100, per_image=_accuracy),
     "lpips": Metric("LPIPS", "", "↓", 4, per_image=_lpips),
+    "perceptual": Metric("Perceptual", "", "↓", 4, per_image=_perceptual),
+    "fd_spatial": Metric("FD spatial", "", "↓", 2, to_clean=_spatial),
     "fid": Metric("FID", "", "↓", 2, of_sets=_fid),
     "kid": Metric("KID x1e3", "", "↓", 3, of_sets=_kid),
 }
@@ -113,9 +147,11 @@ def metrics_of(rows: Iterable[Iterable[str]]) -> list[str]:
 
 @dataclass
 class Judges:
-    """per_image: metric -> judge; features: for distances of sets; unavailable: metric -> one line why."""
+    """per_image: metric -> judge; features: for distances of sets; to_clean: metric -> its features;
+    unavailable: metric -> one line why."""
 
     per_image: dict[str, Judge] = field(default_factory=dict)
+    to_clean: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     features: Callable[[Tensor], Tensor] | None = None
     unavailable: dict[str, str] = field(default_factory=dict)
 
@@ -129,6 +165,8 @@ def build_judges(metrics: Iterable[str], classes: Sequence[str], device: str, mo
         try:
             if name in OF_SETS:
                 judges.features = judges.features or inception.build_inception(mode, device)
+            elif METRICS[name].to_clean:
+                judges.to_clean[name] = METRICS[name].to_clean(device)
             else:
                 judges.per_image[name] = METRICS[name].per_image(classes, device)
         except MetricUnavailable as error:

@@ -72,3 +72,15 @@ def test_what_does_not_suit_is_one_line(here, capsys):
     ):
         assert sample.main(sample_argv(here / "photos", NAME, *flags)) != 0
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_spatial_and_perceptual_distances_are_in_the_table(restored, capsys):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
+    argv = metrics_argv(restored / "photos", NAME, "samples_nfe2", "--metrics", "fd_spatial", "perceptual")
+    assert compute_metrices.main(argv) == 0
+    scores = json.loads((restored / "results" / NAME / "samples_nfe2/metrics.json").read_text())["scores"]
+    for row in ("degraded", "restored"):
+        found = scores[row]["fd_spatial"]
+        assert 0 < found["interval"][0] < found["value"] < found["interval"][1]
+        assert scores[row]["perceptual"]["value"] > 0
+    assert "FD spatial" in capsys.readouterr().out
