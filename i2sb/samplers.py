@@ -77,7 +77,7 @@ def anchor(walk: Walk, s: int, t: int, xt: Tensor, x0: Tensor) -> Tensor:
 
 
 def dbim(walk: Walk, s: int, t: int, xt: Tensor, x0: Tensor) -> Tensor:
-    """Non-Markovian steps of the same marginals (DBIM, arXiv 2405.15885, Eq. 10): eta 1 is ddpm, 0 draws noise once.
+    """Non-Markovian steps of the same marginals (DBIM, arXiv 2405.15885): eta 1 is ddpm, 0 draws noise once.
 
     x_s = b_s x0_hat + a_s x1 + sqrt(c_s^2 - rho^2) (x_t - b_t x0_hat - a_t x1) / c_t + rho z, with
     rho = eta sqrt(A_s (A_t - A_s) / A_t), but c_s where x_t is x1 itself (c_t = 0); z = 0 at step 0, as published.
@@ -91,7 +91,7 @@ def dbim(walk: Walk, s: int, t: int, xt: Tensor, x0: Tensor) -> Tensor:
 
 
 def dbim2(walk: Walk, s: int, t: int, xt: Tensor, x0: Tensor) -> Tensor:
-    """dbim with eta 0, of second order in lambda (DBIM, section 4.2; the first two steps and the last are dbim's)."""
+    """dbim with eta 0, of second order in lambda (the first two steps and the last are dbim's)."""
     if len(walk.history) < 2 or s == 0:
         return dbim(walk, s, t, xt, x0)
     (a_s, b_s, c_s), (a_t, _, c_t) = walk.marginal(s), walk.marginal(t)
