@@ -36,7 +36,7 @@ def draw_comparison(opt: Any, out: Path, *, rows: int, tile: int) -> dict[str, f
         finite = np.isfinite(before) & np.isfinite(after)
         gains[images.folder.name] = float(np.mean((after - before)[finite])) if finite.any() else 0.0
         cases = [images.case(number) for number in folders[0].spread(rows)]
-        title = images.folder.name.removeprefix("samples_").removesuffix("_clip").replace("nfe", "restored, NFE ")
+        title = images.folder.name.removeprefix("samples_").replace("nfe", "restored, NFE ").replace("_", " ")
         columns.append((title, [(case.restored, case.metrics["psnr"][0]) for case in cases]))
     columns.insert(0, ("degraded", [(case.degraded, case.metrics["psnr"][1]) for case in cases]))
     columns.append(("clean", [(case.clean, None) for case in cases]))

@@ -23,7 +23,6 @@ BRIDGE_OPTIONS = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1")
 # What may be changed on purpose from one run to the next.
 TASK_OPTIONS = ("corrupt", "image_size", "add_x1_noise", "seed", "batch_size", "microbatch", "num_itr")
 TASK_OPTIONS += ("lr", "lr_gamma", "lr_step", "lr_schedule", "warmup", "l2_norm", "grad_clip", "ema")
-TASK_OPTIONS += ("lr", "lr_gamma", "lr_step", "lr_schedule", "warmup", "l2_norm", "grad_clip", "ema")
 TASK_OPTIONS += ("ema_halflife_images", "loss_weight", "loss_s2", "perceptual", "crop", "val_split", "pair_layout")
 
 
