@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from processes import ROOT
 
 import sample
 from i2sb.errors import UserError
+from i2sb.pixels import to_float
 from i2sb.recon import _ROW, ReconStore
 
 NET = ["--net", "tiny", "--channel-mult", "1,1"]
@@ -25,6 +27,12 @@ def photos(folder: Path, train: int = 40, val: int = 4, size: int = 32) -> Path:
     from dataset.bundled import build_bundled_photos
 
     return build_bundled_photos(folder, logging.getLogger("test"), size=size, num_train=train, num_val=val)
+
+
+def pictures(folder: Path) -> torch.Tensor:
+    """All PNG files below a folder, of one size: [n,3,S,S] in [-1,1]."""
+    arrays = [np.asarray(Image.open(path)) for path in sorted(folder.rglob("*.png"))]
+    return to_float(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
 
 
 def train_argv(dataset: Path, *more: str, corrupt: str = "sr4x-pool") -> list[str]:

@@ -1,6 +1,8 @@
 """The classifier: its input as published, its weights, accuracy on real photographs and nowhere else."""
 
 import importlib.util
+import logging
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +12,9 @@ import torch
 from golden.formulas import image
 from torchvision.models import ResNet50_Weights, resnet50
 
+from dataset.splits import open_folder, transform_of
 from evaluation import build_resnet50
 from evaluation.metrics import MetricUnavailable, build_judges
-from evaluation.reference import ImageFiles
 from evaluation.resnet import Normalizer, top1
 from i2sb import addresses
 from i2sb.pixels import nearest_uint8, to_float, to_uint8
@@ -85,9 +87,12 @@ def test_known_photographs_are_recognised(tmp_path):
         pytest.skip("foolbox has the photographs: the extra `test` brings it")
     for path in (Path(package.origin).parent / "data").glob("imagenet_*.jpg"):
         (tmp_path / path.name).symlink_to(path)
-    dataset = ImageFiles(tmp_path, 224)
-    labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in dataset.paths])  # imagenet_00_243.jpg
-    images = torch.stack([nearest_uint8(image) for (image,) in dataset])
+    opt = Namespace(image_size=224)
+    dataset = open_folder(tmp_path, opt, transform_of(opt, train=False), logging.getLogger("test"), classes=False)
+    labels = torch.tensor(
+        [int(Path(path).stem.rpartition("_")[2]) for path, _ in dataset.samples]
+    )  # imagenet_00_243.jpg
+    images = torch.stack([nearest_uint8(image) for image, _ in dataset])
     assert len(images) == 20
     model = network()
     for convert in (to_uint8, nearest_uint8):

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
-from small_runs import photos
+from small_runs import photos, pictures
 
 from evaluation import spatial
 from evaluation.metrics import build_judges
-from evaluation.reference import ImageFiles
 from evaluation.spatial import Moments, score
 
 
@@ -63,7 +62,7 @@ def test_the_interval_is_that_of_resampled_images(monkeypatch):
 def clean(tmp_path_factory):
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
     folder = photos(tmp_path_factory.mktemp("photos") / "set", train=11, val=4, size=64)
-    return torch.stack([image for (image,) in ImageFiles(folder / "val", 64)])
+    return pictures(folder / "val")
 
 
 def test_both_grow_with_blur_and_are_0_for_clean_images(clean):

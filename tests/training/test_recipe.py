@@ -8,11 +8,10 @@ import sys
 
 import pytest
 import torch
-from small_runs import logged, script, train_argv
+from small_runs import logged, pictures, script, train_argv
 from test_resume import assert_same_bits, state
 
 import train
-from evaluation.reference import ImageFiles
 from i2sb.diffusion import Diffusion
 from i2sb.features import PerceptualDistance
 from i2sb.loss import NUM_BATCHES, Balance, Perceptual
@@ -137,7 +136,7 @@ def test_one_decay_at_a_time(dataset, capsys):
 @pytest.fixture
 def photographs(dataset):
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
-    return torch.stack([image for (image,) in ImageFiles(dataset / "train", 32)])[:8]
+    return pictures(dataset / "train")[:8]
 
 
 def test_the_perceptual_term_sees_blur_and_counts_at_the_steps_that_sampling_visits(photographs):
