@@ -21,7 +21,7 @@ INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (110, 110, 115)
 def draw_comparison(opt: Any, out: Path, *, rows: int, tile: int) -> dict[str, float]:
     """Write `out` (PNG): a row per image, columns degraded, each of `opt.sample_dir`, clean; PSNR below each.
 
-    opt: see `open_samples`.  rows: images shown, spread over the classes.  tile: side [pixels].
+    opt: see `open_samples`.  rows: images shown, spread over the classes.  tile: width of each [pixels].
 
     Returns the mean gain in PSNR over all images [dB] by sample folder.
     Raises UserError where samples were not judged by PSNR, and as `open_samples`.
@@ -48,9 +48,11 @@ def draw_comparison(opt: Any, out: Path, *, rows: int, tile: int) -> dict[str, f
 
 
 def _paint(columns: Sequence[tuple[str, Sequence]], heading: str, tile: int) -> Image.Image:
-    """columns: (title, [(image uint8 [H,W,3], PSNR or None)])."""
+    """columns: (title, [(image of `to_pixels`, PSNR or None)])."""
+    rows, (shown_height, shown_width) = len(columns[0][1]), columns[0][1][0][0].shape[:2]
+    high = max(1, round(tile * shown_height / shown_width))
     width = 2 * MARGIN + len(columns) * (tile + GAP) - GAP
-    height = 2 * MARGIN + TITLE + CAPTION + len(columns[0][1]) * (tile + CAPTION + GAP)
+    height = 2 * MARGIN + TITLE + CAPTION + rows * (high + CAPTION + GAP)
     picture = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(picture)
     small = ImageFont.load_default(13)
@@ -59,8 +61,8 @@ def _paint(columns: Sequence[tuple[str, Sequence]], heading: str, tile: int) -> 
         left = MARGIN + column * (tile + GAP)
         draw.text((left, MARGIN + TITLE), title, INK, small)
         for row, (image, psnr) in enumerate(cells):
-            top = MARGIN + TITLE + CAPTION + row * (tile + CAPTION + GAP)
-            picture.paste(Image.fromarray(image).resize((tile, tile), Image.Resampling.NEAREST), (left, top))
+            top = MARGIN + TITLE + CAPTION + row * (high + CAPTION + GAP)
+            picture.paste(Image.fromarray(image).resize((tile, high), Image.Resampling.NEAREST), (left, top))
             if psnr is not None:
-                draw.text((left, top + tile + 2), f"{psnr:.2f} dB", FAINT, small)
+                draw.text((left, top + high + 2), f"{psnr:.2f} dB", FAINT, small)
     return picture

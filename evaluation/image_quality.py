@@ -1,7 +1,7 @@
 """PSNR and SSIM of images against the clean ones, per image.
 
 Both are measured on 8-bit pixels (rounded to nearest, as an image file would hold them) mapped to [0, 1],
-with a data range of 1, over all pixels and the three RGB channels together.
+with a data range of 1, over all pixels and all channels together.
 """
 
 import torch
@@ -15,7 +15,7 @@ SSIM_WINDOW = 11  # pixels: a Gaussian of sigma 1.5 cut at 3.5 sigma (Wang et al
 def psnr(images: Tensor, clean: Tensor) -> Tensor:
     """10 log10(1 / mean squared error) in dB, [B] float32; inf where an image equals the clean one.
 
-    images, clean: [B, 3, H, W], float in about [-1, 1] (clamped) or uint8.  Raises ValueError where they
+    images, clean: [B, C, H, W], float in about [-1, 1] (clamped) or uint8.  Raises ValueError where they
     differ in shape or hold NaN or inf.
     """
     images, clean = _as_seen(images, clean)
@@ -41,5 +41,5 @@ def ssim(images: Tensor, clean: Tensor) -> Tensor:
 
 def _as_seen(images: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     if images.shape != clean.shape:
-        raise ValueError(f"images {list(images.shape)} and clean {list(clean.shape)} must be the same [B, 3, H, W]")
+        raise ValueError(f"images {list(images.shape)} and clean {list(clean.shape)} must be the same [B, C, H, W]")
     return nearest_uint8(images).float() / 255, nearest_uint8(clean.to(images.device)).float() / 255

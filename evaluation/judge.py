@@ -11,7 +11,7 @@ from dataset.freeform import build_operator
 from dataset.names import is_imagenet
 from dataset.open import open_evaluation
 from evaluation.fid import Features, FeatureSums
-from evaluation.metrics import METRICS, OF_SETS, Judges, MetricUnavailable, build_judges
+from evaluation.metrics import METRICS, OF_SETS, Judges, MetricUnavailable, build_judges, labelled_classes
 from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
 from evaluation.reference import NUM_KEPT, build_reference
 from evaluation.spatial import Moments
@@ -19,6 +19,7 @@ from evaluation.spatial import score as spatial_score
 from evaluation.table import Score, Scores, mean_scores, print_scores, read_csv, read_metrics, write_csv, write_metrics
 from evaluation.triples import Triples
 from i2sb.ckpt_util import RESULTS, build_ckpt_option, load_checkpoint
+from i2sb.config import as_image_size, size_text
 from i2sb.errors import UserError
 from i2sb.operator_file import load_operators
 from i2sb.pixels import to_float, to_uint8
@@ -56,14 +57,15 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     asked for now.  opt: the options of compute_metrices.py.  Returns sample folder -> row -> metric -> score.
     """
     found = open_samples(opt)
-    judges = build_judges(opt.metrics, found.dataset.classes, opt.device, opt.mode)
+    judges = build_judges(opt.metrics, labelled_classes(found.dataset), opt.device, opt.mode, found.options.channels)
     reference = _reference(opt, found, judges)
     results: dict[str, Scores] = {}
     for name, samples in found.samples.items():
         values, features, moments = _judge(opt, samples, found, judges)
         results[name] = _table(opt.metrics, values, features, moments, judges, reference)
         _write(samples, found, results[name], values, _settings(opt, found, samples, reference))
-    title = f"{opt.ckpt}: {found.options.corrupt}, {len(found.dataset)} images of {found.options.image_size} px"
+    size = size_text(found.options.image_size)
+    title = f"{opt.ckpt}: {found.options.corrupt}, {len(found.dataset)} images of {size} px"
     print_scores(_one_table(results, published_scores(found.options, found.imagenet)), title)
     return results
 
@@ -72,7 +74,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     """Everything that judging, reports and pictures need of results/CKPT/SAMPLE_DIR, checked to belong together.
 
     opt: `ckpt`, `sample_dir`, `image_size`, `given`, `device`, `seed` and the options of data are read.
-    The task and the image size are the samples' own, or the checkpoint's for the original's samples.
+    Task, image size and channels are the samples' own, or the checkpoint's for the original's samples.
     Raises UserError where samples are missing, of different tasks, or not of this data set.
     """
     ckpt_opt, samples, log = build_ckpt_option(opt, None, RESULTS / opt.ckpt), {}, None
@@ -84,9 +86,10 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
         samples[name] = Samples(folder, Recon(paths), run, run.get("seed", opt.seed))
     ckpt_opt.device = device or opt.device
     ckpt_opt.corrupt = _common("task", samples, ckpt_opt.corrupt)
+    ckpt_opt.channels = _common("channels", samples, ckpt_opt.channels)
     ckpt_opt.exif_rotate = _common("exif_rotate", samples, ckpt_opt.exif_rotate)
     if "image_size" not in opt.given:
-        ckpt_opt.image_size = _common("image_size", samples, ckpt_opt.image_size)
+        ckpt_opt.image_size = as_image_size(_common("image_size", samples, ckpt_opt.image_size))
     ckpt_opt.corruption_sha256 = _common("operator", samples, ckpt_opt.corruption_sha256)
     load_operators(ckpt_opt, getattr(opt, "corruption_file", None), log)
     dataset = open_evaluation(ckpt_opt, log)
@@ -99,7 +102,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
 def _common(key: str, samples: Mapping[str, Samples], default: Any) -> Any:
     """What all folders say of `key`; those that say nothing have the default."""
     values = {name: found.run.get(key, default) for name, found in samples.items()}
-    if len(set(values.values())) > 1:
+    if len(set(map(str, values.values()))) > 1:
         listed = ", ".join(f"{name}: {value}" for name, value in values.items())
         raise UserError(f"--sample-dir: the folders differ in {key} ({listed}): evaluate them one by one")
     return next(iter(values.values()))
@@ -115,11 +118,14 @@ def _check(found: Evaluation) -> None:
     targets, data = [label for _, label in found.dataset.samples], found.dataset.fingerprint()
     as_sampled = "give the --dataset-dir and --val-list of sample.py"
     for folder, recon, run, _ in found.samples.values():
-        height, width = recon.image_shape[-2:]
+        channels, *size = recon.image_shape
         if len(recon) != len(targets):
             raise UserError(f"{folder}: holds {len(recon)} images, the data set has {len(targets)}; {as_sampled}")
-        if not height == width == found.options.image_size:
-            raise UserError(f"{folder}: its images have {height}x{width} pixels; give --image-size {width}")
+        if as_image_size(size) != found.options.image_size:
+            given = size_text(as_image_size(size))
+            raise UserError(f"{folder}: its images have {size[0]}x{size[1]} pixels; give --image-size {given}")
+        if channels != found.options.channels:
+            raise UserError(f"{folder}: its images have {channels} channels, the checkpoint's {found.options.channels}")
         if recon.labels.tolist() != targets or (recon.checksums is None and run.get("data", data) != data):
             raise UserError(f"{folder}: was restored from other images than the data set's; {as_sampled}")
         if run.get("checkpoint", weights) != weights:
@@ -225,7 +231,7 @@ def _settings(opt: Any, found: Evaluation, samples: Samples, reference: tuple[Fe
         "checkpoint": opt.ckpt,
         "samples": samples.folder.name,
         "corrupt": found.options.corrupt,
-        "image_size": found.options.image_size,
+        "image_size": size if isinstance(size := found.options.image_size, int) else list(size),
         "dataset_dir": str(opt.dataset_dir),
         "data": found.dataset.fingerprint(),
         "num_images": len(found.dataset),
@@ -238,7 +244,8 @@ def _settings(opt: Any, found: Evaluation, samples: Samples, reference: tuple[Fe
 
 def published_scores(ckpt_opt: Any, imagenet: bool) -> Scores:
     """The paper's row, where it speaks of the same task, size and data."""
-    if not (imagenet and ckpt_opt.image_size == IMAGE_SIZE and ckpt_opt.corrupt in PUBLISHED):
+    same = (ckpt_opt.image_size, ckpt_opt.channels) == (IMAGE_SIZE, 3)
+    if not (imagenet and same and ckpt_opt.corrupt in PUBLISHED):
         return {}
     return {"published": {metric: Score(value, SOURCE) for metric, value in PUBLISHED[ckpt_opt.corrupt].items()}}
 

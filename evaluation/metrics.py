@@ -26,7 +26,8 @@ class Metric(NamedTuple):
     """A row of METRICS; one of the last three is given.
 
     title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.  scale: what values per image are shown as.
-    per_image: (class names, device) -> a function of (images [B,3,S,S] in [-1,1], clean ones, labels [B]) -> [B].
+    of_rgb: a network of RGB photographs measures it; grey images are shown to it as RGB, others cannot be.
+    per_image: (class names, device) -> a function of (images [B,C,H,W] in [-1,1], clean ones, labels [B]) -> [B].
     of_sets: (restored, reference) -> the distance of two sets of images.
     to_clean: device -> the features whose distribution is compared with that of the clean images.
     All raise MetricUnavailable where there is no such score.
@@ -37,6 +38,7 @@ class Metric(NamedTuple):
     better: str
     digits: int
     scale: float = 1.0
+    of_rgb: bool = True
     per_image: Callable[[Sequence[str], str], Judge] | None = None
     of_sets: Callable[[Features, Features], float] | None = None
     to_clean: Callable[[str], Callable[[Tensor], Tensor]] | None = None
@@ -63,6 +65,8 @@ def _accuracy(classes: Sequence[str], device: str) -> Judge:
     from dataset.names import is_imagenet
     from evaluation.resnet import build_resnet50, top1
 
+    if not classes:
+        raise MetricUnavailable("this data set has no classes")
     if len(classes) != 1000 or not is_imagenet(classes):
         raise MetricUnavailable(f"needs ImageNet's 1000 classes, this data set has {len(classes)} of its own")
     network = build_resnet50().to(device)
@@ -122,8 +126,8 @@ def _kid(restored: Features, reference: Features) -> float:
 
 # In the order of the table's columns.
 METRICS = {
-    "psnr": Metric("PSNR", "dB", "↑", 2, per_image=_psnr),
-    "ssim": Metric("SSIM", "", "↑", 4, per_image=_ssim),
+    "psnr": Metric("PSNR", "dB", "↑", 2, of_rgb=False, per_image=_psnr),
+    "ssim": Metric("SSIM", "", "↑", 4, of_rgb=False, per_image=_ssim),
     "accuracy": Metric("Accuracy", "%", "↑", 1, 100, per_image=_accuracy),
     "lpips": Metric("LPIPS", "", "↓", 4, per_image=_lpips),
     "perceptual": Metric("Perceptual", "", "↓", 4, per_image=_perceptual),
@@ -156,27 +160,47 @@ class Judges:
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
-def build_judges(metrics: Iterable[str], classes: Sequence[str], device: str, mode: str = "legacy_pytorch") -> Judges:
-    """The judges of `metrics`, as far as their weights can be had; mode: clean-fid's, for FID and KID."""
+def build_judges(
+    metrics: Iterable[str], classes: Sequence[str], device: str, mode: str = "legacy_pytorch", channels: int = 3
+) -> Judges:
+    """The judges of `metrics` for images of `channels`, as far as they can be had.
+
+    classes: of the data set, none where it has no labels; mode: clean-fid's, for FID and KID.
+    """
     from evaluation import inception
 
     judges = Judges()
     for name in metrics:
         try:
+            if METRICS[name].of_rgb and channels not in (1, 3):
+                raise MetricUnavailable(f"not available for {channels} channels")
             if name in OF_SETS:
-                judges.features = judges.features or inception.build_inception(mode, device)
+                judges.features = judges.features or _shown_rgb(inception.build_inception(mode, device), channels)
             elif METRICS[name].to_clean:
-                judges.to_clean[name] = METRICS[name].to_clean(device)
+                judges.to_clean[name] = _shown_rgb(METRICS[name].to_clean(device), channels)
             else:
-                judges.per_image[name] = METRICS[name].per_image(classes, device)
+                judge = METRICS[name].per_image(classes, device)
+                judges.per_image[name] = _shown_rgb(judge, channels) if METRICS[name].of_rgb else judge
         except MetricUnavailable as error:
             judges.unavailable[name] = str(error)
     return judges
 
 
-def training_judges(classes: Sequence[str], device: str, log: Any) -> dict[str, Judge]:
+def _shown_rgb(judge: Callable, channels: int) -> Callable:
+    """A function of images of `channels` that shows them to `judge` as RGB."""
+    if channels == 3:
+        return judge
+    return lambda *tensors: judge(*(t.expand(-1, 3, -1, -1) if t.ndim == 4 else t for t in tensors))
+
+
+def labelled_classes(dataset: Any) -> Sequence[str]:
+    """The classes of a data set; none where its images have no labels."""
+    return dataset.classes if getattr(dataset, "has_labels", True) else ()
+
+
+def training_judges(dataset: Any, device: str, log: Any, channels: int) -> dict[str, Judge]:
     """The scores that training shows: PSNR [dB], and ResNet-50's accuracy (0 to 1) where it can be had."""
-    judges = build_judges(["psnr", "accuracy"], classes, device)
+    judges = build_judges(["psnr", "accuracy"], labelled_classes(dataset), device, channels=channels)
     for metric, reason in judges.unavailable.items():
         log.info(f"[Eval] no {metric}: {reason}")
     return judges.per_image

@@ -17,6 +17,7 @@ from dataset.splits import has_split, open_folder, open_split, transform_of
 from evaluation.fid import Features, FeatureSums, load_statistics, save_statistics, statistics_path
 from evaluation.weights import find
 from i2sb import addresses
+from i2sb.config import size_text
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.pixels import nearest_uint8
@@ -37,12 +38,14 @@ def build_reference(opt: Any, ckpt_opt: Any, imagenet: bool, network: Callable, 
 
     if opt.fid_ref is not None:
         return _given(Path(opt.fid_ref), ckpt_opt, measure, log), ""
-    if imagenet and lookup(ckpt_opt.corrupt).fid_split == "train":
+    grey = ckpt_opt.channels == 1
+    if imagenet and not grey and lookup(ckpt_opt.corrupt).fid_split == "train":
         return load_statistics(find(addresses.FID_TRAIN_STATISTICS, Path("data")))[0], "to ImageNet's training set"
     whole = open_evaluation(ckpt_opt, log, whole=True)
     if "kid" in opt.metrics:  # features are not kept on the disk
         return measure(whole), "to the validation set"
-    source, path = f"{content(whole)}, {ckpt_opt.image_size} px", statistics_path(ckpt_opt.image_size, "val", opt.mode)
+    path = statistics_path(ckpt_opt.image_size, "val", opt.mode, ckpt_opt.channels)
+    source = f"{content(whole)}, {size_text(ckpt_opt.image_size)} px{', grey' * grey}"
     if ckpt_opt.exif_rotate:
         source += ", turned by EXIF"
     if not imagenet:  # many data sets may be judged in one folder
@@ -68,7 +71,7 @@ def _given(path: Path, ckpt_opt: Any, measure: Callable[[Any], Features], log: A
 def features_of(
     dataset: Any, network: Callable[[Tensor], Tensor], batch_size: int, num_workers: int = 0, num_kept: int = 0
 ) -> Features:
-    """Features of a data set with items (image [3,S,S] in [-1,1], ...).  Raises MetricUnavailable below two images."""
+    """Features of a data set with items (image [C,H,W] in [-1,1], ...).  Raises MetricUnavailable below two images."""
     count = len(dataset)
     batches = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
     sums = FeatureSums(count, num_kept)

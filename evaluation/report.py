@@ -138,6 +138,8 @@ def _gain(metric: str, value: float, before: float | None) -> Markup | str:
 def _setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, list):  # a size
+        return ",".join(map(str, value))
     named = {"None": "–", "": "–", "True": "yes", "False": "no"}
     return named.get(str(value), str(value))
 

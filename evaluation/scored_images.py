@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from evaluation.judge import Evaluation, Samples
 from evaluation.table import Scores, read_csv, read_metrics
@@ -18,7 +19,7 @@ from i2sb.recon import run_identity
 
 
 class Case(NamedTuple):
-    """One image three times, uint8 [H,W,3]; metrics: name -> (value restored, value degraded or None)."""
+    """One image three times, see `to_pixels`; metrics: name -> (value restored, value degraded or None)."""
 
     name: str
     degraded: np.ndarray
@@ -91,9 +92,13 @@ class JudgedImages:
             path = trajectory_file(self.folder, number)
             if not path.is_file():
                 continue
-            frames, restored = read_frames(path), to_pixels(self.recon.take([number])[0])
+            frames, last = read_frames(path), to_pixels(self.recon.take([number])[0])
+            # What is seen: WebP does not keep colours where nothing shines through
+            ends = [
+                np.asarray(Image.fromarray(x).convert("RGBA").convert("RGBa")).astype(int) for x in (frames[-1], last)
+            ]
             # Equal up to the rounding of recon.pt's dtype
-            if frames[-1].shape == restored.shape and np.abs(frames[-1].astype(int) - restored).max() <= 2:
+            if ends[0].shape == ends[1].shape and np.abs(ends[0] - ends[1]).max() <= 2:
                 found.append((name, frames))
             else:
                 log.warning(f"[Report] {path}: is left out: it ends in another image than recon.pt holds")

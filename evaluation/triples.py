@@ -19,7 +19,7 @@ from i2sb.recon import Recon
 
 
 class Triple(NamedTuple):
-    """numbers: positions in the data set; the images [B,3,S,S], restored as stored; labels [B]."""
+    """numbers: positions in the data set; the images [B,C,H,W], restored as stored; labels [B]."""
 
     numbers: list[int]
     clean: Tensor

@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 
-from guided_diffusion import presets
 from i2sb import export
-from i2sb.config import BridgeConfig
+from i2sb.config import BridgeConfig, as_image_size
 from i2sb.errors import UserError
 from i2sb.fetch import download_ckpt
 from i2sb.network import network_of
@@ -45,7 +44,7 @@ _IF_GIVEN = ("image_size", "val_split", "pair_layout", "source", "target")  # el
 def with_defaults(opt: Any) -> argparse.Namespace:
     """A copy of `opt`, anything with attributes, with every training option that it lacks: the original's are fewer."""
     others = {"given": (), "distributed": False, "global_rank": 0, "local_rank": 0, "global_size": 1}
-    others |= {"ckpt_path": None, "load": None, "channels": presets.CHANNELS, "corruption_sha256": None}
+    others |= {"ckpt_path": None, "load": None, "corruption_sha256": None}
     known = {name: getattr(opt, name, value) for name, value in {**training_defaults(), **others}.items()}
     more = {name: value for name, value in getattr(opt, "__dict__", {}).items() if not name.startswith("__")}
     return argparse.Namespace(**{**more, **known})
@@ -118,6 +117,7 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     for name in _IF_GIVEN:
         if name in given:
             setattr(saved, name, getattr(opt, name))
+    saved.image_size = as_image_size(saved.image_size)
     return saved
 
 

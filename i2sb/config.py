@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from guided_diffusion import presets
 from i2sb.errors import UserError
+
+ImageSize = int | tuple[int, int]
+"""The side of square images [pixels], or (height, width)."""
+
+
+def as_image_size(value: int | Sequence[int]) -> ImageSize:
+    """The one form of a size: squares are their side; files hold rectangles as lists.  Raises ValueError for others."""
+    height, width = map(int, value) if isinstance(value, (list, tuple)) else (int(value),) * 2
+    if min(height, width) < 1:
+        raise ValueError("sizes are at least 1")
+    return height if height == width else (height, width)
+
+
+def height_and_width(size: ImageSize) -> tuple[int, int]:
+    """[pixels]"""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def size_text(size: Any) -> str:
+    """As the command line takes it: "256", or "192,256" of height and width; other values are `str` of them."""
+    return ",".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
 
 
 @dataclass(frozen=True)
@@ -20,8 +41,8 @@ class BridgeConfig:
 
     Attributes:
         task: name of the degradation, see `corruption`.
-        image_size: side of the training's images [pixels].
-        channels: of the images.
+        image_size: side of the training's images [pixels], or (height, width).
+        channels: of the images, such as 1 (grey), 3 (RGB), 4 (RGB and alpha).
         interval, beta_max: steps N and noise of the schedule, see `schedule.make_betas`.
         t0, T: what the network's time runs between, see `schedule.noise_levels`.
         ot_ode: no noise between the two ends.
@@ -31,7 +52,7 @@ class BridgeConfig:
     """
 
     task: str
-    image_size: int
+    image_size: ImageSize
     interval: int
     beta_max: float
     t0: float
@@ -55,8 +76,8 @@ class BridgeConfig:
         Raises:
             ValueError: values are missing or make no bridge.
         """
-        kinds = {"task": str, "network": presets.canonical, "interval": int, "image_size": int, "channels": int}
-        kinds |= dict.fromkeys(("beta_max", "t0", "T"), float)
+        kinds = {"task": str, "network": presets.canonical, "interval": int, "channels": _positive}
+        kinds |= {"image_size": as_image_size, **dict.fromkeys(("beta_max", "t0", "T"), float)}
         found = {}
         for field in FIELDS:
             try:
@@ -70,7 +91,8 @@ class BridgeConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for files."""
-        return {**dataclasses.asdict(self), "network": dict(self.network)}
+        size = self.image_size if isinstance(self.image_size, int) else list(self.image_size)
+        return {**dataclasses.asdict(self), "image_size": size, "network": dict(self.network)}
 
     def differences(self, other: BridgeConfig) -> list[str]:
         """What tells two bridges apart, one text per field: "interval 1000, not 100"."""
@@ -90,6 +112,12 @@ class BridgeConfig:
                 f"{path}: is not that of {weights} ({'; '.join(different[:3])}); put back the one that belongs to it, "
                 f"or remove it: {weights} holds the same"
             )
+
+
+def _positive(value: Any) -> int:
+    if int(value) < 1:
+        raise ValueError("is at least 1")
+    return int(value)
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(BridgeConfig))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,29 +32,34 @@ def load_initial(net: BridgeNet, named: bool, log: Any, data_dir: str | Path = "
         from i2sb.fetch import fetch
 
         path = fetch(addresses.ADM_WEIGHTS, data_dir, log)
-    load_initial_weights(net, path)
-    log.info(f"[Net] initial weights: {path}")
+    adapted = load_initial_weights(net, path)
+    log.info(f"[Net] initial weights: {path}{adapted and f'; {adapted}'}")
 
 
 def is_adm_256(kwargs: Mapping[str, Any]) -> bool:
     """Whether ADM's published weights for 256 px are of this network (first and last layer aside)."""
-    mine, adm = (
-        presets.canonical({**k, "in_channels": presets.CHANNELS}) for k in (kwargs, presets.PRESETS[presets.DEFAULT])
-    )
+    ends = {"in_channels": 3, "out_channels": 3}
+    mine, adm = (presets.canonical({**k, **ends}) for k in (kwargs, presets.PRESETS[presets.DEFAULT]))
     return mine == adm
 
 
-def load_initial_weights(net: BridgeNet, path: str | Path) -> None:
+def load_initial_weights(net: BridgeNet, path: str | Path) -> str:
     """Start from the weights of a diffusion model: ADM's published file, or any bare U-Net state dict.
 
     ADM also predicts variances: the first half of the output channels is kept. Of a network that sees the degraded
     image, the first half of the input channels takes ADM's kernel, the others stay as initialized.
+
+    For images of other than three channels first and last convolution of an RGB network are adapted, see `_of_rgb`.
+
+    Returns what was adapted, in one line; "" where nothing was.
     """
     state = load_torch(path)
     mine = net.diffusion_model.state_dict()
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict of a U-Net")
-    load_weights(net.diffusion_model, _adapted(dict(state), mine), path)
+    state, adapted = _adapted(dict(state), mine)
+    load_weights(net.diffusion_model, state, path)
+    return adapted
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], path: str | Path) -> None:
@@ -67,11 +72,32 @@ def load_weights(module: nn.Module, state: Mapping[str, Any], path: str | Path) 
         raise UserError(f"{path}: its weights do not fit the network of the options: {reason}") from error
 
 
-def _adapted(state: dict[str, Any], mine: Mapping[str, Tensor]) -> dict[str, Any]:
-    for key in LAST:
-        if key in state and state[key].ndim and len(state[key]) == 2 * len(mine[key]):
-            state[key] = state[key][: len(mine[key])]
-    value = state.get(FIRST)
-    if value is not None and value.ndim == 4 and 2 * value.shape[1] == mine[FIRST].shape[1]:
-        state[FIRST] = torch.cat([value.to(mine[FIRST]), mine[FIRST][:, value.shape[1] :]], dim=1)
-    return state
+def _adapted(state: dict[str, Any], mine: Mapping[str, Tensor]) -> tuple[dict[str, Any], str]:
+    """The weights for the network `mine`, and in one line how RGB became its channels; see `load_initial_weights`."""
+    keys, adapted = (FIRST, *LAST), ""
+    if any(key not in state or state[key].ndim != mine[key].ndim for key in keys):
+        return state, ""  # of no network like ours: loading says which keys are missing or wrong
+    first, *last = (state[key] for key in keys)
+    channels, seen = len(mine[LAST[0]]), mine[FIRST].shape[1]
+    own = channels == 3 or first.shape[1] == len(last[0]) == channels
+    if not own and first.shape[1] in (3, 6) and len(last[0]) in (3, 6):
+        # two halves where the file's network sees the degraded image, too
+        halves = [_of_rgb(half.transpose(0, 1), channels, torch.sum) for half in first.split(3, dim=1)]
+        first, last = torch.cat(halves).transpose(0, 1), [_of_rgb(x[:3], channels, torch.mean) for x in last]
+        how = "grey takes their sum and their mean" if channels < 3 else "the others start from zero"
+        adapted = f"first and last convolution, of RGB, adapted to {channels} channel{'s'[: channels - 1]} ({how})"
+    elif len(last[0]) == 2 * channels:
+        last = [x[:channels] for x in last]
+    if 2 * first.shape[1] == seen:
+        first = torch.cat([first.to(mine[FIRST]), mine[FIRST][:, first.shape[1] :]], dim=1)
+    return {**state, **dict(zip(keys, (first, *last)))}, adapted
+
+
+def _of_rgb(weights: Tensor, channels: int, to_grey: Callable) -> Tensor:
+    """[3,..] of the channels R, G and B -> [channels,..]: grey of them, or themselves, and zeros for further ones.
+
+    A grey image then gives what it gave as an RGB image of three equal channels: the first convolution takes the sum
+    over its input channels, the last the mean over its output channels.
+    """
+    colours = to_grey(weights, dim=0, keepdim=True) if channels < 3 else weights
+    return torch.cat([colours, weights.new_zeros(channels - len(colours), *weights.shape[1:])])

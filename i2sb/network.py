@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from guided_diffusion import presets
 from guided_diffusion.script_util import create_model
 from i2sb.errors import UserError, one_line
+from i2sb.options.shared import misfit
 from i2sb.runtime.reading import load_plain_dict
 from i2sb.schedule import noise_levels
 
@@ -110,12 +111,19 @@ def network_of(opt: Any, log: Any = None) -> dict[str, Any]:
 
 
 def build_network(opt: Any, log: Any = None) -> BridgeNet:
-    """The network of the options, on the CPU, freshly initialized."""
+    """The network of the options, on the CPU, freshly initialized.
+
+    Raises:
+        UserError: arguments that make no network, or one that does not take images of the options' size.
+    """
     kwargs = network_of(opt, log)
     try:
         if kwargs.get("class_cond") or kwargs.get("learn_sigma"):
             raise ValueError("class_cond, learn_sigma: a bridge has no classes and predicts no variances")
-        return BridgeNet(kwargs, noise_levels(opt.t0, opt.T, opt.interval), bool(opt.cond_x1))
+        net = BridgeNet(kwargs, noise_levels(opt.t0, opt.T, opt.interval), bool(opt.cond_x1))
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         origin = f"{opt.load}: " if getattr(opt, "load", None) else ""
         raise UserError(f"{origin}the network cannot be built: {one_line(error, 300)}") from error
+    if reason := misfit(getattr(opt, "image_size", net.diffusion_model.downsampling), kwargs):
+        raise UserError(reason)
+    return net

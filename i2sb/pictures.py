@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from i2sb.errors import UserError, one_line
-from i2sb.pixels import nearest_uint8
+from i2sb.pixels import nearest_uint8, shown_channels
 from i2sb.recon import Recon, ReconStore
 from i2sb.runtime.files import atomic_write
 
@@ -24,8 +24,12 @@ _LONGEST_STEM = 240  # bytes of a picture's name before its number and suffix
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """[C,H,W] in [-1,1], or uint8 -> uint8 [H,W,C], rounded to the nearest level."""
-    return nearest_uint8(image.cpu()).permute(1, 2, 0).numpy()
+    """[C,H,W] in [-1,1], or uint8 -> uint8 as Pillow takes it, [H,W] or [H,W,3 or 4], rounded to the nearest level.
+
+    Of 2 channels the first is shown, of more than 4 the first three.
+    """
+    pixels = nearest_uint8(shown_channels(image).cpu())
+    return pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
 
 
 def picture_names(names: Sequence[str], image_format: str) -> list[str]:
@@ -46,10 +50,11 @@ def trajectory_file(folder: Path, number: int) -> Path:
 
 
 def read_frames(path: Path) -> list[np.ndarray]:
-    """The frames of an animated picture, uint8 [H,W,3] each."""
+    """The frames of an animated picture, uint8 [H,W,4] each where it has transparency, else [H,W,3]."""
     try:
         with Image.open(path) as picture:
-            return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
+            mode = "RGBA" if "A" in picture.mode else "RGB"
+            return [np.asarray(frame.convert(mode)) for frame in ImageSequence.Iterator(picture)]
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)}); remove it") from error
 
@@ -93,7 +98,9 @@ def _save_trajectory(path: Path, states: Tensor) -> None:
 
 
 def _save(path: Path, pixels: np.ndarray, **options: Any) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, _KINDS[path.suffix], quality=95, **options)
+    buffer, image = io.BytesIO(), Image.fromarray(pixels)
+    if path.suffix == ".jpg" and image.mode == "RGBA":  # JPEG has no transparency
+        image = image.convert("RGB")
+    image.save(buffer, _KINDS[path.suffix], quality=95, **options)
     with atomic_write(path) as file:
         file.write(buffer.getvalue())

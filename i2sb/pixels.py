@@ -28,6 +28,11 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().div_(127.5).sub_(1) if images.dtype == torch.uint8 else images
 
 
+def shown_channels(images: Tensor) -> Tensor:
+    """What pictures show of images [..,C,H,W]: grey, RGB, RGB and alpha as they are; the first of 2, 3 of more."""
+    return images[..., : {1: 1, 2: 1, 4: 4}.get(images.shape[-3], 3), :, :]
+
+
 def _scaled(x: Tensor) -> Tensor:
     """[0, 255] in (at least) float32; uint8 stays as it is."""
     if x.dtype == torch.uint8:

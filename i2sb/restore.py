@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from i2sb.batch import Given, unpack
+from i2sb.config import height_and_width
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.recon import ReconStore, sampling_of
@@ -32,7 +33,7 @@ def open_store(
     bridge = runner.config
     replaced = f"--ckpt {opt.ckpt}: its weights were replaced while the ranks loaded them; start again"
     check_agreement((runner.identity, bridge.to_dict()), replaced)
-    shape = (bridge.channels, bridge.image_size, bridge.image_size)
+    shape = (bridge.channels, *height_and_width(bridge.image_size))
     settings = {
         "checkpoint": runner.identity,
         "data": broadcast_object(dataset.fingerprint() if is_main() else None),
@@ -59,7 +60,7 @@ def open_store(
 
 
 def holes(corrupt: Callable, count: int, shape: tuple[int, ...]) -> str | None:
-    """A checksum of the masks of `count` images [C,S,S], a file's or the brush's; None for a task without masks."""
+    """A checksum of the masks of `count` images [C,H,W], a file's or the brush's; None for a task without masks."""
     if not getattr(corrupt, "has_mask", False):
         return None
     try:
@@ -96,7 +97,7 @@ def restore(
 
     Args:
         dataset: items (item of `batch.unpack`, CRC-32 of the bytes it was made of), see `dataset.images.WithChecksum`.
-        on_batch: called in a thread with (numbers, states [b,K,C,S,S]) of each batch, before it counts as done.
+        on_batch: called in a thread with (numbers, states [b,K,C,H,W]) of each batch, before it counts as done.
     """
     # Rank 0 looks for all: the store changes as soon as the first rank is at work.
     missing = broadcast_object(store.missing(opt.batch_size) if is_main() else None)
@@ -131,7 +132,7 @@ def restore(
 def restore_batch(
     runner: Any, opt: Any, given: Given, numbers: list[int], corrupt: Callable, on_step: Callable
 ) -> Tensor:
-    """Restore the images of these numbers [b,C,S,S]: states [b,K,C,S,S] on the CPU, index 0 the restored images.
+    """Restore the images of these numbers: states [b,K,C,H,W] on the CPU, index 0 the restored images.
 
     Where a trajectory is asked for, the last state is the degraded image.
     """

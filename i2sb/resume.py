@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guided_diffusion import presets
 from i2sb.ckpt_util import LATEST, RESULTS, bridge_of, build_ckpt_option
+from i2sb.config import size_text
 from i2sb.errors import UserError
 from i2sb.noise import TrainingDraws
 from i2sb.options import contradiction
@@ -19,7 +20,7 @@ from i2sb.options.shared import NET_OVERRIDES
 from i2sb.runtime.logger import of_all_ranks
 
 # What a network was trained for: another value would make its weights meaningless.
-BRIDGE_OPTIONS = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1")
+BRIDGE_OPTIONS = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1", "channels")
 # What may be changed on purpose from one run to the next.
 TASK_OPTIONS = ("corrupt", "image_size", "add_x1_noise", "seed", "batch_size", "microbatch", "num_itr")
 TASK_OPTIONS += ("lr", "lr_gamma", "lr_step", "lr_schedule", "warmup", "l2_norm", "grad_clip", "ema")
@@ -77,10 +78,11 @@ def _take_over(opt: argparse.Namespace, saved: argparse.Namespace, log: Any) -> 
     name = saved.ckpt_path.name
     for key in (*BRIDGE_OPTIONS, *TASK_OPTIONS):
         mine, theirs = getattr(opt, key), getattr(saved, key)
+        now, before = size_text(mine), size_text(theirs)
         if mine != theirs and key in opt.given:
-            log.warning(f"[Resume] --{_flag(key)} is now {mine}; {name} was trained with {theirs}")
+            log.warning(f"[Resume] --{_flag(key)} is now {now}; {name} was trained with {before}")
         elif mine != theirs:
-            log.info(f"[Resume] --{_flag(key)} {theirs}, as {name} was trained with")
+            log.info(f"[Resume] --{_flag(key)} {before}, as {name} was trained with")
             setattr(opt, key, theirs)
     if saved.network:
         before = saved.network.get("dropout", 0)

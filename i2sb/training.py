@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from i2sb.batch import unpack
 from i2sb.ckpt_util import LATEST, keep_checkpoint, save_checkpoint
 from i2sb.errors import UserError
+from i2sb.forecast import TimeLeft, before_training
 from i2sb.loader import training_loader
 from i2sb.loss import Balance, Perceptual
 from i2sb.meter import Meter
@@ -143,6 +144,9 @@ class Training:
         if state.iteration >= opt.num_itr:
             self.log.info(f"[Train] {state.iteration} iterations are done, --num-itr is {opt.num_itr}: nothing to do")
             return True
+        if self.rank == 0:
+            network = self.runner.net.kwargs
+            self.log.info(f"[Train] {before_training(opt, network, len(self.train_dataset))}")
         with StopSignal() as stop, Progress("training", opt.num_itr, state.iteration, shown=self.rank == 0) as bar:
             try:
                 stopped_by = self._iterate(stop, bar)
@@ -160,19 +164,23 @@ class Training:
 
     def _iterate(self, stop: StopSignal, bar: Progress) -> str | None:
         """Alg. 1.  Returns the name of the signal that ended it early."""
-        opt, state, stopped_by = self.opt, self.state, None
+        opt, state, stopped_by, time_left = self.opt, self.state, None, TimeLeft()
         batches = training_loader(self.train_dataset, opt, state.num_images, self.runner.device)
         state.random = self._random_state()
         while state.iteration < opt.num_itr and not stopped_by:
             if self._due_for_evaluation():
                 with self.meter.paused():
                     stopped_by = evaluate(self, stop.poll)
-            self.meter.add(*self.step(batches))
+                time_left.restart()
+            loss, norm = self.step(batches)
+            self.meter.add(loss, norm)
             state.iteration += 1
             state.num_images += opt.batch_size
             state.random = self._random_state()
             if state.iteration % opt.log_every == 0 or state.iteration == opt.num_itr:
                 self.report(bar)
+            if line := time_left.after_iteration(loss, opt.num_itr - state.iteration):
+                self.log.info(f"[Train] {line}")
             if state.iteration % opt.save_every == 0 or self._to_be_kept():
                 self.save()
             stopped_by = stopped_by or stop.poll()

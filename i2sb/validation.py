@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from i2sb.batch import unpack
+from i2sb.pixels import shown_channels
 from i2sb.runtime.distributed import gather_objects
 from i2sb.runtime.progress import Progress
 from i2sb.schedule import num_evaluations
@@ -66,7 +67,7 @@ def evaluate(training: Any, poll: Callable[[], str | None]) -> str | None:
 
 
 def _write_scores(training: Any, shown: dict[str, Tensor], labels: Any) -> None:
-    """Means over all ranks of what each judge says of each kind of images [B,3,S,S]."""
+    """Means over all ranks of what each judge says of each kind of images [B,C,H,W]."""
     clean = shown["clean"].cpu()
     scores = {
         f"{metric}/{name}": judge(images.cpu(), clean, labels).float().mean().item()
@@ -82,7 +83,7 @@ def _write_scores(training: Any, shown: dict[str, Tensor], labels: Any) -> None:
 
 
 def _grid(images: Tensor, columns: int = 8) -> Tensor:
-    """[N,3,S,S] in [-1,1] -> one picture [3,H,W] in [0,1]."""
+    """[N,C,H,W] in [-1,1] -> one picture [3,h,w] in [0,1], without transparency."""
     from torchvision.utils import make_grid
 
-    return make_grid((images.float().cpu() + 1) / 2, nrow=columns).clamp(0, 1)
+    return make_grid((shown_channels(images)[:, :3].float().cpu() + 1) / 2, nrow=columns).clamp(0, 1)

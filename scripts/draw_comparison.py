@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shared.add_samples(run)
     run.add_argument("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help="PNG to write")
     run.add_argument("--rows", type=positive_int, default=6, metavar="N", help="images shown, spread over the classes")
-    run.add_argument("--tile", type=positive_int, default=192, metavar="PX", help="side of each image [pixels]")
+    run.add_argument("--tile", type=positive_int, default=192, metavar="PX", help="width of each image [pixels]")
     shared.add_data(parser)
     opt = parser.parse(argv)
 

@@ -15,55 +15,37 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from guided_diffusion import presets
-from guided_diffusion.script_util import create_model
+from guided_diffusion.memory import PARTS, saved_bytes, shapes_only
+from i2sb.config import height_and_width
+from i2sb.options.parser import image_size
+from i2sb.options.shared import add_channels
 
 GIB = 2**30
 MODES = ("none", "attention", "all")
 
 
-def saved_bytes(net, size: int, microbatch: int) -> int:
-    """Bytes of all tensors that a forward pass keeps for the backward pass, parameters aside; nothing is computed."""
-    parameters = {p.untyped_storage()._cdata for p in net.parameters()}
-    kept: dict[int, tuple[int, object]] = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            kept[storage._cdata] = storage.nbytes(), storage  # held, so that no other takes its place
-        return tensor
-
-    images = torch.empty(microbatch, net.in_channels, size, size, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = net(images, torch.empty(microbatch, device="meta"))
-    del out
-    return sum(count for count, _ in kept.values())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--net", choices=tuple(presets.PRESETS), default=presets.DEFAULT, help="which network")
-    parser.add_argument("--image-size", type=int, default=256, metavar="PX", help="side of the images [pixels]")
+    size = "side of the images, or their height and width [pixels]"
+    parser.add_argument("--image-size", type=image_size, default=256, metavar="S|H,W", help=size)
+    add_channels(parser)
     args = parser.parse_args()
 
-    def build(dtype: torch.dtype, mode: str):
-        with torch.device("meta"):
-            net = create_model(**presets.resolve(args.net))
-        net.convert_torso(dtype)
-        net.set_checkpointing(mode)
-        return net.train()
-
-    count = sum(p.numel() for p in build(torch.float32, "none").parameters())
-    parts = {"parameters": 4, "gradients": 4, "AdamW's moments": 8, "EMA": 4}
-    total = sum(parts.values()) * count / GIB
-    print(f"{args.net}, {count / 1e6:.0f} M parameters, {args.image_size} px; computed from shapes, not measured.\n")
-    shares = ", ".join(f"{name} {size * count / GIB:.1f}" for name, size in parts.items())
+    kwargs = {**presets.resolve(args.net), "in_channels": args.channels, "out_channels": args.channels}
+    height, width = height_and_width(args.image_size)
+    count = sum(p.numel() for p in shapes_only(kwargs).parameters())
+    total = sum(PARTS.values()) * count / GIB
+    size = f"{width}x{height} px" if height != width else f"{width} px"
+    print(f"{args.net}, {count / 1e6:.0f} M parameters, {size}; computed from shapes, not measured.\n")
+    shares = ", ".join(f"{name} {each * count / GIB:.1f}" for name, each in PARTS.items())
     print(f"Once: {shares}; together {total:.1f} GiB.\n")
     print("| activations kept per image of the micro-batch [GiB] | " + " | ".join(MODES) + " |")
     print("| --- |" + " --- |" * len(MODES))
     for name, dtype in (("fp32, tf32", torch.float32), ("bf16, fp16", torch.bfloat16)):
         cells = []
         for mode in MODES:
-            one, two = (saved_bytes(build(dtype, mode), args.image_size, n) for n in (1, 2))
+            one, two = (saved_bytes(shapes_only(kwargs, dtype, mode), height, width, n) for n in (1, 2))
             cells.append(f"{(two - one) / GIB:.2f}")
         print(f"| {name} | " + " | ".join(cells) + " |")
 

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import compute_metrices
 import sample
 from evaluation.metrics import METRICS
+from i2sb.config import size_text
 from i2sb.options import metrics, parse_metrics_options, parse_sample_options
 from i2sb.options.parser import Parser, positive_int
 from i2sb.options.shared import SAMPLERS
@@ -73,7 +74,7 @@ def _judge(opt: argparse.Namespace, run: argparse.Namespace, folder: Path) -> in
     argv += ["--fid-ref", opt.fid_ref] if opt.fid_ref else []
     for name in OF_BOTH:
         if name in run.given:
-            argv += [f"--{name.replace('_', '-')}", str(getattr(run, name))]
+            argv += [f"--{name.replace('_', '-')}", size_text(getattr(run, name))]
     if not opt.judge_again and is_judged(folder, parse_metrics_options(argv, METRICS)):
         print(f"{folder}: is evaluated already; --judge-again does it again", file=sys.stderr)
         return 0

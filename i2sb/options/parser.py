@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from corruption.names import read_operators
+from i2sb.config import ImageSize, as_image_size
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -86,12 +87,12 @@ def even_int(text: str) -> int:
     return value
 
 
-def image_size(text: str) -> int:
-    """An argparse type: the operators work on blocks of 16 pixels."""
-    value = number(int, 16)(text)
-    if value % 16:
-        raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected a multiple of 16")
-    return value
+def image_size(text: str) -> ImageSize:
+    """An argparse type: S or H,W; see `shared.misfit` on which sizes a network takes."""
+    sides = text.split(",")
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected S, or H,W, such as 256 or 192,256")
+    return as_image_size([positive_int(side) for side in sides] * (3 - len(sides)))
 
 
 def experiment(text: str) -> str:

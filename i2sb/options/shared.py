@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from guided_diffusion import presets
+from i2sb.config import ImageSize, height_and_width, size_text
 from i2sb.schedule import SPACINGS
 
 from .parser import Parser, experiment, image_size, non_negative_int, number, operator_file, positive_int
@@ -73,8 +75,10 @@ def add_launch(parser: Parser) -> None:
 
 
 def add_data(parser: Parser, training: bool = False) -> None:
-    add = parser.add_argument_group("data").add_argument
-    add("--image-size", type=image_size, default=256, metavar="PX", help="side of the images [pixels]")
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    size = "side of the images, or their height and width [pixels]: multiples of what the network divides by"
+    add("--image-size", type=image_size, default=256, metavar="S|H,W", help=size)
     folder = "folder with train/ and val/ of images, or LMDBs of them; for pairs see docs/your-data.md"
     add("--dataset-dir", type=Path, default=Path("/dataset"), metavar="DIR", help=folder)
     val_list = (
@@ -85,6 +89,7 @@ def add_data(parser: Parser, training: bool = False) -> None:
     split = "where there is no val/: the share of train/ to hold out for it, chosen by the files' names"
     add("--val-split", type=number(float, 0, 1), default=0.0, metavar="SHARE", help=split)
     if training:
+        add_channels(group)
         crop = "center: images resized to the size, as published; random: windows of that size at full resolution"
         add("--crop", choices=("center", "random"), default="center", help=crop)
     add("--source", type=Path, metavar="DIR", help="pairs: the folder of degraded images")
@@ -98,6 +103,13 @@ def add_data(parser: Parser, training: bool = False) -> None:
     cores = min(4, os.cpu_count() or 1)
     workers = "processes that load images, besides each process that computes (0: none)"
     add("--num-workers", type=non_negative_int, default=cores, metavar="N", help=workers)
+
+
+def add_channels(group: Any) -> None:
+    """For train.py alone: all others take them from the checkpoint."""
+    about = "channels of the images: 1 grey, 3 RGB, 4 RGB and alpha, others as the files have them"
+    about += " (of 2, pictures show the first; of 5 and more, the first three)"
+    group.add_argument("--channels", type=positive_int, default=presets.CHANNELS, metavar="C", help=about)
 
 
 def add_network(parser: Parser) -> None:
@@ -138,7 +150,7 @@ def resolve_network(parser: Parser, opt: argparse.Namespace) -> dict[str, Any] |
         parser.error(f"--net {opt.net or presets.DEFAULT}: {error}")
 
 
-def misfit(size: int, network: dict[str, Any] | None) -> str | None:
+def misfit(size: ImageSize, network: Mapping[str, Any] | None) -> str | None:
     """Why images of `size` pixels do not divide into the network's levels; None where they do."""
     network = network or presets.PRESETS[presets.DEFAULT]
     try:
@@ -146,9 +158,9 @@ def misfit(size: int, network: dict[str, Any] | None) -> str | None:
     except (ValueError, TypeError) as error:
         return f"the network cannot be built: {error}"
     factor = 2 ** (len(mult) - 1)
-    if size % factor == 0:
+    if not any(side % factor for side in height_and_width(size)):
         return None
     return (
-        f"--image-size {size}: this network halves images {factor.bit_length() - 1} times; it takes "
-        f"a multiple of {max(factor, 16)}"
+        f"--image-size {size_text(size)}: this network halves images {factor.bit_length() - 1} times; it takes "
+        f"multiples of {factor}"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from corruption.names import PATTERNS, TASKS, check_task, read_operators
+from i2sb.config import size_text
 from i2sb.runtime.writers import adopt_wandb_key
 
 from . import shared
@@ -60,7 +61,7 @@ def _add_bridge(parser: Parser) -> None:
     add("--T", type=positive_float, default=1.0, metavar="T", help="network time at the last step")
     add("--ot-ode", action="store_true", help="no noise: the deterministic limit, optimal transport")
     add("--clip-denoise", action="store_true", help="clamp predicted clean images to [-1,1] when sampling")
-    add("--cond-x1", action="store_true", help="the network also sees the degraded image (6 input channels)")
+    add("--cond-x1", action="store_true", help="the network also sees the degraded image (twice the input channels)")
     add("--add-x1-noise", action="store_true", help="add Gaussian noise of deviation 1 to degraded images")
 
 
@@ -156,7 +157,7 @@ def fault_of_saved(options: Mapping[str, Any]) -> str | None:
         if type(action.default) in (int, float):
             value = options.get(action.dest, action.default)
             try:
-                action.type(str(value))
+                action.type(size_text(value))
             except (ValueError, argparse.ArgumentTypeError) as error:
                 return f"the option {action.dest} that was saved is {ascii(value)[:60]}: {error}"
     return None

@@ -50,10 +50,39 @@ def test_published_weights_are_taken_over(tmp_path, in_channels):
             assert torch.equal(value, published[key])
 
 
+@pytest.mark.parametrize(("cond", "file_sees_x1"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_rgb_weights_are_adapted_to_other_channels(tmp_path, channels, cond, file_sees_x1):
+    """What the adapted network answers is what the RGB one answers to the same image."""
+    rgb = create_model(**{**SMALL, "in_channels": 6 if file_sees_x1 else 3})
+    for value in rgb.state_dict().values():
+        value.normal_()
+    torch.save(rgb.state_dict(), tmp_path / "adm.pt")
+    net = BridgeNet({**SMALL, "in_channels": channels * (1 + cond), "out_channels": channels}, LEVELS, cond)
+    fresh = net.diffusion_model.input_blocks[0][0].weight[:, channels:].clone()
+    said = load_initial_weights(net, tmp_path / "adm.pt")
+    assert said.startswith(f"first and last convolution, of RGB, adapted to {channels} channel")
+    colours = 1 if channels < 3 else 3
+    images, others = torch.randn(1 + cond, 1, colours, 8, 8), torch.randn(1 + cond, 1, channels - colours, 8, 8)
+    with torch.no_grad():
+        if cond and not file_sees_x1:
+            first = net.diffusion_model.input_blocks[0][0].weight
+            assert torch.equal(first[:, channels:], fresh)  # as it was initialised
+            first[:, channels:] = 0
+        as_rgb = images.expand(-1, -1, 3, -1, -1)[: 1 + file_sees_x1]
+        expected = rgb(torch.cat([*as_rgb], dim=1), torch.tensor([0.5]))
+        mine = torch.cat([images, others], dim=2)
+        answer = net.diffusion_model(torch.cat([*mine], dim=1), torch.tensor([0.5]))
+    expected = expected.mean(dim=1, keepdim=True) if colours == 1 else expected
+    torch.testing.assert_close(answer[:, :colours], expected, rtol=1e-4, atol=1e-4)
+    assert not answer[:, colours:].any()
+
+
 def test_which_networks_adm_has_weights_for():
     golden = json.loads((GOLDEN / "adm256_uncond_keys.json").read_text())
     assert is_adm_256(golden["create_model_kwargs"])
     assert is_adm_256(presets.resolve("adm-256", in_channels=6, dropout=0.1))
+    assert is_adm_256(presets.resolve("adm-256", in_channels=1, out_channels=1))
     for name in ("adm-64", "adm-128", "adm-512", "tiny", "small", "medium"):
         assert not is_adm_256(presets.resolve(name))
     assert not is_adm_256(presets.resolve("adm-256", num_channels=128))

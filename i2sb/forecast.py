@@ -1,0 +1,67 @@
+"""What a training will take: memory, from the network's shapes, and time, from its first iterations."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guided_diffusion.memory import PARTS, saved_bytes, shapes_only
+from i2sb.config import as_image_size, height_and_width
+from i2sb.precision import LOW
+
+GIB = 2**30
+AFTER = 20  # iterations
+
+
+def before_training(opt: Any, network: Mapping[str, Any], num_images: int) -> str:
+    """One line: parameters, memory of a process and its micro-batches, the images of an epoch.
+
+    opt: options of train.py; network: arguments of `create_model`.
+    """
+    arguments = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in network.items())
+    size = height_and_width(as_image_size(opt.image_size))
+    count, kept = _bytes(arguments, opt.precision, opt.grad_checkpoint, size, opt.microbatch)
+    return (
+        f"{count / 1e6:.3g} M parameters, {sum(PARTS.values()) * count / GIB:.2g} GiB with gradients, AdamW's moments "
+        f"and EMA | about {kept / GIB:.2g} GiB more per micro-batch of {opt.microbatch}, computed from shapes | "
+        f"{num_images} images per epoch, {num_images / opt.batch_size:.3g} iterations"
+    )
+
+
+@functools.lru_cache
+def _bytes(
+    arguments: tuple[tuple[str, Any], ...], precision: str, checkpointing: str, size: tuple[int, int], microbatch: int
+) -> tuple[int, int]:
+    """(parameters, bytes that a micro-batch keeps for the backward pass)."""
+    net = shapes_only(dict(arguments), LOW.get(precision, torch.float32), checkpointing)
+    return sum(p.numel() for p in net.parameters()), saved_bytes(net, *size, microbatch)
+
+
+class TimeLeft:
+    """Says once, after 20 iterations without an evaluation between them, how long the rest will take."""
+
+    def __init__(self) -> None:
+        self.said, self.done, self.since = False, 0, 0.0
+
+    def restart(self) -> None:
+        """What came between two iterations took time, too."""
+        self.done = 0
+
+    def after_iteration(self, loss: Tensor, left: int) -> str | None:
+        """The line, when it is time for it.  loss: of the iteration, to wait for the device; left: iterations."""
+        self.done += 1
+        if self.said or self.done not in (1, AFTER):
+            return None
+        loss.item()
+        if self.done == 1:  # the first one also compiles and looks for the fastest kernels
+            self.since = time.perf_counter()
+            return None
+        self.said = True
+        seconds = (time.perf_counter() - self.since) / (AFTER - 1) * left
+        return f"about {datetime.timedelta(seconds=round(seconds))} (h:mm:ss) to the end, evaluations aside"
