@@ -83,7 +83,7 @@ class JudgedImages:
         return Case(self.names[number], *shots, metrics)
 
     def trajectories(self, count: int, log: Any) -> list[tuple[str, list[np.ndarray]]]:
-        """(name, steps from the degraded to the restored image, uint8 [H,W,3] each) of the first `count` images.
+        """(name, steps from the degraded to the restored image, see `read_frames`) of the first `count` images.
 
         One that ends in another image than recon.pt holds is another run's: it is left out, and logged.
         """

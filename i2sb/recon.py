@@ -1,7 +1,7 @@
 """Restored images on disk: the one place that writes recon.pt, and the one that reads it.
 
 results/NAME/samples_nfeN[_SAMPLER][_etaETA][_SPACING][_clip]/
-    recon[_I_N].pt          {"arr": [n,C,S,S], "label_arr": [n]} in the order of the data set, as the original's, and
+    recon[_I_N].pt          {"arr": [n,C,H,W], "label_arr": [n]} in the order of the data set, as the original's, and
                             "made_with": the settings, which are the identity of its run; "crc32": [n], of the image
                             file that each image was restored from
     recon[_I_N].json        the same settings while images are restored, and for people; and the time per image
@@ -153,7 +153,7 @@ class Recon:
     """The images in one recon.pt, whichever program wrote it, or in all the parts of one; they stay on the disk.
 
     Attributes:
-        image_shape: (C, S, S); labels: [n].
+        image_shape: (C, H, W); labels: [n].
         checksums: CRC-32 of the image file that each image was restored from [n]; None where unknown.
 
     Raises UserError where a file is damaged or holds something else.
@@ -176,7 +176,7 @@ class Recon:
         sound = isinstance(arr, Tensor) and arr.ndim == 4 and (arr.is_floating_point() or arr.dtype == torch.uint8)
         sound = sound and isinstance(labels, Tensor) and labels.ndim == 1 and len(labels) == len(arr) > 0
         if not sound:
-            raise UserError(f"{path}: refused: it does not hold restored images (arr [n,C,S,S] and label_arr [n])")
+            raise UserError(f"{path}: refused: it does not hold restored images (arr [n,C,H,W] and label_arr [n])")
         checksums = content.get("crc32")
         check_tensors(path, [arr, labels, checksums])
         return arr, labels, checksums.tolist() if isinstance(checksums, Tensor) else None
@@ -189,11 +189,11 @@ class Recon:
         return [list(range(i, min(i + batch_size, len(self)))) for i in range(0, len(self), batch_size)]
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Consecutive [b,C,S,S] as stored, b = batch_size but at the end."""
+        """Consecutive [b,C,H,W] as stored, b = batch_size but at the end."""
         return map(self.take, self.batch_numbers(batch_size))
 
     def take(self, numbers: Sequence[int]) -> Tensor:
-        """The images of these numbers [b,C,S,S] as stored."""
+        """The images of these numbers [b,C,H,W] as stored."""
         starts = list(itertools.accumulate(map(len, self._arrs[:-1]), initial=0))
         parts = [bisect.bisect_right(starts, number) - 1 for number in numbers]
         return torch.stack([self._arrs[part][number - starts[part]] for part, number in zip(parts, numbers)])
@@ -207,7 +207,7 @@ class ReconStore:
         partition: "I_N" or None.
         count: images in the whole data set.
         settings: what the images depend on; those of a run with other settings are refused.
-        image_shape: (C, S, S).
+        image_shape: (C, H, W).
         dtype: "float32", or "uint8" for pixels.
 
     Attributes:
@@ -316,7 +316,7 @@ class ReconStore:
         return dict(zip(rows["number"].tolist(), rows["crc32"].tolist()))
 
     def write(self, numbers: list[int], images: Tensor, labels: Tensor, checksums: Tensor, seconds: float) -> None:
-        """Keep a batch of restored images [b,C,S,S] in about [-1,1], of neighbouring numbers.
+        """Keep a batch of restored images [b,C,H,W] in about [-1,1], of neighbouring numbers.
 
         labels, checksums (CRC-32 of the image files): [b].  seconds: how long a process worked on the batch.
         """

@@ -159,7 +159,7 @@ class Runner:
 
         Args:
             opt: the options; those of the constructor, or others with the same bridge.
-            train_dataset: items (image [C,S,S] in [-1,1], class index), or others of `batch.unpack`.
+            train_dataset: items (image [C,H,W] in [-1,1], class index), or others of `batch.unpack`.
             val_dataset: the same; None where opt.eval_every is 0.
             corrupt_method: see `batch.make_batch`.
             writer: takes scalars and images, see `runtime.writers`; None: the one that opt.log_writer names.
