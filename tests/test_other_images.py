@@ -15,6 +15,7 @@ import sample
 import train
 from evaluation import inception, lpips
 from i2sb.runtime.reading import load_torch
+from scripts import draw_comparison
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -105,6 +106,31 @@ def test_a_bridge_of_other_images(tmp_path, monkeypatch, channels, height, width
     assert f'width="{width}" height="{height}"' in page
     assert page.count('<figure class="card trajectory') == 1  # it ends in the restored image
     assert re.search(rf"<dt><bdi>image_size</bdi></dt><dd><bdi>{size if height != width else height}<", page)
+
+
+def test_rgba_rectangles_are_drawn_resumed_and_not_mixed_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        write_images(tmp_path / "data" / split, 4, (20, 12), 2)
+    argv = train_argv(tmp_path / "data", "--channels", "4", "--image-size", "20,12", "--name", "run")
+    assert train.main([*argv, "--num-itr", "1"]) == 0
+    of_run = train_argv(tmp_path / "data", "--ckpt", "run")
+    of_run = of_run[: of_run.index("--image-size")] + of_run[of_run.index("--image-size") + 2 :]
+    assert train.main([*of_run, "--num-itr", "2"]) == 0
+    said = capsys.readouterr().err
+    assert "--channels 4, as run was trained with" in said
+    assert "--image-size 20,12, as run was trained with" in said
+    assert train.main([*of_run, "--channels", "3"]) == 2
+    assert "cannot be resumed with --channels 3 (trained with 4)" in capsys.readouterr().err
+    assert sample.main(sample_argv(tmp_path / "data", "run", "--image-size", "20,13")) == 2
+    assert "--image-size 20,13: this network halves images 1 times; it takes multiples of 2" in capsys.readouterr().err
+    assert sample.main(sample_argv(tmp_path / "data", "run", "--save-images", "jpg")) == 0
+    judged = metrics_argv(tmp_path / "data", "run", "samples_nfe2", "--metrics", "psnr")
+    assert compute_metrices.main(judged) == 0
+    drawn = ["--ckpt", "run", "--sample-dir", "samples_nfe2", "--dataset-dir", str(tmp_path / "data"), "--tile", "24"]
+    assert draw_comparison.main([*drawn, "--rows", "1"]) == 0
+    with Image.open("comparison.png") as picture:
+        assert picture.size == (16 + 24 + 8 + 24 + 8 + 24 + 16, 16 + 34 + 20 + 40 + 20 + 8 + 16)  # tiles of 24x40
 
 
 def test_what_a_training_will_take_is_said(tmp_path, monkeypatch, capsys):
