@@ -56,7 +56,7 @@ class TimeLeft:
     def after_iteration(self, loss: Tensor, left: int) -> str | None:
         """The line, when it is time for it.  loss: of the iteration, to wait for the device; left: iterations."""
         self.done += 1
-        if self.said or self.done not in (1, AFTER):
+        if self.said or not left or self.done not in (1, AFTER):
             return None
         loss.item()
         if self.done == 1:  # the first one also compiles and looks for the fastest kernels
