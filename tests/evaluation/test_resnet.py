@@ -89,9 +89,8 @@ def test_known_photographs_are_recognised(tmp_path):
         (tmp_path / path.name).symlink_to(path)
     opt = Namespace(image_size=224)
     dataset = open_folder(tmp_path, opt, transform_of(opt, train=False), logging.getLogger("test"), classes=False)
-    labels = torch.tensor(
-        [int(Path(path).stem.rpartition("_")[2]) for path, _ in dataset.samples]
-    )  # imagenet_00_243.jpg
+    names = [Path(path).stem for path, _ in dataset.samples]  # imagenet_00_243
+    labels = torch.tensor([int(name.rpartition("_")[2]) for name in names])
     images = torch.stack([nearest_uint8(image) for image, _ in dataset])
     assert len(images) == 20
     model = network()
