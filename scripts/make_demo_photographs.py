@@ -109,7 +109,7 @@ def original(row: dict[str, str], files: dict[str, list[bytes | Path]]):
         with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as image:
             images.append((abs(image.width / image.height - aspect) < 0.02, image.width, image.convert("RGB")))
     if not images:
-        raise UserError(f"{row['original file']}: is not in {row['package (Debian 12)']}; take version {row['version']}")
+        raise UserError(f"{row['original file']}: is not in {row['package (Debian 12)']} (wanted: {row['version']})")
     return max(images, key=lambda image: image[:2])[2]
 
 
