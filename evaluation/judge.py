@@ -103,7 +103,7 @@ def _common(key: str, samples: Mapping[str, Samples], default: Any) -> Any:
     """What all folders say of `key`; those that say nothing have the default."""
     values = {name: found.run.get(key, default) for name, found in samples.items()}
     if len(set(map(str, values.values()))) > 1:
-        listed = ", ".join(f"{name}: {value}" for name, value in values.items())
+        listed = ", ".join(f"{name}: {size_text(value)}" for name, value in values.items())
         raise UserError(f"--sample-dir: the folders differ in {key} ({listed}): evaluate them one by one")
     return next(iter(values.values()))
 

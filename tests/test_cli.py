@@ -87,11 +87,8 @@ WRONG = [
     ("train", "--corrupt jpeg-5 --lr -1", "argument --lr: '-1' is invalid: expected a number above 0"),
     ("train", "--corrupt jpeg-5 --lr nan", "argument --lr: 'nan' is invalid"),
     ("train", "--corrupt jpeg-5 --interval 7", "--interval: '7' is invalid: expected an even whole number"),
-    (
-        "train",
-        "--corrupt jpeg-5 --image-size 64,0",
-        "--image-size: '0' is invalid: expected a whole number of at least",
-    ),
+    ("train", "--corrupt jpeg-5 --image-size 64,0", "--image-size: '64,0' is invalid: expected whole numbers"),
+    ("train", "--corrupt jpeg-5 --image-size 64x48", "--image-size: '64x48' is invalid: expected whole numbers"),
     ("train", "--corrupt jpeg-5 --image-size 64,48", "--image-size 64,48: .* takes multiples of 32"),
     ("train", "--corrupt jpeg-5 --image-size 48", "--image-size 48: this network halves images 5 times"),
     ("train", "--corrupt jpeg-5 --ema 1.5", "--ema: '1.5' is invalid: expected a number from 0 to 1"),

@@ -89,10 +89,12 @@ def even_int(text: str) -> int:
 
 def image_size(text: str) -> ImageSize:
     """An argparse type: S or H,W; see `shared.misfit` on which sizes a network takes."""
-    sides = text.split(",")
-    if len(sides) > 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected S, or H,W, such as 256 or 192,256")
-    return as_image_size([positive_int(side) for side in sides] * (3 - len(sides)))
+    height, _, width = text.partition(",")
+    try:
+        return as_image_size((height, width or height))
+    except ValueError:
+        expected = "whole numbers of pixels, a side or height,width, such as 256 or 192,256"
+        raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected {expected}") from None
 
 
 def experiment(text: str) -> str:
