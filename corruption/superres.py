@@ -5,7 +5,6 @@ Sources: sr4x-pool is a 4x4 mean; sr4x-bicubic is the cubic convolution of Keys 
 Where a side is no multiple of SCALE, the last small pixel stands for what is left of it.
 """
 
-from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +16,6 @@ from .geometry import Size, mirrored
 from .registry import corruption, family
 
 
-@lru_cache(4)
 def bicubic_matrix(size: int, scale: int = 4) -> np.ndarray:
     """A [ceil(S/scale),S], float64, rows summing to 1: row r weights the pixels less than 2 scale from its centre.
 
