@@ -3,14 +3,12 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from small_runs import ROOT, metrics_argv, photos, sample_argv, train_argv
+from small_runs import ROOT, metrics_argv, photos, sample_argv, script, train_argv
 
 import compute_metrices
 import sample
@@ -28,19 +26,14 @@ def place(tmp_path_factory):
     dataset = photos(folder / "DIR")
     (folder / "my_op.py").write_text(EXAMPLE)
     small = train_argv(dataset, "--num-itr", "2", "--n-gpu-per-node", "2", "--num-workers", "1")
-    run_as_printed(COMMANDS[0], small[small.index("--image-size") :], folder)
+    done = script("train", [*printed("train.py"), *small[small.index("--image-size") :]], folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
-def run_as_printed(command: str, more: list[str], folder: Path) -> str:
-    """A command of the docs with more flags, in `folder`; returns what it said."""
-    program, script, *argv = shlex.split(command)
-    assert program == "python"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *argv, *more], cwd=folder, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+def printed(name: str) -> list[str]:
+    """The flags that the docs give this script."""
+    return next(shlex.split(line)[2:] for line in COMMANDS if line.startswith(f"python {name} "))
 
 
 def last_error(capsys) -> str:
@@ -51,15 +44,13 @@ def test_the_example_is_ten_lines():
     assert len([line for line in EXAMPLE.splitlines() if line.strip()]) <= 10
 
 
-def test_the_example_as_printed_by_two_processes(here):
+def test_the_example_as_printed(here):
     options = json.loads((here / "results/fog/options.json").read_text())
     assert options["corrupt"] == "fog"
     assert Path(options["corruption_file"]).name == "my_op.py"
-    small = ["--device", "cpu", "--nfe", "2", "--batch-size", "4", "--num-workers", "1", "--n-gpu-per-node", "2"]
-    run_as_printed(COMMANDS[1], small, here)
-    judged = shlex.split(COMMANDS[2])[2:]
+    assert sample.main([*printed("sample.py"), "--device", "cpu", "--nfe", "2", "--num-workers", "1"]) == 0
     more = ["--sample-dir", "samples_nfe2", "--metrics", "psnr", "--report", "--device", "cpu", "--num-workers", "0"]
-    assert compute_metrices.main([*judged, *more]) == 0
+    assert compute_metrices.main([*printed("compute_metrices.py"), *more]) == 0
     assert (here / "results/fog/samples_nfe2/report.html").is_file()
     scores = json.loads((here / "results/fog/samples_nfe2/metrics.json").read_text())["scores"]
     paths = sorted((here / "DIR/val").glob("*/*.png"))
