@@ -10,15 +10,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional
 
+from i2sb.config import ImageSize, height_and_width
+
 MAX_ASPECT = 8  # longer strips are cropped before they are resized
 
 Pixels = Image.Image | Tensor
 """An image of Pillow, or [C,H,W] floating point in [0,1]."""
-
-
-def height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of `opt.image_size`, which for squares is one number."""
-    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,11 @@ def _as_float(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image.astype(np.float32) / np.iinfo(image.dtype).max).permute(2, 0, 1)
 
 
-def build_train_transform(image_size: int | tuple[int, int], crop: str = "center") -> Transform:
+def build_train_transform(image_size: ImageSize, crop: str = "center") -> Transform:
     """What training sees; crop: "center" or "random"."""
-    return Transform(height_width(image_size), random_crop=crop == "random", flip=True)
+    return Transform(height_and_width(image_size), random_crop=crop == "random", flip=True)
 
 
-def build_test_transform(image_size: int | tuple[int, int]) -> Transform:
+def build_test_transform(image_size: ImageSize) -> Transform:
     """What evaluations see."""
-    return Transform(height_width(image_size))
+    return Transform(height_and_width(image_size))

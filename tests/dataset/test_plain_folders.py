@@ -163,7 +163,7 @@ def test_rectangles_are_covered_and_cut_in_the_middle():
 def test_small_images_are_counted(flat, caplog):
     caplog.set_level(logging.INFO)
     open_dataset(options(flat, image_size=(48, 48), crop="random"), LOG, train=True)
-    assert "40 of all 40 images are smaller than 48 px, and are enlarged" in caplog.text
+    assert "40 of all 40 images are smaller than 48,48 px, and are enlarged" in caplog.text
     caplog.clear()
     open_dataset(options(flat, image_size=(48, 32)), LOG, train=True)
     assert "smaller" not in caplog.text
