@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("--rows", type=positive_int, default=6, metavar="N", help="images shown, spread over the classes")
     run.add_argument("--tile", type=positive_int, default=192, metavar="PX", help="width of each image [pixels]")
     shared.add_data(parser)
-    opt = parser.parse(argv)
+    opt = shared.parse_samples(parser, argv)
 
     def work() -> int:
         from evaluation.compare import draw_comparison

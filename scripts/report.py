@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--num-images", type=non_negative_int, default=12, metavar="N", help="images shown, spread over the classes"
     )
     shared.add_data(parser)
-    opt = parser.parse(argv)
+    opt = shared.parse_samples(parser, argv)
 
     def work() -> int:
         from evaluation.report import write_reports

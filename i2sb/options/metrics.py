@@ -40,7 +40,7 @@ def build_parser(metrics: Sequence[str] = ()) -> Parser:
 
 def parse_metrics_options(argv: Sequence[str] | None = None, metrics: Sequence[str] = ()) -> argparse.Namespace:
     """The options of compute_metrices.py, checked as `parse_train_options` does; metrics: see `build_parser`."""
-    opt = build_parser(tuple(metrics)).parse(argv)
+    opt = shared.parse_samples(build_parser(tuple(metrics)), argv)
     # One process does it all; the launcher asks for these.
     opt.n_gpu_per_node, opt.num_proc_node, opt.node_rank = 1, 1, 0
     opt.master_address, opt.master_port = "localhost", None

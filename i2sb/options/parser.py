@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from corruption.names import read_operators
 from i2sb.config import ImageSize, as_image_size
+
+DEVICES = ("auto", "cuda", "mps", "cpu")
+CONTENT = ("latest.pt", "ema.safetensors", "recon.pt")  # what a folder under results/ is about
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -36,7 +41,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """As `parse_args`; the attribute `given` of the result is the tuple of options that argv names."""
-        opt = self.parse_args(argv)
+        opt, unknown = self.parse_known_args(argv)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {near[0]}?' if near else ''}")
         defaults = [(action, action.default, action.required) for action in self._actions]
         for action, _, _ in defaults:
             action.default, action.required = argparse.SUPPRESS, False
@@ -62,6 +71,8 @@ def number(kind: type, low: float = -math.inf, high: float = math.inf, *, above:
         expected = what
 
     def parse(text: str) -> Any:
+        if kind is int and re.fullmatch(r"\d+(\.\d+)?e\+?\d{1,2}", text, re.IGNORECASE) and float(text).is_integer():
+            text = str(int(float(text)))  # 1e6
         try:
             value = kind(text)
         except ValueError:
@@ -98,11 +109,22 @@ def image_size(text: str) -> ImageSize:
 
 
 def experiment(text: str) -> str:
-    """An argparse type: a folder's name under results/."""
-    too_long = any(len(os.fsencode(part)) > 255 for part in text.split("/"))
-    if not text or text in (".", "..") or text.startswith("/") or ".." in text.split("/") or "\0" in text or too_long:
+    """An argparse type: a folder's name under results/; its path, or that of its weights, is taken too."""
+    name, path, results = text, Path(text).absolute(), Path("results").absolute()
+    if results in path.parents:
+        path = path.parent if path.name in CONTENT and path.parent != results else path
+        name = str(path.relative_to(results))
+    too_long = any(len(os.fsencode(part)) > 255 for part in name.split("/"))
+    if not name or name in (".", "..") or name.startswith("/") or ".." in name.split("/") or "\0" in name or too_long:
         raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected the name of a folder in results/")
-    return text.rstrip("/")
+    return name.rstrip("/")
+
+
+def device(text: str) -> str:
+    """An argparse type: a kind of device, or one GPU by its index."""
+    if text not in DEVICES and not re.fullmatch(r"cuda:\d{1,4}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected one of {', '.join(DEVICES)}, cuda:INDEX")
+    return text
 
 
 def operator_file(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from guided_diffusion import presets
 from i2sb.config import ImageSize, height_and_width, size_text
 from i2sb.schedule import SPACINGS
 
-from .parser import Parser, experiment, image_size, non_negative_int, number, operator_file, positive_int
+from .parser import Parser, device, experiment, image_size, non_negative_int, number, operator_file, positive_int
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 PAIR_LAYOUTS = ("folders", "side-by-side", "side-by-side-reversed")
@@ -33,8 +33,8 @@ def add_run(parser: Parser) -> Any:
     group = parser.add_argument_group("run")
     add = group.add_argument
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help="seed of all random draws")
-    device = "where to compute; auto: a GPU if there is one, else the CPU"
-    add("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help=device)
+    where = "where to compute: cuda, cuda:INDEX, mps, cpu; auto: a GPU if there is one, else the CPU"
+    add("--device", type=device, default="auto", metavar="DEVICE", help=where)
     own = "a .py file with operators of your own, for --corrupt NAME (see docs/tasks.md)"
     add("--corruption-file", type=operator_file, metavar="FILE", help=own)
     add("--debug", action="store_true", help="open ipdb where an error occurs, instead of one line about it")
@@ -50,6 +50,18 @@ def add_samples(group: Any) -> None:
     add("--ckpt", type=experiment, required=True, metavar="NAME", help="the samples are in results/NAME/")
     folders = "which folder (or folders) in results/NAME/, such as samples_nfe999"
     add("--sample-dir", type=experiment, required=True, nargs="+", metavar="DIR", help=folders)
+
+
+def parse_samples(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a parser with `add_samples`; folders that are given by their paths get their names."""
+    opt = parser.parse(argv)
+    opt.sample_dir = [name.removeprefix(f"{opt.ckpt}/") for name in opt.sample_dir]
+    for name in opt.sample_dir:
+        if Path("results", name).is_dir() and not Path("results", opt.ckpt, name).is_dir():
+            parser.error(
+                f"--sample-dir results/{name}: lies not in results/{opt.ckpt}, the folder of --ckpt {opt.ckpt}"
+            )
+    return opt
 
 
 def add_sampler(group: Any) -> None:

@@ -295,8 +295,14 @@ def find_placement(opt: argparse.Namespace, environ: Mapping[str, str]) -> Place
 
 
 def pick_device(wanted: str, placement: Placement, gpu: int | None = None) -> str:
-    """The device of one rank: "cpu", "mps" or "cuda:INDEX", its local rank or the `gpu` of the only process here."""
+    """The device of one rank: "cpu", "mps" or "cuda:INDEX", its local rank or the `gpu` of the only process here.
+
+    wanted: "auto", "cpu", "mps", "cuda", or "cuda:INDEX", which says the same as `gpu`.
+    """
     import torch
+
+    wanted, _, index = wanted.partition(":")
+    named, gpu = (f"--device cuda:{index}", int(index)) if index else (f"--gpu {gpu}", gpu)
 
     num_gpus, mps = torch.cuda.device_count(), torch.backends.mps.is_available() and not placement.distributed
     if wanted == "auto":
@@ -307,7 +313,7 @@ def pick_device(wanted: str, placement: Placement, gpu: int | None = None) -> st
         return wanted
     index, flag = placement.local_rank, "--device cuda"
     if gpu is not None and placement.num_on_machine == 1:
-        index, flag = gpu, f"--gpu {gpu}"
+        index, flag = gpu, named
     elif placement.num_here == num_gpus == 1 and "CUDA_VISIBLE_DEVICES" in os.environ:
         index = 0  # srun and mpirun can show each of their processes its own GPU and nothing else
     if not 0 <= index < num_gpus:

@@ -288,6 +288,8 @@ def test_torchrun_wins() -> None:
         (2, "auto", {"n_gpu_per_node": 4}, 3, None, ["rank 3 needs GPU 3", "finds 2", "--n-gpu-per-node"]),
         (0, "cuda", {}, 0, None, ["--device cuda", "finds 0"]),
         (2, "auto", {}, 0, 2, ["--gpu 2", "finds 2"]),
+        (2, "cuda:1", {}, 0, None, "cuda:1"),
+        (2, "cuda:2", {}, 0, None, ["--device cuda:2", "finds 2"]),
         (0, "auto", {}, 0, 0, ["--gpu 0", "finds 0"]),
         (0, "mps", {}, 0, None, ["--device mps"]),
     ],
