@@ -2,7 +2,12 @@
 
 import importlib
 
-_HOMES = {"Runner": "i2sb.runner", "download": "i2sb.runtime.download", "download_ckpt": "i2sb.fetch"}
+_HOMES = {
+    "Bridge": "i2sb.bridge",
+    "Runner": "i2sb.runner",
+    "download": "i2sb.runtime.download",
+    "download_ckpt": "i2sb.fetch",
+}
 __all__ = sorted(_HOMES)
 
 

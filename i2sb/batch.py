@@ -17,17 +17,21 @@ from i2sb.samplers import fill_hole
 
 
 class Given(NamedTuple):
-    """A batch of a data set: clean images x0 [B,C,H,W]; maybe degraded ones x1, labels [B], masks [B,1,H,W]."""
+    """A batch of a data set: clean images x0 [B,C,H,W]; maybe degraded ones x1, labels [B], masks [B,1,H,W].
+
+    cond: what a network with cond_x1 sees in place of the degraded images, if anything.
+    """
 
     x0: Tensor
     x1: Tensor | None = None
     labels: Tensor | None = None
     mask: Tensor | None = None
+    cond: Tensor | None = None
 
     def to(self, device: torch.device) -> Given:
         """The same on `device`; the labels stay where they are."""
-        x0, x1, mask = (t if t is None else t.to(device, non_blocking=True) for t in (self.x0, self.x1, self.mask))
-        return Given(x0, x1, self.labels, mask)
+        moved = (t if t is None else t.to(device, non_blocking=True) for t in self._replace(labels=None))
+        return Given(*moved)._replace(labels=self.labels)
 
 
 class Batch(NamedTuple):
@@ -86,7 +90,7 @@ def make_batch(
     """
     if isinstance(given, Tensor):
         given = Given(given)
-    x0, x1, _, mask = given
+    x0, x1, _, mask, cond = given
     if x1 is None and mask is None:
         x1, mask = degrade(x0, corrupt, index, integers, randn)
     elif x1 is None:
@@ -95,7 +99,8 @@ def make_batch(
     if mask is not None:
         mask = mask.to(x1)
         x1 = fill_hole(x1, mask, randn(x1))
-    cond = x1 if cond_x1 else None
+    if not cond_x1 or cond is None:
+        cond = x1 if cond_x1 else None
     if add_x1_noise:
         x1 = x1 + randn(x1)
     return Batch(x0, x1, mask, cond)

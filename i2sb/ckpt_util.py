@@ -27,6 +27,7 @@ from i2sb.errors import UserError
 from i2sb.fetch import download_ckpt
 from i2sb.network import network_of
 from i2sb.options import fault_of_saved, training_defaults
+from i2sb.precision import LOW
 from i2sb.runtime.files import atomic_write, only_one, sync
 from i2sb.runtime.pickles import dump_options
 from i2sb.runtime.reading import check_tensors, load_options, load_torch, read_json
@@ -34,7 +35,7 @@ from i2sb.runtime.reading import check_tensors, load_options, load_torch, read_j
 __all__ = ["RESULTS", "build_ckpt_option", "download_ckpt", "load_checkpoint", "save_checkpoint", "with_defaults"]
 
 RESULTS = Path("results")
-LATEST = "latest.pt"
+LATEST, SAFETENSORS = "latest.pt", ".safetensors"
 # Options of this run, in place of those of the run that trained.
 _OF_THIS_RUN = ("device", "distributed", "global_rank", "local_rank", "global_size", "compile", "channels_last", "gpu")
 _OF_THIS_RUN += ("dataset_dir", "val_list", "num_workers", "exif_rotate")
@@ -88,17 +89,17 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     Args:
         opt: options of this run: `device`, and where present those of `_OF_THIS_RUN`, `precision`, `use_fp16`, and
             those of `_IF_GIVEN` that were given on the command line.
-        ckpt_path: the folder with latest.pt and options.pkl, or with an exported bridge.
+        ckpt_path: the folder with latest.pt and options.pkl, or with an exported bridge; or one of these weights.
 
     Raises:
         UserError: no such folder or file, or files that are damaged or do not belong together.
     """
-    folder = Path(ckpt_path)
-    _check_is_there(folder)
-    if export.is_export(folder):
-        options, weights = export.load_options(folder), folder / export.WEIGHTS
-    else:
-        options, weights = _saved_options(folder), folder / LATEST
+    weights = Path(ckpt_path)
+    if not weights.is_file():
+        _check_is_there(weights)
+        weights = weights / (export.WEIGHTS if export.is_export(weights) else LATEST)
+    folder = weights.parent
+    options = export.load_options(weights) if weights.suffix == SAFETENSORS else _saved_options(weights)
     if log is not None:
         log.info(f"[Options] {folder}")
     saved = with_defaults(options)
@@ -121,9 +122,18 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     return saved
 
 
-def _saved_options(folder: Path) -> argparse.Namespace:
+def sampling_options(opt: Any, ckpt_path: str | os.PathLike) -> argparse.Namespace:
+    """As `build_ckpt_option`, for restoring images: `opt` may name another network, and decides on channels_last."""
+    saved = build_ckpt_option(opt, None, ckpt_path)
+    saved.network = opt.network or saved.network
+    if opt.channels_last is None:
+        saved.channels_last = saved.device == "cpu" or saved.precision in LOW
+    return saved
+
+
+def _saved_options(latest: Path) -> argparse.Namespace:
     """The options inside latest.pt; for the original's, those of options.pkl."""
-    latest, beside = folder / LATEST, folder / "options.pkl"
+    folder, beside = latest.parent, latest.with_name("options.pkl")
     if not latest.is_file():
         raise UserError(f"{latest}: there is no such file")
     state = _open(latest)
@@ -195,7 +205,7 @@ def load_checkpoint(path: str | os.PathLike, log: Any = None) -> dict[str, Any]:
         UserError: no such file, or it is damaged, or no checkpoint.
     """
     path = Path(path)
-    if path.name == export.WEIGHTS:
+    if path.suffix == SAFETENSORS:
         return export.load_weights(path, log)
     state = _open(path)
     return {**state, "identity": check_tensors(path, state["ema"].get("shadow_params"))}

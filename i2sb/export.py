@@ -51,11 +51,11 @@ def is_export(folder: Path) -> bool:
     return (folder / WEIGHTS).is_file() and not (folder / "latest.pt").exists()
 
 
-def load_options(folder: Path) -> argparse.Namespace:
+def load_options(weights: Path) -> argparse.Namespace:
     """The options of an exported bridge: the fields of its record, under the names of the command line."""
-    bridge, beside = _record(folder / WEIGHTS), folder / DESCRIPTION
+    bridge, beside = _record(weights), weights.with_suffix(".json")
     if beside.is_file():
-        bridge.check_description(beside, WEIGHTS, lambda: BridgeConfig.from_dict(read_json(beside)["bridge"]))
+        bridge.check_description(beside, weights.name, lambda: BridgeConfig.from_dict(read_json(beside)["bridge"]))
     values = bridge.to_dict()
     return argparse.Namespace(corrupt=values.pop("task"), **values)
 

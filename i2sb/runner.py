@@ -31,6 +31,7 @@ from i2sb.precision import LOW, autocast, set_float32_products
 from i2sb.resume import iterations_done
 from i2sb.samplers import OnStep, fill_hole
 from i2sb.schedule import make_betas, ramp, sampling_steps
+from i2sb.tiles import in_windows
 
 
 def make_beta_schedule(n_timestep: int = 1000, linear_start: float = 1e-4, linear_end: float = 2e-2) -> np.ndarray:
@@ -204,6 +205,7 @@ class Runner:
         sampler: str = "ddpm",
         eta: float | None = None,
         spacing: str = "uniform",
+        tile: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Restore degraded images with the averaged weights.  The network is in evaluation mode afterwards.
 
@@ -214,20 +216,26 @@ class Runner:
             log_count: how many states are recorded at most.
             randn, on_step, sampler, eta: see `samplers.sample`; spacing: see `schedule.visited_steps`.
             redraw_hole: with a mask, fill the hole of x1 with fresh noise first; False: it holds noise already.
+            tile: side of the largest window that the network sees at once [pixels], see `tiles.in_windows`; None: it
+                sees the whole image.
 
         Returns:
             (xs, pred_x0s): states and predictions [B,K,C,H,W] on the CPU; index 0 is the final image.
 
         Raises:
-            ValueError: nfe is not in 1 .. interval - 1; sampler, eta or spacing do not suit, see there.
+            ValueError: nfe is not in 1 .. interval - 1; sampler, eta, spacing or tile do not suit, see there.
         """
         steps, log_steps = sampling_steps(opt.interval, nfe, log_count, spacing, self.diffusion.std_fwd_list)
         x1, mask, cond = (None if t is None else t.to(self.device) for t in (x1, mask, cond))
         numbers = torch.arange(opt.interval, device=self.device)
 
         def pred_x0(xt: Tensor, step: int) -> Tensor:
-            out = self.forward(self._layout(xt), numbers[step].expand(len(xt)), cond=cond)
-            return self.compute_pred_x0(step, xt, out, clip_denoise)
+            def predict(xt: Tensor, cond: Tensor | None = None) -> Tensor:
+                out = self.forward(self._layout(xt), numbers[step].expand(len(xt)), cond=cond)
+                return self.compute_pred_x0(step, xt, out, clip_denoise)
+
+            multiple = self.net.diffusion_model.downsampling
+            return in_windows(predict, [xt] if cond is None else [xt, cond], multiple, tile)
 
         self.net.eval()
         with contextlib.nullcontext() if self.ema is None else self.ema.average_parameters(), torch.no_grad():
@@ -255,7 +263,7 @@ class Runner:
         Args:
             given, corrupt: see `batch.make_batch`; given on this runner's device.
             numbers: positions of the images in the evaluation order [B].
-            sampling: `clip_denoise`, `nfe`, `sampler` and others of `ddpm_sampling`.
+            sampling: `clip_denoise`, `nfe`, `sampler`, `tile` and others of `ddpm_sampling`.
 
         Returns:
             the two ends of the bridge, and states and predictions as `ddpm_sampling` returns them.

@@ -322,3 +322,8 @@ def pick_device(wanted: str, placement: Placement, gpu: int | None = None) -> st
             "node (--n-gpu-per-node), or use --device cpu"
         )
     return f"cuda:{index}"
+
+
+def pick_single_device(wanted: str) -> str:
+    """`pick_device` where one process uses a bridge; "cuda:INDEX" is taken as it is."""
+    return pick_device(wanted, Placement(0, 0, size=1, node_rank=0, num_here=1, num_on_machine=1, address="", port=0))

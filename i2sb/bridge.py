@@ -1,0 +1,375 @@
+"""A bridge from Python: load, restore, degrade, train.
+
+    bridge = Bridge.from_pretrained("sr4x-bicubic")
+    restored = bridge.restore(Image.open("small.png"))
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from corruption.base import Corruption
+from corruption.build import create_corruption
+from corruption.mask_bank import stored_bank
+from corruption.registry import lookup
+from guided_diffusion import presets
+from i2sb import export
+from i2sb.batch import Given, degrade
+from i2sb.ckpt_util import LATEST, RESULTS, sampling_options, with_defaults
+from i2sb.config import BridgeConfig
+from i2sb.ema import ExponentialMovingAverage
+from i2sb.errors import UserError
+from i2sb.network import BridgeNet
+from i2sb.noise import ImageNoise, TrainingDraws
+from i2sb.photographs import Photograph, from_pil
+from i2sb.runner import Runner
+from i2sb.runtime.launch import pick_single_device
+from i2sb.samplers import OnStep
+
+TILE = 512  # side of the largest window, unless training's images are larger
+_DEGRADING = 2**31  # added to the number of an image: its operator shares no noise with the sampler
+
+Picture = Image.Image | np.ndarray | Tensor
+"""A PIL image; an array [H,W] or [H,W,C], uint8, uint16, or floating point in [0,1]; a tensor [B,C,H,W] in [-1,1]."""
+
+
+class Bridge:
+    """A trained bridge that restores and degrades pictures, or a new one to train in a loop of one's own.
+
+    A 1-channel network restores colour channel by channel, a 3-channel network grey as grey; transparency is kept.
+    `restore` and `degrade` may be called from several threads, but not while another thread trains.
+
+    >>> import numpy as np, torch
+    >>> bridge = Bridge.create({"task": "jpeg-10", "image_size": 32, "network": "tiny", "interval": 20}, device="cpu")
+    >>> optimizer = torch.optim.AdamW(bridge.parameters(), lr=1e-3)
+    >>> for _ in range(2):
+    ...     x0 = torch.rand(2, 3, 32, 32) * 2 - 1
+    ...     optimizer.zero_grad()
+    ...     bridge.loss(x0, bridge.degrade(x0)).backward()
+    ...     optimizer.step()
+    ...     bridge.ema.update()
+    >>> photograph = np.zeros((17, 30, 3), dtype=np.uint8)
+    >>> restored = bridge.restore(bridge.degrade(photograph), nfe=2)
+    >>> restored.shape, restored.dtype
+    ((17, 30, 3), dtype('uint8'))
+    >>> bridge.config.task
+    'jpeg-10'
+    """
+
+    def __init__(self, runner: Runner):
+        self.runner = runner
+        self._lock = threading.Lock()
+        self._operator: Corruption | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, device: str = "auto", precision: str = "fp32", *, trainable: bool = False
+    ) -> Bridge:
+        """Load a trained bridge, with the average of its weights.
+
+        Args:
+            name_or_path: a name in results/ of the current folder, a folder with latest.pt or exported weights, or
+                one of these files.
+            device: "auto" (a GPU if there is one), "cpu", "mps", "cuda" or "cuda:1".
+            precision: fp32, tf32, bf16 or fp16.
+            trainable: keep what `loss` needs; training then continues from the average.
+
+        Raises:
+            UserError: no such checkpoint, or it is damaged.
+        """
+        given = {"device": pick_single_device(device), "precision": precision}
+        opt = sampling_options(argparse.Namespace(**given, network=None, channels_last=None), locate(name_or_path))
+        runner = Runner(opt, _quiet(), save_opt=False)
+        if trainable:
+            runner.ema.copy_to()
+            runner.ema.follow()
+        else:
+            runner.keep_average_only()
+        return cls(runner)
+
+    @classmethod
+    def create(
+        cls, config: BridgeConfig | Mapping[str, Any], device: str = "auto", precision: str = "fp32"
+    ) -> Bridge:
+        """A new bridge with random weights.
+
+        Args:
+            config: the bridge; or a mapping with its fields, where "network" may be a preset's name and what is left
+                out has the default of train.py.  A task of "paired" has no operator: give pairs to `loss`.
+            device, precision: see `from_pretrained`; products in bf16 and fp16 only, the weights are float32.
+
+        Raises:
+            ValueError: fields that make no bridge.
+        """
+        values = config.to_dict() if isinstance(config, BridgeConfig) else dict(config)
+        if isinstance(network := values.get("network", presets.DEFAULT), str):
+            values["network"] = presets.resolve(network)
+        opt = with_defaults(argparse.Namespace(corrupt=values.pop("task"), **values))
+        opt.device, opt.precision, opt.no_pretrained = pick_single_device(device), precision, True
+        return cls(Runner(opt, _quiet(), save_opt=False))
+
+    @property
+    def config(self) -> BridgeConfig:
+        """What this bridge is."""
+        return self.runner.config
+
+    @property
+    def net(self) -> BridgeNet:
+        """The network: (xt [B,C,H,W], step [B], cond) -> label [B,C,H,W], Eq. 12."""
+        return self.runner.net
+
+    @property
+    def ema(self) -> ExponentialMovingAverage | None:
+        """The average of the weights; `update()` after each optimizer step.  None for a bridge that only restores.
+
+        As long as nobody has updated it, the weights themselves restore and are saved.
+        """
+        return self.runner.ema
+
+    @property
+    def tile(self) -> int:
+        """Side of the largest window that the network sees at once, unless `restore` is told otherwise [pixels]."""
+        size = self.config.image_size
+        return max(TILE, *((size,) if isinstance(size, int) else size))
+
+    # Training
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """What an optimizer takes."""
+        return self.net.parameters()
+
+    def loss(self, x0: Tensor, x1: Tensor | None, mask: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
+        """The loss of a batch as train.py computes it, a scalar; steps and noise from torch's global generators.
+
+        Args:
+            x0: clean images [B,C,H,W] in [-1,1].
+            x1: the degraded images [B,C,H,W]; None with a mask, whose holes are cut into x0.
+            mask: [B,1,H,W], 1 = hole, which is filled with noise and alone counts.
+            cond: [B,C,H,W], what the network of a bridge with cond_x1 sees besides; None: x1.
+        """
+        if self.ema is None:
+            raise ValueError("this bridge only restores: load it by from_pretrained(..., trainable=True)")
+        self.net.train()
+        given = Given(x0, x1, mask=mask, cond=cond).to(self.runner.device)
+        draws = TrainingDraws(device=self.runner.device)
+        return self.runner.training_loss(given, None, draws, self.runner.forward)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ema.safetensors and ema.json, which `from_pretrained` and, in results/NAME, sample.py load.
+
+        Raises:
+            UserError: the folder cannot be written to, or has a latest.pt, which would be loaded in their place.
+        """
+        if (Path(folder) / LATEST).exists():
+            raise UserError(f"{folder}: has a {LATEST}, which would be loaded in place of these weights; choose another")
+        if self.ema is None:
+            raise ValueError("this bridge only restores: load it by from_pretrained(..., trainable=True) to save it")
+        self._settle()
+        export.export(self.runner, Path(folder))
+
+    def _settle(self) -> None:
+        """Where nobody averages, the average is the weights."""
+        if self.ema is not None and not self.ema.num_updates:
+            self.ema.follow()
+
+    # Pictures
+
+    def restore(
+        self,
+        images: Picture | Sequence[Picture],
+        nfe: int | None = 10,
+        seed: int = 0,
+        mask: Picture | Sequence[Picture] | None = None,
+        tile: int | None = None,
+        *,
+        clip_denoise: bool = False,
+        on_step: OnStep | None = None,
+    ) -> Picture | list[Picture]:
+        """Restore degraded pictures of any size; equal to what sample.py --input makes of them.
+
+        For super-resolution, small pictures are enlarged first; those that the task itself has shown at full size
+        (blocks of equal pixels, as `degrade` gives them) are taken as they are.
+
+        Args:
+            images: see `Picture`; one, or a list.
+            nfe: network calls, 1 .. interval - 1 (None: interval - 1).
+            seed: of all noise.  Each image of a list or batch is restored as if it were alone.
+            mask: for inpainting, white = hole: a PIL image, an array [H,W] (bool, or as `images`), or a tensor
+                [B,1,H,W] with 1 = hole.  One for all images, or a list of one each.
+            tile: side of the largest window that the network sees at once [pixels]; None: `Bridge.tile`.  Less needs
+                less memory.
+            clip_denoise: clamp predicted clean images to [-1,1] at each step.
+            on_step: see `samplers.sample`.
+
+        Returns:
+            the same kinds as given: a PIL image for a PIL image, an array of its dtype, a tensor (not clamped).
+
+        Raises:
+            ValueError: a picture, mask, number or size that does not fit.
+        """
+        several = isinstance(images, Sequence)
+        masks = mask if isinstance(mask, Sequence) else [mask] * (len(images) if several else 1)
+        if several and len(masks) != len(images):
+            raise ValueError(f"{len(masks)} masks for {len(images)} images: give one for all, or one each")
+        sampling = {"nfe": nfe, "tile": tile, "clip_denoise": clip_denoise, "on_step": on_step}
+        done = []
+        for image, hole in zip(images if several else [images], masks):
+            holes = None if hole is None else mask_tensor(hole)
+            x, back = self._opened(image)
+            done.append(back(self.restore_tensor(x, seed, holes, **sampling)))
+        return done if several else done[0]
+
+    def restore_tensor(
+        self, x1: Tensor, seed: int, mask: Tensor | None = None, *, tile: int | None = None, is_shown: bool = False,
+        **sampling: Any,
+    ) -> Tensor:
+        """`restore` for one batch [B,C,H,W] float32 in [-1,1], mask [B,1,H,W]: a batch on the CPU, not clamped.
+
+        is_shown: x1 is what the task's operator has given, so it is not enlarged.
+        sampling: as `Runner.ddpm_sampling`.
+        """
+        task, channels = lookup(self.config.task), self.config.channels
+        if task.scale > 1 and not is_shown and not _is_shown(x1, task.scale):
+            x1 = task.enlarge(x1)
+        if task.has_mask and mask is None:
+            raise ValueError(f"{self.config.task}: give a mask of the same size, white where something is missing")
+        if mask is not None:
+            if not task.has_mask:
+                raise ValueError(f"{self.config.task}: takes no mask, it restores the whole picture")
+            if mask.shape[2:] != x1.shape[2:]:
+                sizes = [f"{t.shape[3]}x{t.shape[2]}" for t in (mask, x1)]
+                raise ValueError(f"the mask has {sizes[0]} pixels, the picture {sizes[1]}: they must be the same")
+            mask = mask.expand(len(x1), -1, -1, -1)
+        count, given = x1.shape[:2]
+        if channels == 1 < given:
+            x1 = x1.reshape(count * given, 1, *x1.shape[2:])
+            mask = None if mask is None else mask.repeat_interleave(given, 0)
+        elif given == 1 < channels:
+            x1 = x1.expand(-1, channels, -1, -1)
+        elif given != channels:
+            raise ValueError(f"it has {given} channels, this bridge restores pictures of {channels}")
+        self._settle()
+        x1, mask = x1.to(self.runner.device), None if mask is None else mask.to(self.runner.device)
+        _, states, _ = self.runner.restore(
+            Given(x1, x1, mask=mask), None, [0] * len(x1), seed, log_count=1, tile=tile or self.tile, **sampling
+        )
+        restored = states[:, 0]
+        if not restored.isfinite().all():
+            raise ValueError("restored to NaN or inf; fp32 or bf16 may help")
+        if channels == 1 < given:
+            return restored.reshape(count, given, *restored.shape[2:])
+        return restored.mean(1, keepdim=True) if given == 1 < channels else restored
+
+    def degrade(self, images: Picture | Sequence[Picture], seed: int = 0) -> Any:
+        """Apply the bridge's task to clean pictures: the degraded ones, or for inpainting (degraded, masks).
+
+        Each picture of a list, and image of a batch, is degraded as the one at its place in an evaluation.
+
+        Args:
+            images: as those of `restore`.
+            seed: of the noise that some tasks add.
+
+        Returns:
+            the same kinds as given.  Masks are white (PIL: 255, arrays: True, tensors [B,1,H,W]: 1) in the hole,
+            which is white in the degraded picture.
+
+        Raises:
+            ValueError: a size or number of channels that the task is not defined for, or a task without operator.
+        """
+        several = isinstance(images, Sequence)
+        shown, holes, position = [], [], 0
+        for image in images if several else [images]:
+            x, back = self._opened(image)
+            x1, mask = self.degrade_tensor(x, range(position, position + len(x)), seed)
+            position += len(x)
+            shown.append(back(x1))
+            holes.append(None if mask is None else _mask_like(image, mask))
+        found = (shown, holes) if several else (shown[0], holes[0])
+        return found if lookup(self.config.task).has_mask else found[0]
+
+    def degrade_tensor(self, x0: Tensor, positions: Sequence[int], seed: int) -> tuple[Tensor, Tensor | None]:
+        """`degrade` for one batch [B,C,H,W] in [-1,1]: (degraded, mask [B,1,H,W] or None), on the CPU.
+
+        positions: of the images in the evaluation order [B].
+        """
+        height, width = x0.shape[2:]
+        noise = ImageNoise(seed, [_DEGRADING + p for p in positions], self.runner.device)
+        with self._lock:  # the operator, and torch's global precision
+            if self._operator is None or self._operator.image_size not in (height, (height, width)):
+                size = height if height == width else (height, width)
+                self._operator = create_corruption(self.config.task, size, self.runner.device, stored_bank)
+            x0 = x0.to(self.runner.device)
+            x1, mask = degrade(x0, self._operator, torch.tensor(list(positions)), randn=noise.randn_like)
+        return x1.cpu().contiguous(), None if mask is None else mask.cpu()
+
+    def _opened(self, image: Picture) -> tuple[Tensor, Callable[[Tensor], Picture]]:
+        """(batch [B,C,H,W] float32, what makes a picture of the same kind of such a batch)."""
+        if isinstance(image, Tensor):
+            if image.ndim != 4 or not image.is_floating_point():
+                raise ValueError(f"a tensor is [B,C,H,W] in [-1,1]; got {image.dtype} {list(image.shape)}")
+            return image.detach().float(), lambda x: x.to(image)
+        channels = self.config.channels
+        if isinstance(image, np.ndarray):
+            picture = Photograph.of(image, channels)
+        elif isinstance(image, Image.Image):
+            picture = from_pil(image.copy(), channels)
+        else:
+            raise ValueError(f"a picture is a PIL image, an array or a tensor; got {type(image).__name__}")
+
+        def back(x: Tensor) -> Picture:
+            array = picture.with_colours(x[0]).array()
+            if isinstance(image, np.ndarray):
+                return array.reshape(*array.shape[:2], *image.shape[2:])
+            made = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+            if picture.icc:
+                made.info["icc_profile"] = picture.icc
+            return made
+
+        return picture.tensor()[None], back
+
+
+def locate(name_or_path: str | Path) -> Path:
+    """The folder or file that a bridge is loaded from: the one place that gives names their meaning."""
+    named = RESULTS / name_or_path
+    return named if named.is_dir() or not Path(name_or_path).exists() else Path(name_or_path)
+
+
+def mask_tensor(mask: Picture) -> Tensor:
+    """A mask as float32 [B,1,H,W] with 1 = hole: all that is at least half white."""
+    if isinstance(mask, Tensor):
+        return (mask.reshape(-1, 1, *mask.shape[-2:]) >= 0.5).float()
+    if isinstance(mask, Image.Image):
+        mask = np.asarray(mask.convert("L"))
+    mask = mask if mask.ndim == 2 else mask[..., 0]
+    white = 1.0 if mask.dtype == bool or np.issubdtype(mask.dtype, np.floating) else np.iinfo(mask.dtype).max
+    return torch.from_numpy((mask >= white / 2).astype(np.float32))[None, None]
+
+
+def _mask_like(image: Picture, mask: Tensor) -> Picture:
+    if isinstance(image, Tensor):
+        return mask.to(image)
+    holes = mask[0, 0].numpy() > 0.5
+    return holes if isinstance(image, np.ndarray) else Image.fromarray(holes.astype(np.uint8) * 255)
+
+
+def _is_shown(x: Tensor, scale: int) -> bool:
+    """Whether the pictures are small ones that were enlarged: blocks of equal pixels, of more than one colour."""
+    blocks = x[..., ::scale, ::scale]
+    rows, columns = (torch.arange(length, device=x.device) // scale for length in x.shape[2:])
+    return bool((blocks != blocks[..., :1, :1]).any() and (x == blocks[..., rows[:, None], columns]).all())
+
+
+def _quiet() -> logging.Logger:
+    log = logging.Logger("i2sb", logging.WARNING)
+    log.addHandler(logging.StreamHandler())
+    return log

@@ -1,0 +1,274 @@
+"""Users' pictures: read with bit depth, transparency and colour profile, and written as they came.
+
+Pillow reads and writes what has 8 bits per channel, and all grey.  Deeper colour, which it cannot hold, goes through
+OpenCV (PNG, and TIFF in all its compressions) and tifffile (writing TIFF with a colour profile).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageCms
+from torch import Tensor
+
+from i2sb.errors import one_line
+from i2sb.runtime.files import atomic_write
+
+# EPS would run Ghostscript; the others are not decoded by Pillow itself
+_NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+# What is written, and how; JPEG keeps colour at full resolution.
+_WRITTEN = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "TIFF": {"compression": "tiff_lzw"},
+    "WEBP": {"lossless": True},
+    "BMP": {},
+}
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp", ".dib", ".npy"}
+_DEEP = {"PNG", "TIFF", "NPY"}  # formats that hold 16 bits per channel
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274  # tags of TIFF and EXIF
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A picture in memory.
+
+    Attributes:
+        levels: [H,W,C], uint8, uint16, or floating point in [0,1]; 1 (grey), 3 (RGB) or more channels.
+        alpha: [H,W] of the same dtype, or None.
+        icc: the colour profile, or None.
+        format: what it is written as: a key of `_WRITTEN`, or "NPY".
+    """
+
+    levels: np.ndarray
+    alpha: np.ndarray | None = None
+    icc: bytes | None = None
+    format: str = "PNG"
+
+    @classmethod
+    def of(cls, array: np.ndarray, channels: int, **others) -> Photograph:
+        """From [H,W] or [H,W,C]; a second or fourth channel that a network of `channels` does not take is alpha.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        array = array[:, :, None] if array.ndim == 2 else array
+        known = array.dtype in (np.uint8, np.uint16) or np.issubdtype(array.dtype, np.floating)
+        if array.ndim != 3 or not array.size or not known:
+            wanted = "[H,W] or [H,W,C], uint8, uint16 or floating point in [0,1]"
+            raise ValueError(f"a picture is an array {wanted}; got {array.dtype} {list(array.shape)}")
+        if array.shape[2] in (2, 4) and array.shape[2] != channels:
+            return cls(array[..., :-1], array[..., -1], **others)
+        return cls(array, **others)
+
+    @property
+    def white(self) -> float:
+        """The level of white."""
+        return 1.0 if np.issubdtype(self.levels.dtype, np.floating) else float(np.iinfo(self.levels.dtype).max)
+
+    def array(self) -> np.ndarray:
+        """[H,W,C] with alpha as the last channel, if there is one."""
+        return self.levels if self.alpha is None else np.dstack([self.levels, self.alpha])
+
+    def tensor(self) -> Tensor:
+        """The colours as float32 [C,H,W] in [-1,1]."""
+        values = np.ascontiguousarray(self.levels.transpose(2, 0, 1)).astype(np.float32)
+        values /= self.white
+        values *= 2
+        values -= 1
+        return torch.from_numpy(values)
+
+    def with_colours(self, x: Tensor) -> Photograph:
+        """The same picture with the colours [C,H,W], about in [-1,1]; where it has grown, so has its alpha."""
+        values = x.add(1).mul_(self.white / 2).clamp_(0, self.white)
+        if self.white > 1:
+            values = values.round_()
+        levels = values.numpy().astype(self.levels.dtype).transpose(1, 2, 0)
+        alpha = self.alpha
+        if alpha is not None and alpha.shape != levels.shape[:2]:
+            grown = torch.from_numpy(alpha.astype(np.float32))[None, None]
+            grown = F.interpolate(grown, size=levels.shape[:2], mode="bilinear")[0, 0].numpy()
+            alpha = (grown.round() if self.white > 1 else grown).astype(levels.dtype)
+        return dataclasses.replace(self, levels=levels, alpha=alpha)
+
+
+# Reading
+
+
+@functools.cache
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's formats whose files are opened."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_READ)
+
+
+@functools.cache
+def readable_suffixes() -> tuple[str, ...]:
+    """Suffixes of the image files that the installed Pillow reads, in lower case and with their dot."""
+    formats = readable_formats()
+    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in formats))
+
+
+def read(path: Path, channels: int) -> Photograph:
+    """Read a picture file for a network of `channels`: as `from_pil`, with 16 bits per channel where it has them.
+
+    Raises:
+        ValueError: it cannot be read, is no single image, or has pixels whose white is undefined; one line.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix.lower() == ".npy":
+            return Photograph.of(np.load(io.BytesIO(content), allow_pickle=False), channels, format="NPY")
+        with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
+            if _is_deep_colour(image, content):
+                return _read_deep(image, content, channels)
+            return from_pil(image, channels)
+    except Exception as error:  # Pillow's plug-ins raise errors of many types
+        raise ValueError(one_line(error, 300) or type(error).__name__) from error
+
+
+def from_pil(image: Image.Image, channels: int) -> Photograph:
+    """A Pillow image, turned as its EXIF orientation says.
+
+    Palettes, CMYK (by its colour profile, else by Pillow's formula) and the like become RGB, 1 bit becomes grey.
+    """
+    count = getattr(image, "n_frames", 1)
+    if count > 1 and image.format != "MPO":  # which is a JPEG with further views of the same
+        raise ValueError(f"it holds {count} frames or pages: only single images are restored")
+    image.load()
+    icc = image.info.get("icc_profile")
+    format = {"MPO": "JPEG"}.get(image.format, image.format)
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # how older versions of Pillow give 16-bit grey
+        array = np.asarray(image).astype(np.uint16)
+    elif image.mode.startswith("I;16"):
+        array = _grey16(image)
+    elif image.mode in ("I", "F"):
+        kind = "floating-point" if image.mode == "F" else "signed or 32-bit integer"
+        raise ValueError(f"it has {kind} pixels, whose white is undefined: save it with 8 or 16 bits")
+    elif image.mode == "CMYK":
+        array, icc = np.asarray(_from_cmyk(image, icc)), None
+    else:
+        see_through = "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+        grey = image.mode in ("1", "L", "LA", "La")
+        array = np.asarray(image.convert(("LA" if grey else "RGBA") if see_through else "L" if grey else "RGB"))
+    if format not in (_DEEP if array.dtype == np.uint16 else _WRITTEN):
+        format = "PNG"
+    return Photograph.of(_turned(array, image.getexif().get(_ORIENTATION)), channels, icc=icc, format=format)
+
+
+def _grey16(image: Image.Image) -> np.ndarray:
+    """12-bit TIFF has this mode, too; and in some TIFF white is zero."""
+    levels, tags = np.asarray(image).astype(np.uint16), image.tag_v2 if image.format == "TIFF" else {}
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    if bits < 16:
+        levels = (levels.astype(np.uint32) * 65535 // (2**bits - 1)).astype(np.uint16)
+    return 65535 - levels if tags.get(_PHOTOMETRIC) == 0 else levels
+
+
+def _from_cmyk(image: Image.Image, icc: bytes | None) -> Image.Image:
+    if icc:
+        try:
+            return ImageCms.profileToProfile(image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):  # a damaged profile
+            pass
+    return image.convert("RGB")
+
+
+def _turned(array: np.ndarray, orientation: int | None) -> np.ndarray:
+    """[H,W(,C)] as its EXIF orientation 1..8 says."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
+
+
+def _is_deep_colour(image: Image.Image, content: bytes) -> bool:
+    """Whether Pillow would cut 16 bits per channel to 8."""
+    if image.format == "PNG":
+        return content[24] == 16 and content[25] != 0  # in the header: bits per channel; the kind, 0 for grey
+    if image.format == "TIFF" and getattr(image, "n_frames", 1) == 1:
+        bits, kinds = image.tag_v2.get(_BITS_PER_SAMPLE, (1,)), image.tag_v2.get(_SAMPLE_FORMAT, (1,))
+        return len(bits) > 1 and set(bits) == {16} and set(kinds) == {1}
+    return False
+
+
+def _read_deep(image: Image.Image, content: bytes, channels: int) -> Photograph:
+    import cv2
+
+    array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16:
+        raise ValueError("damaged, or a kind of 16-bit colour that OpenCV does not read")
+    if image.format == "PNG" and content[25] == 4:  # grey with alpha
+        array = array[..., [0, 3]]
+    elif array.ndim == 3:
+        array = array[..., [2, 1, 0, *range(3, array.shape[2])]]  # from OpenCV's BGR
+    icc, orientation = image.info.get("icc_profile"), image.getexif().get(_ORIENTATION)
+    return Photograph.of(_turned(array, orientation), channels, icc=icc, format=image.format)
+
+
+# Writing
+
+
+def output_name(name: Path) -> Path:
+    """The name that `write` gives to the picture of a file: its own, but .png for formats that are not written."""
+    return name if name.suffix.lower() in _SUFFIXES else name.with_suffix(".png")
+
+
+def write(path: Path, photograph: Photograph) -> None:
+    """Write a picture file, whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+        ValueError: the format has no place for the picture.
+    """
+    content = _encoded(photograph)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def _encoded(photograph: Photograph) -> bytes:
+    array, format, icc = photograph.array(), photograph.format, photograph.icc
+    array = np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array)
+    buffer = io.BytesIO()
+    if format == "NPY":
+        np.save(buffer, array)
+    elif array.dtype == np.uint16 and format == "PNG":
+        return _png16(array, icc)
+    elif array.dtype == np.uint16:
+        import tifffile
+
+        kind = "rgb" if photograph.levels.shape[2] == 3 else "minisblack"
+        extra = None if photograph.alpha is None else ["unassalpha"]
+        tifffile.imwrite(buffer, array, photometric=kind, extrasamples=extra, iccprofile=icc, metadata=None)
+    else:
+        try:
+            Image.fromarray(array).save(buffer, format, **_WRITTEN[format], **({"icc_profile": icc} if icc else {}))
+        except (OSError, KeyError) as error:  # beyond a format's largest size, or channels that it lacks
+            raise ValueError(f"cannot be written as {format}: {one_line(error)}") from error
+    return buffer.getvalue()
+
+
+def _png16(array: np.ndarray, icc: bytes | None) -> bytes:
+    """[H,W] or [H,W,C] uint16 as PNG."""
+    import cv2
+
+    if array.ndim == 3:  # to OpenCV's BGR, which has no grey with alpha
+        array = array[..., {2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[array.shape[2]]]
+    content = cv2.imencode(".png", np.ascontiguousarray(array))[1].tobytes()
+    if icc is None:
+        return content
+    chunk = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc)
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return content[:33] + chunk + content[33:]  # behind the header
