@@ -1,4 +1,4 @@
-"""Restore the validation images with a trained bridge; see --help."""
+"""Restore images with a trained bridge: those of a data set, or picture files; see --help."""
 
 from __future__ import annotations
 
@@ -16,46 +16,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         from i2sb.runtime.launch import launch
 
-        return launch(opt, sample)
+        return launch(opt, sample_files if opt.input else sample)
 
     return run_script("sample.py", work, opt.debug)
 
 
 def sample(opt: argparse.Namespace) -> None:
-    """The work of one process."""
+    """The work of one process: the images of a data set."""
     with signals_held():
         import torch
 
         from dataset.freeform import build_operator
         from dataset.images import WithChecksum
         from dataset.open import open_evaluation
-        from i2sb.ckpt_util import RESULTS, build_ckpt_option
-        from i2sb.errors import UserError
+        from i2sb.ckpt_util import RESULTS, sampling_options
         from i2sb.operator_file import load_operators
         from i2sb.pictures import Pictures
-        from i2sb.precision import LOW
         from i2sb.recon import sample_folder
         from i2sb.restore import open_store, restore
         from i2sb.runner import Runner
         from i2sb.runtime.distributed import barrier, main_first
         from i2sb.runtime.logger import build_logger
         from i2sb.runtime.script import explained
-        from i2sb.samplers import check_sampler
-        from i2sb.schedule import num_evaluations
 
-    ckpt_opt = build_ckpt_option(opt, None, RESULTS / opt.ckpt)
-    ckpt_opt.network = opt.network or ckpt_opt.network
-    if opt.channels_last is None:
-        ckpt_opt.channels_last = opt.device == "cpu" or opt.precision in LOW
-    try:
-        nfe = num_evaluations(opt.nfe, ckpt_opt.interval)
-    except ValueError as error:
-        reason = f"{opt.ckpt} was trained with --interval {ckpt_opt.interval}: at most {ckpt_opt.interval - 1}"
-        raise UserError(f"--nfe {opt.nfe}: {reason}") from error
-    try:
-        check_sampler(opt.sampler, opt.eta, ckpt_opt.ot_ode)
-    except ValueError as error:
-        raise UserError(f"--{error}") from error
+    ckpt_opt, nfe = sampling_options(opt, RESULTS / opt.ckpt)
     folder = sample_folder(opt.ckpt, nfe, opt)
     log = build_logger(folder, opt.global_rank)
     torch.manual_seed(opt.seed)
@@ -75,6 +59,28 @@ def sample(opt: argparse.Namespace) -> None:
                     log.info(f"[Sample] {store.stop - store.start} images: {store.finish()}")
                 pictures.complete(store, log)
             barrier()
+
+
+def sample_files(opt: argparse.Namespace) -> None:
+    """The work of one process: picture files."""
+    with signals_held():
+        from i2sb.bridge import Bridge, locate
+        from i2sb.ckpt_util import sampling_options
+        from i2sb.operator_file import load_operators
+        from i2sb.restore_files import restore_files
+        from i2sb.runner import Runner
+        from i2sb.runtime.logger import build_logger
+        from i2sb.runtime.script import explained
+
+    ckpt_opt, nfe = sampling_options(opt, locate(opt.ckpt))
+    log = build_logger(None, opt.global_rank)
+    load_operators(ckpt_opt, opt.corruption_file, log)
+    runner = Runner(ckpt_opt, log, save_opt=False)
+    runner.keep_average_only()
+    bridge = Bridge(runner)
+    tile = opt.tile or bridge.tile
+    with explained(opt, smaller=f"--tile {tile}, to {tile // 2} for example"):
+        restore_files(bridge, opt, nfe, log)
 
 
 if __name__ == "__main__":

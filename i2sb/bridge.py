@@ -1,7 +1,7 @@
 """A bridge from Python: load, restore, degrade, train.
 
-    bridge = Bridge.from_pretrained("sr4x-bicubic")
-    restored = bridge.restore(Image.open("small.png"))
+bridge = Bridge.from_pretrained("sr4x-bicubic")
+restored = bridge.restore(Image.open("small.png"))
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from corruption.base import Corruption
@@ -29,18 +27,15 @@ from i2sb.ckpt_util import LATEST, RESULTS, sampling_options, with_defaults
 from i2sb.config import BridgeConfig
 from i2sb.ema import ExponentialMovingAverage
 from i2sb.errors import UserError
+from i2sb.forms import Picture, mask_like, mask_tensor, opened
 from i2sb.network import BridgeNet
 from i2sb.noise import ImageNoise, TrainingDraws
-from i2sb.photographs import Photograph, from_pil
 from i2sb.runner import Runner
 from i2sb.runtime.launch import pick_single_device
 from i2sb.samplers import OnStep
 
 TILE = 512  # side of the largest window, unless training's images are larger
 _DEGRADING = 2**31  # added to the number of an image: its operator shares no noise with the sampler
-
-Picture = Image.Image | np.ndarray | Tensor
-"""A PIL image; an array [H,W] or [H,W,C], uint8, uint16, or floating point in [0,1]; a tensor [B,C,H,W] in [-1,1]."""
 
 
 class Bridge:
@@ -87,8 +82,8 @@ class Bridge:
         Raises:
             UserError: no such checkpoint, or it is damaged.
         """
-        given = {"device": pick_single_device(device), "precision": precision}
-        opt = sampling_options(argparse.Namespace(**given, network=None, channels_last=None), locate(name_or_path))
+        given = {"device": pick_single_device(device), "precision": precision, "channels_last": None}
+        opt, _ = sampling_options(argparse.Namespace(**given, network=None, nfe=None), locate(name_or_path))
         runner = Runner(opt, _quiet(), save_opt=False)
         if trainable:
             runner.ema.copy_to()
@@ -98,9 +93,7 @@ class Bridge:
         return cls(runner)
 
     @classmethod
-    def create(
-        cls, config: BridgeConfig | Mapping[str, Any], device: str = "auto", precision: str = "fp32"
-    ) -> Bridge:
+    def create(cls, config: BridgeConfig | Mapping[str, Any], device: str = "auto", precision: str = "fp32") -> Bridge:
         """A new bridge with random weights.
 
         Args:
@@ -171,7 +164,9 @@ class Bridge:
             UserError: the folder cannot be written to, or has a latest.pt, which would be loaded in their place.
         """
         if (Path(folder) / LATEST).exists():
-            raise UserError(f"{folder}: has a {LATEST}, which would be loaded in place of these weights; choose another")
+            raise UserError(
+                f"{folder}: has a {LATEST}, which would be loaded in place of these weights; choose another"
+            )
         if self.ema is None:
             raise ValueError("this bridge only restores: load it by from_pretrained(..., trainable=True) to save it")
         self._settle()
@@ -225,12 +220,18 @@ class Bridge:
         done = []
         for image, hole in zip(images if several else [images], masks):
             holes = None if hole is None else mask_tensor(hole)
-            x, back = self._opened(image)
+            x, back = opened(image, self.config.channels)
             done.append(back(self.restore_tensor(x, seed, holes, **sampling)))
         return done if several else done[0]
 
     def restore_tensor(
-        self, x1: Tensor, seed: int, mask: Tensor | None = None, *, tile: int | None = None, is_shown: bool = False,
+        self,
+        x1: Tensor,
+        seed: int,
+        mask: Tensor | None = None,
+        *,
+        tile: int | None = None,
+        is_shown: bool = False,
         **sampling: Any,
     ) -> Tensor:
         """`restore` for one batch [B,C,H,W] float32 in [-1,1], mask [B,1,H,W]: a batch on the CPU, not clamped.
@@ -289,11 +290,11 @@ class Bridge:
         several = isinstance(images, Sequence)
         shown, holes, position = [], [], 0
         for image in images if several else [images]:
-            x, back = self._opened(image)
+            x, back = opened(image, self.config.channels)
             x1, mask = self.degrade_tensor(x, range(position, position + len(x)), seed)
             position += len(x)
             shown.append(back(x1))
-            holes.append(None if mask is None else _mask_like(image, mask))
+            holes.append(None if mask is None else mask_like(image, mask))
         found = (shown, holes) if several else (shown[0], holes[0])
         return found if lookup(self.config.task).has_mask else found[0]
 
@@ -312,54 +313,11 @@ class Bridge:
             x1, mask = degrade(x0, self._operator, torch.tensor(list(positions)), randn=noise.randn_like)
         return x1.cpu().contiguous(), None if mask is None else mask.cpu()
 
-    def _opened(self, image: Picture) -> tuple[Tensor, Callable[[Tensor], Picture]]:
-        """(batch [B,C,H,W] float32, what makes a picture of the same kind of such a batch)."""
-        if isinstance(image, Tensor):
-            if image.ndim != 4 or not image.is_floating_point():
-                raise ValueError(f"a tensor is [B,C,H,W] in [-1,1]; got {image.dtype} {list(image.shape)}")
-            return image.detach().float(), lambda x: x.to(image)
-        channels = self.config.channels
-        if isinstance(image, np.ndarray):
-            picture = Photograph.of(image, channels)
-        elif isinstance(image, Image.Image):
-            picture = from_pil(image.copy(), channels)
-        else:
-            raise ValueError(f"a picture is a PIL image, an array or a tensor; got {type(image).__name__}")
-
-        def back(x: Tensor) -> Picture:
-            array = picture.with_colours(x[0]).array()
-            if isinstance(image, np.ndarray):
-                return array.reshape(*array.shape[:2], *image.shape[2:])
-            made = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-            if picture.icc:
-                made.info["icc_profile"] = picture.icc
-            return made
-
-        return picture.tensor()[None], back
-
 
 def locate(name_or_path: str | Path) -> Path:
     """The folder or file that a bridge is loaded from: the one place that gives names their meaning."""
     named = RESULTS / name_or_path
     return named if named.is_dir() or not Path(name_or_path).exists() else Path(name_or_path)
-
-
-def mask_tensor(mask: Picture) -> Tensor:
-    """A mask as float32 [B,1,H,W] with 1 = hole: all that is at least half white."""
-    if isinstance(mask, Tensor):
-        return (mask.reshape(-1, 1, *mask.shape[-2:]) >= 0.5).float()
-    if isinstance(mask, Image.Image):
-        mask = np.asarray(mask.convert("L"))
-    mask = mask if mask.ndim == 2 else mask[..., 0]
-    white = 1.0 if mask.dtype == bool or np.issubdtype(mask.dtype, np.floating) else np.iinfo(mask.dtype).max
-    return torch.from_numpy((mask >= white / 2).astype(np.float32))[None, None]
-
-
-def _mask_like(image: Picture, mask: Tensor) -> Picture:
-    if isinstance(image, Tensor):
-        return mask.to(image)
-    holes = mask[0, 0].numpy() > 0.5
-    return holes if isinstance(image, np.ndarray) else Image.fromarray(holes.astype(np.uint8) * 255)
 
 
 def _is_shown(x: Tensor, scale: int) -> bool:

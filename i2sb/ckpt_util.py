@@ -31,6 +31,7 @@ from i2sb.precision import LOW
 from i2sb.runtime.files import atomic_write, only_one, sync
 from i2sb.runtime.pickles import dump_options
 from i2sb.runtime.reading import check_tensors, load_options, load_torch, read_json
+from i2sb.schedule import num_evaluations
 
 __all__ = ["RESULTS", "build_ckpt_option", "download_ckpt", "load_checkpoint", "save_checkpoint", "with_defaults"]
 
@@ -122,13 +123,20 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     return saved
 
 
-def sampling_options(opt: Any, ckpt_path: str | os.PathLike) -> argparse.Namespace:
-    """As `build_ckpt_option`, for restoring images: `opt` may name another network, and decides on channels_last."""
+def sampling_options(opt: Any, ckpt_path: str | os.PathLike) -> tuple[argparse.Namespace, int]:
+    """(options of a checkpoint for restoring images with it, number of network calls); see `build_ckpt_option`.
+
+    opt: options of sample.py: `network` may replace the checkpoint's, None in `channels_last` leaves that open.
+    """
     saved = build_ckpt_option(opt, None, ckpt_path)
     saved.network = opt.network or saved.network
     if opt.channels_last is None:
         saved.channels_last = saved.device == "cpu" or saved.precision in LOW
-    return saved
+    try:
+        return saved, num_evaluations(opt.nfe, saved.interval)
+    except ValueError as error:
+        reason = f"{opt.ckpt} was trained with --interval {saved.interval}: at most {saved.interval - 1}"
+        raise UserError(f"--nfe {opt.nfe}: {reason}") from error
 
 
 def _saved_options(latest: Path) -> argparse.Namespace:

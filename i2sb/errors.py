@@ -21,3 +21,7 @@ def one_line(text: object, length: int = 100) -> str:
 
 class EndedElsewhere(RuntimeError):
     """Another process of the run has failed, which says why."""
+
+
+class SomeFailed(RuntimeError):
+    """Some of many things failed, each of which was named, and the others are done; exit code 1."""

@@ -1,7 +1,7 @@
 """Users' pictures: read with bit depth, transparency and colour profile, and written as they came.
 
-Pillow reads and writes what has 8 bits per channel, and all grey.  Deeper colour, which it cannot hold, goes through
-OpenCV (PNG, and TIFF in all its compressions) and tifffile (writing TIFF with a colour profile).
+Pillow reads and writes what has 8 bits per channel.  Deeper colour, which it cannot hold, is read by OpenCV (PNG, and
+TIFF in all its compressions) and written here (PNG) and by tifffile.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from i2sb.errors import one_line
@@ -33,7 +33,8 @@ _WRITTEN = {
     "WEBP": {"lossless": True},
     "BMP": {},
 }
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp", ".dib", ".npy"}
+_LOSSLESS = {".png", ".tif", ".tiff", ".webp", ".bmp", ".dib", ".npy"}
+_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
 _DEEP = {"PNG", "TIFF", "NPY"}  # formats that hold 16 bits per channel
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274  # tags of TIFF and EXIF
 
@@ -74,6 +75,10 @@ class Photograph:
     def white(self) -> float:
         """The level of white."""
         return 1.0 if np.issubdtype(self.levels.dtype, np.floating) else float(np.iinfo(self.levels.dtype).max)
+
+    def lossless(self) -> Photograph:
+        """The same, to be written without loss."""
+        return dataclasses.replace(self, format="PNG") if self.format == "JPEG" else self
 
     def array(self) -> np.ndarray:
         """[H,W,C] with alpha as the last channel, if there is one."""
@@ -132,6 +137,8 @@ def read(path: Path, channels: int) -> Photograph:
             if _is_deep_colour(image, content):
                 return _read_deep(image, content, channels)
             return from_pil(image, channels)
+    except UnidentifiedImageError:
+        raise ValueError("it is no picture that Pillow reads, or damaged from the beginning") from None
     except Exception as error:  # Pillow's plug-ins raise errors of many types
         raise ValueError(one_line(error, 300) or type(error).__name__) from error
 
@@ -214,16 +221,18 @@ def _read_deep(image: Image.Image, content: bytes, channels: int) -> Photograph:
         array = array[..., [0, 3]]
     elif array.ndim == 3:
         array = array[..., [2, 1, 0, *range(3, array.shape[2])]]  # from OpenCV's BGR
-    icc, orientation = image.info.get("icc_profile"), image.getexif().get(_ORIENTATION)
+    icc = image.info.get("icc_profile")
+    orientation = None if image.format == "TIFF" else image.getexif().get(_ORIENTATION)  # OpenCV turns TIFF itself
     return Photograph.of(_turned(array, orientation), channels, icc=icc, format=image.format)
 
 
 # Writing
 
 
-def output_name(name: Path) -> Path:
-    """The name that `write` gives to the picture of a file: its own, but .png for formats that are not written."""
-    return name if name.suffix.lower() in _SUFFIXES else name.with_suffix(".png")
+def output_name(name: Path, *, lossless: bool = False) -> Path:
+    """The name for the picture of a file: its own, but .png where `write` gives another format (see `lossless`)."""
+    kept = _LOSSLESS if lossless else _LOSSLESS | _JPEG
+    return name if name.suffix.lower() in kept else name.with_suffix(".png")
 
 
 def write(path: Path, photograph: Photograph) -> None:
@@ -240,12 +249,12 @@ def write(path: Path, photograph: Photograph) -> None:
 
 def _encoded(photograph: Photograph) -> bytes:
     array, format, icc = photograph.array(), photograph.format, photograph.icc
+    if array.dtype == np.uint16 and format == "PNG":
+        return _png16(array, icc)
     array = np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array)
     buffer = io.BytesIO()
     if format == "NPY":
         np.save(buffer, array)
-    elif array.dtype == np.uint16 and format == "PNG":
-        return _png16(array, icc)
     elif array.dtype == np.uint16:
         import tifffile
 
@@ -261,14 +270,15 @@ def _encoded(photograph: Photograph) -> bytes:
 
 
 def _png16(array: np.ndarray, icc: bytes | None) -> bytes:
-    """[H,W] or [H,W,C] uint16 as PNG."""
-    import cv2
-
-    if array.ndim == 3:  # to OpenCV's BGR, which has no grey with alpha
-        array = array[..., {2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[array.shape[2]]]
-    content = cv2.imencode(".png", np.ascontiguousarray(array))[1].tobytes()
-    if icc is None:
-        return content
-    chunk = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc)
-    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return content[:33] + chunk + content[33:]  # behind the header
+    """[H,W,C] uint16 as PNG; OpenCV writes neither grey with alpha nor, in its older versions, profiles."""
+    height, width, count = array.shape
+    rows = array.astype(">u2").reshape(height, -1).view(np.uint8)
+    lines = np.full((height, 1 + rows.shape[1]), 2, dtype=np.uint8)  # filter 2: less the line above
+    lines[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[count]
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)}
+    if icc:
+        chunks[b"iCCP"] = b"ICC profile\0\0" + zlib.compress(icc)
+    chunks |= {b"IDAT": zlib.compress(lines.tobytes()), b"IEND": b""}
+    parts = (struct.pack(">I", len(x)) + n + x + struct.pack(">I", zlib.crc32(n + x)) for n, x in chunks.items())
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

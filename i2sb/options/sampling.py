@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import shared
 from .parser import Parser, experiment, non_negative_int, partition, positive_int
 
-DESCRIPTION = "Restore the validation images with a trained bridge."
-EPILOG = "Writes results/CKPT/samples_nfeNFE/recon.pt. The same command resumes an interrupted run."
+DESCRIPTION = "Restore the validation images, or with --input picture files of your own, with a trained bridge."
+EPILOG = (
+    "Writes results/CKPT/samples_nfeNFE/recon.pt, or pictures into --output. "
+    "The same command resumes an interrupted run."
+)
+OF_FILES = ("output", "tile", "degrade", "mask")
+OF_DATA = ("partition", "batch_size", "image_size", "dataset_dir", "val_list")
+OF_DATA += ("recon_dtype", "save_images", "save_trajectory")
 
 
 def build_parser() -> Parser:
@@ -31,6 +38,7 @@ def build_parser() -> Parser:
     part = "restore part I of N of the set only (I from 0 to N-1), such as 0_4"
     add("--partition", type=partition, metavar="I_N", help=part)
     shared.add_data(parser)
+    _add_files(parser)
 
     add = parser.add_argument_group("output").add_argument
     dtype = "dtype of the images in recon.pt: float32 as published, or 8-bit pixels in a quarter of the space"
@@ -46,6 +54,22 @@ def build_parser() -> Parser:
     return parser
 
 
+def _add_files(parser: Parser) -> None:
+    about = "degraded pictures of any kind and size in place of a data set; nothing is fetched"
+    add = parser.add_argument_group("your own pictures", about).add_argument
+    files = "picture files, folders of them, or patterns in quotes"
+    add("--input", nargs="+", metavar="FILE|DIR|GLOB", help=files)
+    output = "folder of the restored pictures, which keep their names and formats"
+    add("--output", type=Path, metavar="DIR", help=output)
+    tile = "larger pictures pass through the network in overlapping windows of this side; less needs less memory "
+    tile += "(default: 512, or the training's images if larger)"
+    add("--tile", type=positive_int, metavar="PX", help=tile)
+    degrade = "the pictures are clean: degrade them first as in training, keep all three, and print the PSNR"
+    add("--degrade", action="store_true", help=degrade)
+    mask = "for inpainting: a picture that is white where others have a hole, or a folder with one of each name"
+    add("--mask", type=Path, metavar="FILE|DIR", help=mask)
+
+
 def parse_sample_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of sample.py, checked as `parse_train_options` does."""
     parser = build_parser()
@@ -56,5 +80,10 @@ def parse_sample_options(argv: Sequence[str] | None = None) -> argparse.Namespac
         opt.precision = "fp16"
     if opt.sampler == "dbim" and opt.eta is None:
         opt.eta = 0.0
+    wrong = [name for name in (OF_DATA if opt.input else OF_FILES) if name in opt.given]
+    if wrong:
+        parser.error(f"--{wrong[0].replace('_', '-')}: does not go {'with' if opt.input else 'without'} --input")
+    if opt.input and opt.output is None:
+        parser.error("--input: say by --output DIR where the restored pictures go")
     opt.network = shared.resolve_network(parser, opt)
     return opt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import json
 import os
 import signal
 import socket
@@ -114,6 +115,33 @@ def main_first() -> Iterator[None]:
     if _store.get(key) != b"done":
         raise EndedElsewhere("rank 0 has failed while this rank waited for it")
     yield
+
+
+def share(count: int) -> Iterator[int]:
+    """The numbers 0 .. count - 1, each for one of the ranks: whichever is free takes the next."""
+    if _store is None:
+        yield from range(count)
+        return
+    key = f"share/{next(_turns)}"
+    while (number := _store.add(key, 1) - 1) < count:
+        yield number
+
+
+def gather_patiently(obj: Any) -> list[Any]:
+    """Every rank's plain `obj` (of JSON), in the order of the ranks, on rank 0; [] on the others, which go on at once.
+
+    However long the slowest takes, rank 0 waits: this is not a collective, which would time out.
+    """
+    if _store is None:
+        return [obj]
+    key = f"gather/{next(_turns)}"
+    keys = [f"{key}/{number}" for number in range(world_size())]
+    _store.set(keys[rank()], json.dumps(obj))
+    if not is_main():
+        return []
+    while not _store.check(keys):
+        time.sleep(_POLL)
+    return [json.loads(_store.get(key)) for key in keys]
 
 
 class StopSignal:

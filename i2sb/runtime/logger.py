@@ -22,15 +22,17 @@ def console() -> Console:
     return Console(stderr=True)
 
 
-def build_logger(folder: Path, rank: int = 0, resumed: bool = False) -> logging.Logger:
+def build_logger(folder: Path | None, rank: int = 0, resumed: bool = False) -> logging.Logger:
     """The logger of a run; it takes the place of the one that was built before in this process.
 
     Rank 0 writes to standard error (plain lines where that is no terminal) and to the end of `folder`/log.txt, where a
     first line says that the run started or resumed. The other ranks write no file, and only warnings and errors to
-    standard error, each with the rank before it.
+    standard error, each with the rank before it.  Without a folder there is no file.
     """
-    path = folder / "log.txt"
-    handlers = [_log_file(path), _screen()] if rank == 0 else [_plain(f"[rank {rank}] %(levelname)s %(message)s")]
+    path = None if folder is None or rank else folder / "log.txt"
+    handlers = [_screen()] if rank == 0 else [_plain(f"[rank {rank}] %(levelname)s %(message)s")]
+    if path is not None:
+        handlers.insert(0, _log_file(path))
 
     log = logging.getLogger("i2sb")
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
@@ -40,7 +42,7 @@ def build_logger(folder: Path, rank: int = 0, resumed: bool = False) -> logging.
         handler.close()
     for handler in handlers:
         log.addHandler(handler)
-    if rank == 0:
+    if path is not None:
         log.info("%s %s, log file %s", "resumed" if resumed else "started", folder.name, path)
     return log
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from i2sb.errors import EndedElsewhere, UserError, one_line, printable
+from i2sb.errors import EndedElsewhere, SomeFailed, UserError, one_line, printable
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
@@ -40,7 +40,7 @@ def short_report(name: str, error: BaseException) -> tuple[str, int] | None:
     """(line, exit code) for an error that needs no traceback; None for any other."""
     if isinstance(error, KeyboardInterrupt):
         return f"{name}: interrupted", 130  # what shells give for Ctrl-C
-    if isinstance(error, UserError | EndedElsewhere):
+    if isinstance(error, UserError | EndedElsewhere | SomeFailed):
         return f"{name}: error: {printable(error)}", 2 if isinstance(error, UserError) else 1
     return None
 
@@ -88,7 +88,7 @@ def explained(opt: Any, *, smaller: str) -> Iterator[None]:
         yield
     except Exception as error:
         text = one_line(error, 200)
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
             raise UserError(f"{opt.device} is out of memory: lower {smaller} ({text})") from error
         if "DataLoader worker (pid" in str(error):  # not an error that a worker has met and handed on
             raise UserError(

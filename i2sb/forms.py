@@ -1,0 +1,63 @@
+"""The forms in which Python code hands over pictures: PIL images, arrays and tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from i2sb.photographs import Photograph, from_pil
+
+Picture = Image.Image | np.ndarray | Tensor
+"""A PIL image; an array [H,W] or [H,W,C], uint8, uint16, or floating point in [0,1]; a tensor [B,C,H,W] in [-1,1]."""
+
+
+def opened(image: Picture, channels: int) -> tuple[Tensor, Callable[[Tensor], Picture]]:
+    """(batch [B,C,H,W] float32 for a network of `channels`, what makes a picture of the same form of such a batch).
+
+    Raises:
+        ValueError: no picture.
+    """
+    if isinstance(image, Tensor):
+        if image.ndim != 4 or not image.is_floating_point():
+            raise ValueError(f"a tensor is [B,C,H,W] in [-1,1]; got {image.dtype} {list(image.shape)}")
+        return image.detach().float(), lambda x: x.to(image)
+    if isinstance(image, np.ndarray):
+        picture = Photograph.of(image, channels)
+    elif isinstance(image, Image.Image):
+        picture = from_pil(image.copy(), channels)
+    else:
+        raise ValueError(f"a picture is a PIL image, an array or a tensor; got {type(image).__name__}")
+
+    def back(x: Tensor) -> Picture:
+        array = picture.with_colours(x[0]).array()
+        if isinstance(image, np.ndarray):
+            return array.reshape(*array.shape[:2], *image.shape[2:])
+        made = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+        if picture.icc:
+            made.info["icc_profile"] = picture.icc
+        return made
+
+    return picture.tensor()[None], back
+
+
+def mask_tensor(mask: Picture) -> Tensor:
+    """A mask as float32 [B,1,H,W] with 1 = hole: all that is at least half white."""
+    if isinstance(mask, Tensor):
+        return (mask.reshape(-1, 1, *mask.shape[-2:]) >= 0.5).float()
+    if isinstance(mask, Image.Image):
+        mask = np.asarray(mask.convert("L"))
+    mask = mask if mask.ndim == 2 else mask[..., 0]
+    white = 1.0 if mask.dtype == bool or np.issubdtype(mask.dtype, np.floating) else np.iinfo(mask.dtype).max
+    return torch.from_numpy((mask >= white / 2).astype(np.float32))[None, None]
+
+
+def mask_like(image: Picture, mask: Tensor) -> Picture:
+    """A mask [B,1,H,W], 1 = hole, in the form of `image`."""
+    if isinstance(image, Tensor):
+        return mask.to(image)
+    holes = mask[0, 0].numpy() > 0.5
+    return holes if isinstance(image, np.ndarray) else Image.fromarray(holes.astype(np.uint8) * 255)

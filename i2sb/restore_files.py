@@ -1,0 +1,262 @@
+"""sample.py --input: picture files of any kind and size, restored into a folder.
+
+OUTPUT/NAME.png ..                              the restored pictures, under the names of their inputs
+OUTPUT/degraded/, OUTPUT/restored/, OUTPUT/clean/   with --degrade
+OUTPUT/restored.json                            of which run they are; pictures of another are refused
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import glob
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from i2sb.bridge import Bridge
+from i2sb.errors import SomeFailed, UserError, one_line, printable
+from i2sb.forms import mask_tensor
+from i2sb.photographs import output_name, read, readable_suffixes, write
+from i2sb.recon import differences
+from i2sb.runtime.distributed import broadcast_object, gather_patiently, is_main, share
+from i2sb.runtime.files import atomic_write, only_one
+from i2sb.runtime.progress import Progress
+from i2sb.runtime.reading import read_json
+
+RECORD = "restored.json"
+DEGRADED, RESTORED, CLEAN = "degraded", "restored", "clean"
+
+
+class Job(NamedTuple):
+    """A picture file, the name of its output below --output, and its place in the list."""
+
+    source: Path
+    name: Path
+    position: int
+
+
+def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -> None:
+    """Restore the files that `opt.input` names into `opt.output`; the ranks share them.
+
+    What an interrupted run has written is kept.  A file that cannot be restored is named, and the others go on.
+
+    Raises:
+        UserError: nothing to restore, or an output folder that holds other things.
+        SomeFailed: at the end, where files could not be restored.
+    """
+    output = opt.output
+    settings = {
+        "checkpoint": bridge.runner.identity,
+        **bridge.config.to_dict(),
+        **{name: getattr(opt, name) for name in ("seed", "clip_denoise", "precision", "degrade")},
+        "nfe": nfe,
+        "tile": opt.tile or bridge.tile,
+        "mask": None if opt.mask is None else str(opt.mask),
+        "device": bridge.runner.device.type,  # each kind draws other noise from the same seed
+    }
+    jobs = broadcast_object(_list_jobs(opt) if is_main() else None)
+    with contextlib.ExitStack() as stack:
+        if is_main():
+            busy = f"--output {output}: another process is restoring into it; wait for its end"
+            stack.enter_context(only_one(output / ".restoring.lock", busy))
+            _claim(opt, settings, [_result(opt, job) for job in jobs])
+        # Rank 0 looks for all: the folder changes as soon as the first rank is at work.
+        missing = broadcast_object([job for job in jobs if not _result(opt, job).exists()])
+        failed, restored = {}, 0
+        with Progress("restoring", len(missing) * nfe, shown=is_main()) as bar:
+            for number in share(len(missing)):
+                job, began = missing[number], time.perf_counter()
+                try:
+                    _restore_one(bridge, opt, nfe, job, lambda *_: bar.advance())
+                except UserError:
+                    raise
+                except ValueError as error:
+                    failed[str(job.source)] = one_line(error, 300)
+                    log.error(f"[Restore] {printable(job.source)}: {one_line(error, 300)}")
+                    continue
+                restored += 1
+                log.info(f"[Restore] {printable(_result(opt, job))} ({time.perf_counter() - began:.1f} s)")
+        gathered = gather_patiently([restored, failed])
+        if is_main():
+            _conclude(bridge, opt, jobs, len(jobs) - len(missing), gathered, log)
+
+
+def _conclude(bridge: Bridge, opt: argparse.Namespace, jobs: list[Job], before: int, gathered: list, log: Any) -> None:
+    failed = {name: reason for _, found in gathered for name, reason in found.items()}
+    restored = sum(count for count, _ in gathered)
+    if opt.degrade:
+        _report(bridge.config.channels, opt.output, [job for job in jobs if str(job.source) not in failed], log)
+    there = f", {before} were there already" if before else ""
+    log.info(f"[Restore] {printable(opt.output)}: {restored} restored{there}, {len(failed)} failed")
+    if failed:
+        shown = "; ".join(f"{printable(name)} ({reason})" for name, reason in list(failed.items())[:3])
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise SomeFailed(f"{len(failed)} of {len(jobs)} pictures could not be restored: {shown}{more}")
+
+
+# The list
+
+
+def find_inputs(inputs: Iterable[str], output: Path) -> list[tuple[Path, Path]]:
+    """(file, its name relative to the folder it was found in) of all files, folders and patterns, sorted.
+
+    Folders are searched to any depth for files that Pillow reads, but for hidden ones and the output folder.
+
+    Raises:
+        UserError: nothing there.
+    """
+    found: dict[Path, Path] = {}
+    inputs, ours = list(inputs), output.resolve()
+    for text in inputs:
+        path = Path(text)
+        if len(inputs) > 1 and path.resolve() == ours:
+            continue  # a shell's pattern names it, too
+        if path.is_dir():
+            files, root = _files_below(path), path
+        elif path.exists():
+            files, root = [path], path.parent
+        else:
+            parts = Path(text).parts
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+            names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+            files = [file for name in names if (file := Path(name)).is_file()]
+        if not root.resolve().is_relative_to(ours):
+            files = [file for file in files if not file.resolve().is_relative_to(ours)]
+        if not files:
+            raise UserError(f"--input {printable(text)}: neither a picture, nor a folder or pattern of any")
+        found |= {file: file.relative_to(root) for file in files}
+    return list(found.items())
+
+
+def _files_below(folder: Path) -> list[Path]:
+    found = []
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(here) / name for name in sorted(names) if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in (*readable_suffixes(), ".npy")]
+    return found
+
+
+def _list_jobs(opt: argparse.Namespace) -> list[Job]:
+    """All inputs with the names of their outputs, no two the same and none an input's."""
+    found = find_inputs(opt.input, opt.output)
+    taken: dict[Path, Path] = {}
+    jobs = []
+    for position, (source, name) in enumerate(found):
+        target = output_name(name, lossless=opt.degrade)
+        if target in taken or (target != name and any(target == other for _, other in found)):
+            target = name.with_name(f"{name.name}.png")  # a.gif beside a.png
+        if target in taken:
+            raise UserError(
+                f"--input: {printable(taken[target])} and {printable(source)} would both be written to "
+                f"{printable(opt.output / target)}; restore them into two folders"
+            )
+        taken[target] = source
+        jobs.append(Job(source, target, position))
+    sources = {source.resolve() for source, _ in found}
+    if clash := next((job for job in jobs if _result(opt, job).resolve() in sources), None):
+        raise UserError(f"--output {opt.output}: {printable(clash.name)} would replace an input; choose another folder")
+    return jobs
+
+
+def _claim(opt: argparse.Namespace, settings: dict[str, Any], results: list[Path]) -> None:
+    """Make the output folder this run's."""
+    record, settings = opt.output / RECORD, json.loads(json.dumps(settings, default=str))
+    there = [path for path in results if path.exists()]
+    if not opt.overwrite:
+        was = read_json(record) if record.is_file() else {}
+        if was and (different := differences(was, settings)):
+            raise UserError(
+                f"--output {opt.output}: holds pictures of other settings ({different}); choose another folder, or "
+                "--overwrite restores again"
+            )
+        if there and not was:
+            raise UserError(f"{printable(there[0])}: is there already; choose another --output, or give --overwrite")
+    else:
+        for path in there:
+            path.unlink()
+    with atomic_write(record) as file:
+        file.write((json.dumps(settings, indent=2) + "\n").encode())
+
+
+def _result(opt: argparse.Namespace, job: Job) -> Path:
+    return opt.output / RESTORED / job.name if opt.degrade else opt.output / job.name
+
+
+# One picture
+
+
+def _restore_one(bridge: Bridge, opt: argparse.Namespace, nfe: int, job: Job, on_step: Any) -> None:
+    """ValueError says what is wrong with the picture or its mask."""
+    photograph, mask = read(job.source, bridge.config.channels), _mask_of(opt.mask, job)
+    x = photograph.tensor()[None]
+    if opt.degrade:
+        photograph = photograph.lossless()
+        write(opt.output / CLEAN / job.name, photograph)
+        x, mask = _degraded(bridge, x, mask, job.position, opt.seed)
+        write(opt.output / DEGRADED / job.name, photograph.with_colours(x[0]))
+    restored = bridge.restore_tensor(
+        x,
+        opt.seed,
+        mask,
+        tile=opt.tile,
+        is_shown=opt.degrade,
+        nfe=nfe,
+        clip_denoise=opt.clip_denoise,
+        on_step=on_step,
+    )
+    write(_result(opt, job), photograph.with_colours(restored[0]))
+
+
+def _degraded(bridge: Bridge, x: Tensor, mask: Tensor | None, position: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """The task's own degradation of x [1,C,H,W]; of a given mask, white holes."""
+    if mask is None:
+        return bridge.degrade_tensor(x, [position], seed)
+    if mask.shape[2:] != x.shape[2:]:
+        return x, mask  # which is refused there
+    return x * (1 - mask) + mask, mask
+
+
+def _mask_of(mask: Path | None, job: Job) -> Tensor | None:
+    if mask is None:
+        return None
+    if mask.is_dir():
+        same = [mask / job.name, *(path for path in (mask / job.name.parent).glob("*") if path.stem == job.name.stem)]
+        mask = next((path for path in same if path.is_file()), same[0])
+        if not mask.is_file():
+            raise ValueError(f"{printable(mask)}: there is no such mask")
+    try:
+        return mask_tensor(read(mask, 3).levels)
+    except ValueError as error:
+        raise ValueError(f"its mask {printable(mask)}: {error}") from error
+
+
+# Quality
+
+
+def _report(channels: int, output: Path, jobs: list[Job], log: Any) -> None:
+    """Log the PSNR to the clean picture of each, as they were written, and the means."""
+    scores = []
+    for job in jobs:
+        files = (output / kind / job.name for kind in (CLEAN, DEGRADED, RESTORED))
+        clean, degraded, restored = (read(file, channels).levels for file in files)
+        scores.append((psnr(degraded, clean), psnr(restored, clean)))
+        log.info(f"[PSNR] {printable(job.name)}: degraded {scores[-1][0]:.2f} dB, restored {scores[-1][1]:.2f} dB")
+    if scores:
+        degraded, restored = np.ma.masked_invalid(scores).mean(axis=0).filled(math.inf)
+        log.info(f"[PSNR] mean of {len(scores)}: degraded {degraded:.2f} dB, restored {restored:.2f} dB")
+
+
+def psnr(image: np.ndarray, clean: np.ndarray) -> float:
+    """10 log10(white^2 / mean squared error) [dB] of two uint8 or uint16 pictures; inf where they are equal."""
+    error = np.square(image.astype(np.float32) - clean.astype(np.float32)).mean(dtype=np.float64)
+    return 20 * math.log10(np.iinfo(clean.dtype).max) - 10 * math.log10(error) if error else math.inf
