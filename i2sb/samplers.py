@@ -29,8 +29,7 @@ OnStep = Callable[[int, Tensor, Tensor], None]
 
 def fill_hole(image: Tensor, mask: Tensor, filling: Tensor) -> Tensor:
     """`filling` where mask is 1, `image` elsewhere. mask: [B,1,H,W] or broadcastable, of any dtype, on any device."""
-    mask = mask.to(filling)
-    return (1 - mask) * image + mask * filling
+    return torch.lerp(image, filling, mask.to(filling))  # exact where mask is 0 or 1
 
 
 @dataclass
