@@ -21,7 +21,6 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from i2sb.errors import one_line
-from i2sb.runtime.files import atomic_write
 
 # EPS would run Ghostscript; the others are not decoded by Pillow itself
 _NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
@@ -230,24 +229,17 @@ def _read_deep(image: Image.Image, content: bytes, channels: int) -> Photograph:
 
 
 def output_name(name: Path, *, lossless: bool = False) -> Path:
-    """The name for the picture of a file: its own, but .png where `write` gives another format (see `lossless`)."""
+    """The name for the picture of a file: its own, but .png where `encode` gives another format (see `lossless`)."""
     kept = _LOSSLESS if lossless else _LOSSLESS | _JPEG
     return name if name.suffix.lower() in kept else name.with_suffix(".png")
 
 
-def write(path: Path, photograph: Photograph) -> None:
-    """Write a picture file, whole or not at all.
+def encode(photograph: Photograph) -> bytes:
+    """The bytes of a picture file.
 
     Raises:
-        UserError: the folder cannot be written to, or the disk is full.
         ValueError: the format has no place for the picture.
     """
-    content = _encoded(photograph)
-    with atomic_write(path) as file:
-        file.write(content)
-
-
-def _encoded(photograph: Photograph) -> bytes:
     array, format, icc = photograph.array(), photograph.format, photograph.icc
     if array.dtype == np.uint16 and format == "PNG":
         return _png16(array, icc)

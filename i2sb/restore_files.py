@@ -25,7 +25,7 @@ from torch import Tensor
 from i2sb.bridge import Bridge
 from i2sb.errors import SomeFailed, UserError, one_line, printable
 from i2sb.forms import mask_tensor
-from i2sb.photographs import output_name, read, readable_suffixes, write
+from i2sb.photographs import encode, output_name, read, readable_suffixes
 from i2sb.recon import differences
 from i2sb.runtime.distributed import broadcast_object, gather_patiently, is_main, share
 from i2sb.runtime.files import atomic_write, only_one
@@ -76,13 +76,14 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
             for number in share(len(missing)):
                 job, began = missing[number], time.perf_counter()
                 try:
-                    _restore_one(bridge, opt, nfe, job, lambda *_: bar.advance())
-                except UserError:
-                    raise
+                    files = _restore_one(bridge, opt, nfe, job, lambda *_: bar.advance())
                 except ValueError as error:
                     failed[str(job.source)] = one_line(error, 300)
                     log.error(f"[Restore] {printable(job.source)}: {one_line(error, 300)}")
                     continue
+                for path, content in files.items():
+                    with atomic_write(path) as file:
+                        file.write(content)
                 restored += 1
                 log.info(f"[Restore] {printable(_result(opt, job))} ({time.perf_counter() - began:.1f} s)")
         gathered = gather_patiently([restored, failed])
@@ -195,26 +196,23 @@ def _result(opt: argparse.Namespace, job: Job) -> Path:
 # One picture
 
 
-def _restore_one(bridge: Bridge, opt: argparse.Namespace, nfe: int, job: Job, on_step: Any) -> None:
-    """ValueError says what is wrong with the picture or its mask."""
+def _restore_one(bridge: Bridge, opt: argparse.Namespace, nfe: int, job: Job, on_step: Any) -> dict[Path, bytes]:
+    """The files to write; the last of them says that the picture is done.
+
+    Raises:
+        ValueError: what is wrong with the picture or its mask.
+    """
     photograph, mask = read(job.source, bridge.config.channels), _mask_of(opt.mask, job)
-    x = photograph.tensor()[None]
+    x, files = photograph.tensor()[None], {}
     if opt.degrade:
         photograph = photograph.lossless()
-        write(opt.output / CLEAN / job.name, photograph)
+        files[opt.output / CLEAN / job.name] = encode(photograph)
         x, mask = _degraded(bridge, x, mask, job.position, opt.seed)
-        write(opt.output / DEGRADED / job.name, photograph.with_colours(x[0]))
-    restored = bridge.restore_tensor(
-        x,
-        opt.seed,
-        mask,
-        tile=opt.tile,
-        is_shown=opt.degrade,
-        nfe=nfe,
-        clip_denoise=opt.clip_denoise,
-        on_step=on_step,
-    )
-    write(_result(opt, job), photograph.with_colours(restored[0]))
+        files[opt.output / DEGRADED / job.name] = encode(photograph.with_colours(x[0]))
+    sampling = {"tile": opt.tile, "nfe": nfe, "clip_denoise": opt.clip_denoise, "on_step": on_step}
+    restored = bridge.restore_tensor(x, opt.seed, mask, is_shown=opt.degrade, **sampling)
+    files[_result(opt, job)] = encode(photograph.with_colours(restored[0]))
+    return files
 
 
 def _degraded(bridge: Bridge, x: Tensor, mask: Tensor | None, position: int, seed: int) -> tuple[Tensor, Tensor | None]:
