@@ -10,9 +10,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from i2sb.errors import one_line
+from i2sb.runtime.picture_formats import readable_formats, readable_suffixes
 
-# EPS would run Ghostscript; the others are not decoded by Pillow itself
-_NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels that Pillow converts to
 _NPY = b"\x93NUMPY"
@@ -21,20 +20,10 @@ _KIND = {"1": "L", "I": "L", "F": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB"
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in Image.ID if name not in _NOT_READ)
-
-
-@functools.cache
 def image_suffixes(channels: int = 3) -> tuple[str, ...]:
     """Suffixes of the files that `decode` reads, in lower case and with their dot."""
-    formats, more = _formats(), () if channels in (1, 3) else _BANDS
-    if channels not in _MODES:
-        return more
-    return tuple(
-        sorted({*more, *(suffix for suffix, name in Image.registered_extensions().items() if name in formats)})
-    )
+    more = () if channels in (1, 3) else _BANDS
+    return tuple(sorted({*more, *readable_suffixes()})) if channels in _MODES else more
 
 
 def decode(content: bytes, *, exif_rotate: bool = False, channels: int = 3) -> Image.Image | np.ndarray:
@@ -54,7 +43,7 @@ def decode(content: bytes, *, exif_rotate: bool = False, channels: int = 3) -> I
     try:
         if channels not in (1, 3) and (channels not in _MODES or content.startswith(_NPY)):
             return _bands(content, channels)
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+        with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
             if exif_rotate:
                 ImageOps.exif_transpose(image, in_place=True)
             return _to_8_bit(image).convert(_MODES[channels])
@@ -75,7 +64,7 @@ def describe(file: BinaryIO, *, exif_rotate: bool = False, channels: int = 3) ->
         if is_array:
             height, width, bands = _bands(file.read(), channels).shape
             return width, height, f"{bands} bands"
-        with Image.open(file, formats=_formats()) as image:
+        with Image.open(file, formats=readable_formats()) as image:
             turned = exif_rotate and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
             width, height = image.size[::-1] if turned else image.size
             return width, height, _KIND.get(image.mode.partition(";")[0], image.mode)

@@ -30,6 +30,7 @@ from i2sb.errors import UserError
 from i2sb.forms import Picture, mask_like, mask_tensor, opened
 from i2sb.network import BridgeNet
 from i2sb.noise import ImageNoise, TrainingDraws
+from i2sb.operator_file import load_operators
 from i2sb.runner import Runner
 from i2sb.runtime.launch import pick_single_device
 from i2sb.samplers import OnStep
@@ -68,7 +69,13 @@ class Bridge:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, device: str = "auto", precision: str = "fp32", *, trainable: bool = False
+        cls,
+        name_or_path: str | Path,
+        device: str = "auto",
+        precision: str = "fp32",
+        *,
+        trainable: bool = False,
+        corruption_file: str | None = None,
     ) -> Bridge:
         """Load a trained bridge, with the average of its weights.
 
@@ -78,12 +85,14 @@ class Bridge:
             device: "auto" (a GPU if there is one), "cpu", "mps", "cuda" or "cuda:1".
             precision: fp32, tf32, bf16 or fp16.
             trainable: keep what `loss` needs; training then continues from the average.
+            corruption_file: your own operator of the task, where the checkpoint's is not there, see docs/tasks.md.
 
         Raises:
             UserError: no such checkpoint, or it is damaged.
         """
         given = {"device": pick_single_device(device), "precision": precision, "channels_last": None}
         opt, _ = sampling_options(argparse.Namespace(**given, network=None, nfe=None), locate(name_or_path))
+        load_operators(opt, corruption_file, _quiet())
         runner = Runner(opt, _quiet(), save_opt=False)
         if trainable:
             runner.ema.copy_to()

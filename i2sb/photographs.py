@@ -7,7 +7,6 @@ TIFF in all its compressions) and written here (PNG) and by tifffile.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import struct
 import zlib
@@ -15,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from i2sb.errors import one_line
+from i2sb.runtime.picture_formats import readable_formats
 
-# EPS would run Ghostscript; the others are not decoded by Pillow itself
-_NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 # What is written, and how; JPEG keeps colour at full resolution.
 _WRITTEN = {
     "PNG": {},
@@ -108,20 +107,6 @@ class Photograph:
 # Reading
 
 
-@functools.cache
-def readable_formats() -> tuple[str, ...]:
-    """Pillow's formats whose files are opened."""
-    Image.init()
-    return tuple(name for name in Image.ID if name not in _NOT_READ)
-
-
-@functools.cache
-def readable_suffixes() -> tuple[str, ...]:
-    """Suffixes of the image files that the installed Pillow reads, in lower case and with their dot."""
-    formats = readable_formats()
-    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in formats))
-
-
 def read(path: Path, channels: int) -> Photograph:
     """Read a picture file for a network of `channels`: as `from_pil`, with 16 bits per channel where it has them.
 
@@ -132,6 +117,8 @@ def read(path: Path, channels: int) -> Photograph:
         content = path.read_bytes()
         if path.suffix.lower() == ".npy":
             return Photograph.of(np.load(io.BytesIO(content), allow_pickle=False), channels, format="NPY")
+        if channels > 4 and path.suffix.lower() in (".tif", ".tiff"):
+            return Photograph.of(tifffile.imread(io.BytesIO(content)), channels, format="TIFF")
         with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
             if _is_deep_colour(image, content):
                 return _read_deep(image, content, channels)
@@ -247,12 +234,11 @@ def encode(photograph: Photograph) -> bytes:
     buffer = io.BytesIO()
     if format == "NPY":
         np.save(buffer, array)
-    elif array.dtype == np.uint16:
-        import tifffile
-
+    elif format == "TIFF" and (array.dtype == np.uint16 or photograph.levels.shape[2] > 4):
         kind = "rgb" if photograph.levels.shape[2] == 3 else "minisblack"
         extra = None if photograph.alpha is None else ["unassalpha"]
-        tifffile.imwrite(buffer, array, photometric=kind, extrasamples=extra, iccprofile=icc, metadata=None)
+        layout = {"planarconfig": "contig"} if array.ndim == 3 else {}
+        tifffile.imwrite(buffer, array, photometric=kind, extrasamples=extra, iccprofile=icc, metadata=None, **layout)
     else:
         try:
             Image.fromarray(array).save(buffer, format, **_WRITTEN[format], **({"icc_profile": icc} if icc else {}))

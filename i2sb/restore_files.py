@@ -25,10 +25,11 @@ from torch import Tensor
 from i2sb.bridge import Bridge
 from i2sb.errors import SomeFailed, UserError, one_line, printable
 from i2sb.forms import mask_tensor
-from i2sb.photographs import encode, output_name, read, readable_suffixes
+from i2sb.photographs import encode, output_name, read
 from i2sb.recon import differences
 from i2sb.runtime.distributed import broadcast_object, gather_patiently, is_main, share
 from i2sb.runtime.files import atomic_write, only_one
+from i2sb.runtime.picture_formats import readable_suffixes
 from i2sb.runtime.progress import Progress
 from i2sb.runtime.reading import read_json
 
@@ -143,7 +144,7 @@ def _files_below(folder: Path) -> list[Path]:
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(here) / name for name in sorted(names) if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in (*readable_suffixes(), ".npy")]
+        found += [path for path in paths if path.suffix.lower() in readable_suffixes() | {".npy"}]
     return found
 
 
