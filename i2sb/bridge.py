@@ -118,6 +118,7 @@ class Bridge:
             values["network"] = presets.resolve(network)
         opt = with_defaults(argparse.Namespace(corrupt=values.pop("task"), **values))
         opt.device, opt.precision, opt.no_pretrained = pick_single_device(device), precision, True
+        opt.channels_last = opt.device == "cpu"
         return cls(Runner(opt, _quiet(), save_opt=False))
 
     @property

@@ -23,7 +23,7 @@ def again(path: Path, channels: int = 3):
     """Read a file, write what a network that changes nothing gives, and read that: (first, second, file)."""
     first = read(path, channels)
     out = path.with_name("out") / output_name(Path(path.name))
-    out.parent.mkdir()
+    out.parent.mkdir(exist_ok=True)
     out.write_bytes(encode(first.with_colours(first.tensor())))
     return first, read(out, channels), out
 
