@@ -64,5 +64,6 @@ def test_seams_cannot_be_measured(tmp_path):
         assert levels[near].max() <= levels[~near].max()
         steps = difference.diff(dim=axis).abs()
         at_edges = steps.index_select(axis, edges - 1).mean()
-        print(f"mean {difference.abs().mean():.3f}; steps: {at_edges:.4f} at edges, {steps.mean():.4f} on average")
-        assert at_edges < 1.1 * steps.mean()
+        beside = torch.cat([edges - 1 + shift for shift in (-7, -5, -3, 3, 5, 7)])
+        print(f"mean {difference.abs().mean():.3f}; steps at edges {at_edges:.4f}")
+        assert at_edges < 1.1 * steps.index_select(axis, beside).mean()
