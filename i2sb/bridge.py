@@ -90,8 +90,10 @@ class Bridge:
         Raises:
             UserError: no such checkpoint, or it is damaged.
         """
-        given = {"device": pick_single_device(device), "precision": precision, "channels_last": None}
-        opt, _ = sampling_options(argparse.Namespace(**given, network=None, nfe=None), locate(name_or_path))
+        asked = argparse.Namespace(device=pick_single_device(device), precision=precision)
+        asked.network = asked.channels_last = asked.nfe = asked.eta = None
+        asked.sampler = "ddpm"
+        opt, _ = sampling_options(asked, locate(name_or_path))
         load_operators(opt, corruption_file, _quiet())
         runner = Runner(opt, _quiet(), save_opt=False)
         if trainable:
@@ -199,6 +201,7 @@ class Bridge:
         *,
         clip_denoise: bool = False,
         on_step: OnStep | None = None,
+        **sampler: Any,
     ) -> Picture | list[Picture]:
         """Restore degraded pictures of any size; equal to what sample.py --input makes of them.
 
@@ -215,6 +218,7 @@ class Bridge:
                 less memory.
             clip_denoise: clamp predicted clean images to [-1,1] at each step.
             on_step: see `samplers.sample`.
+            sampler: `sampler`, `eta` and `spacing`, see `Runner.ddpm_sampling`.
 
         Returns:
             the same kinds as given: a PIL image for a PIL image, an array of its dtype, a tensor (not clamped).
@@ -226,7 +230,7 @@ class Bridge:
         masks = mask if isinstance(mask, Sequence) else [mask] * (len(images) if several else 1)
         if several and len(masks) != len(images):
             raise ValueError(f"{len(masks)} masks for {len(images)} images: give one for all, or one each")
-        sampling = {"nfe": nfe, "tile": tile, "clip_denoise": clip_denoise, "on_step": on_step}
+        sampling = {"nfe": nfe, "tile": tile, "clip_denoise": clip_denoise, "on_step": on_step, **sampler}
         done = []
         for image, hole in zip(images if several else [images], masks):
             holes = None if hole is None else mask_tensor(hole)

@@ -31,6 +31,7 @@ from i2sb.precision import LOW
 from i2sb.runtime.files import atomic_write, only_one, sync
 from i2sb.runtime.pickles import dump_options
 from i2sb.runtime.reading import check_tensors, load_options, load_torch, read_json
+from i2sb.samplers import check_sampler
 from i2sb.schedule import num_evaluations
 
 __all__ = ["RESULTS", "build_ckpt_option", "download_ckpt", "load_checkpoint", "save_checkpoint", "with_defaults"]
@@ -132,6 +133,10 @@ def sampling_options(opt: Any, ckpt_path: str | os.PathLike) -> tuple[argparse.N
     saved.network = opt.network or saved.network
     if opt.channels_last is None:
         saved.channels_last = saved.device == "cpu" or saved.precision in LOW
+    try:
+        check_sampler(opt.sampler, opt.eta, saved.ot_ode)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
     try:
         return saved, num_evaluations(opt.nfe, saved.interval)
     except ValueError as error:

@@ -26,7 +26,7 @@ from i2sb.bridge import Bridge
 from i2sb.errors import SomeFailed, UserError, one_line, printable
 from i2sb.forms import mask_tensor
 from i2sb.photographs import encode, output_name, read
-from i2sb.recon import differences
+from i2sb.recon import differences, sampling_of
 from i2sb.runtime.distributed import broadcast_object, gather_patiently, is_main, share
 from i2sb.runtime.files import atomic_write, only_one
 from i2sb.runtime.picture_formats import readable_suffixes
@@ -60,6 +60,7 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
         **bridge.config.to_dict(),
         **{name: getattr(opt, name) for name in ("seed", "clip_denoise", "precision", "degrade")},
         "nfe": nfe,
+        **sampling_of(opt),
         "tile": opt.tile or bridge.tile,
         "mask": None if opt.mask is None else str(opt.mask),
         "device": bridge.runner.device.type,  # each kind draws other noise from the same seed
@@ -155,7 +156,7 @@ def _list_jobs(opt: argparse.Namespace) -> list[Job]:
     jobs = []
     for position, (source, name) in enumerate(found):
         target = output_name(name, lossless=opt.degrade)
-        if target in taken or (target != name and any(target == other for _, other in found)):
+        if target != name and target in taken.keys() | {other for _, other in found}:
             target = name.with_name(f"{name.name}.png")  # a.gif beside a.png
         if target in taken:
             raise UserError(
@@ -211,6 +212,7 @@ def _restore_one(bridge: Bridge, opt: argparse.Namespace, nfe: int, job: Job, on
         x, mask = _degraded(bridge, x, mask, job.position, opt.seed)
         files[opt.output / DEGRADED / job.name] = encode(photograph.with_colours(x[0]))
     sampling = {"tile": opt.tile, "nfe": nfe, "clip_denoise": opt.clip_denoise, "on_step": on_step}
+    sampling |= sampling_of(opt)
     restored = bridge.restore_tensor(x, opt.seed, mask, is_shown=opt.degrade, **sampling)
     files[_result(opt, job)] = encode(photograph.with_colours(restored[0]))
     return files
