@@ -152,11 +152,11 @@ def _files_below(folder: Path) -> list[Path]:
 def _list_jobs(opt: argparse.Namespace) -> list[Job]:
     """All inputs with the names of their outputs, no two the same and none an input's."""
     found = find_inputs(opt.input, opt.output)
+    names, jobs = {name for _, name in found}, []
     taken: dict[Path, Path] = {}
-    jobs = []
     for position, (source, name) in enumerate(found):
         target = output_name(name, lossless=opt.degrade)
-        if target != name and target in taken.keys() | {other for _, other in found}:
+        if target != name and (target in taken or target in names):
             target = name.with_name(f"{name.name}.png")  # a.gif beside a.png
         if target in taken:
             raise UserError(

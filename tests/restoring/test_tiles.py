@@ -58,12 +58,9 @@ def test_seams_cannot_be_measured(tmp_path):
         edges = {edge for window in windows for edge in (window.inside.start, window.inside.stop)}
         edges = torch.tensor(sorted(edges - {0, difference.shape[axis]}))
         assert len(windows) > 2
-        near = torch.zeros(difference.shape[axis], dtype=torch.bool)
-        near[torch.cat([edges + shift for shift in range(-4, 4)])] = True
-        levels = difference.abs().mean(0).transpose(0, axis - 1)
-        assert levels[near].max() <= levels[~near].max()
-        steps = difference.diff(dim=axis).abs()
-        at_edges = steps.index_select(axis, edges - 1).mean()
-        beside = torch.cat([edges - 1 + shift for shift in (-8, -6, -4, 4, 6, 8)])  # in the same phase
-        print(f"mean {difference.abs().mean():.3f}; steps at edges {at_edges:.4f}")
-        assert at_edges < 1.1 * steps.index_select(axis, beside).mean()
+        per_line = [other for other in (0, 1, 2) if other != axis]
+        levels, steps = difference.abs().mean(per_line), difference.diff(dim=axis).abs().mean(per_line)
+        for found, places in ((levels, edges), (steps, edges - 1)):
+            elsewhere = torch.ones(len(found), dtype=torch.bool).index_fill_(0, places, False)
+            print(f"lines at borders: {found[places].max():.3f}, elsewhere {found[elsewhere].max():.3f}")
+            assert found[places].max() <= found[elsewhere].max()
