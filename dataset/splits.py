@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from corruption.geometry import Size, height_width
 from dataset.build import build_lmdb, damaged, is_complete
 from dataset.decode import describe, image_suffixes
 from dataset.folder import FolderImages, scan
@@ -19,7 +20,7 @@ from dataset.index import ImageIndex, how_to_rebuild
 from dataset.names import class_and_file
 from dataset.store import LmdbImages
 from dataset.transforms import build_test_transform, build_train_transform
-from i2sb.config import ImageSize, height_and_width, size_text
+from i2sb.config import size_text
 from i2sb.errors import UserError, one_line
 
 NO_VAL = "--val-split 0.05 takes a share of the training data; train.py needs none with --eval-every 0"
@@ -139,12 +140,12 @@ def _log_oddities(dataset: ImageDataset, images: Path | None, opt: Any, log: Any
         log.warning(one_line(how + how_to_rebuild(images, dataset.name), 2000))
 
 
-def is_small(width: int, height: int, image_size: ImageSize) -> bool:
+def is_small(width: int, height: int, image_size: Size) -> bool:
     """Whether an image has to be enlarged."""
-    return height < height_and_width(image_size)[0] or width < height_and_width(image_size)[1]
+    return height < height_width(image_size)[0] or width < height_width(image_size)[1]
 
 
-def log_small(count: int, of: str, image_size: ImageSize, log: Any) -> None:
+def log_small(count: int, of: str, image_size: Size, log: Any) -> None:
     """Say how many images are enlarged, if any."""
     if count:
         log.info(f"[Dataset] {count} of {of} images are smaller than {size_text(image_size)} px, and are enlarged")

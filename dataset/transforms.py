@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional
 
-from i2sb.config import ImageSize, height_and_width
+from corruption.geometry import Size, height_width
 
 MAX_ASPECT = 8  # longer strips are cropped before they are resized
 
@@ -82,11 +82,11 @@ def _as_float(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image.astype(np.float32) / np.iinfo(image.dtype).max).permute(2, 0, 1)
 
 
-def build_train_transform(image_size: ImageSize, crop: str = "center") -> Transform:
+def build_train_transform(image_size: Size, crop: str = "center") -> Transform:
     """What training sees; crop: "center" or "random"."""
-    return Transform(height_and_width(image_size), random_crop=crop == "random", flip=True)
+    return Transform(height_width(image_size), random_crop=crop == "random", flip=True)
 
 
-def build_test_transform(image_size: ImageSize) -> Transform:
+def build_test_transform(image_size: Size) -> Transform:
     """What evaluations see."""
-    return Transform(height_and_width(image_size))
+    return Transform(height_width(image_size))

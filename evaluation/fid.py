@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
+from corruption.geometry import Size
 from evaluation.metrics import MetricUnavailable
-from i2sb.config import ImageSize, size_text
+from i2sb.config import size_text
 from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.reading import load_npz
@@ -127,7 +128,7 @@ def load_statistics(path: Path) -> tuple[Features, str]:
     return Features(mu, sigma), str(found.get("source", ""))
 
 
-def statistics_path(image_size: ImageSize, split: str = "val", mode: str = "legacy_pytorch", channels: int = 3) -> Path:
+def statistics_path(image_size: Size, split: str = "val", mode: str = "legacy_pytorch", channels: int = 3) -> Path:
     """data/fid_imagenet_256_val.npz, the published name; other modes and grey images have files of their own."""
     suffix = ("" if mode == "legacy_pytorch" else f"_{mode}") + ("_grey" if channels == 1 else "")
     return Path("data") / f"fid_imagenet_{size_text(image_size)}_{split}{suffix}.npz"

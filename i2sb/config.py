@@ -8,24 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from corruption.geometry import Size
 from guided_diffusion import presets
 from i2sb.errors import UserError
 
-ImageSize = int | tuple[int, int]
-"""The side of square images [pixels], or (height, width)."""
 
-
-def as_image_size(value: int | Sequence[int]) -> ImageSize:
+def as_image_size(value: int | Sequence[int]) -> Size:
     """The one form of a size: squares are their side; files hold rectangles as lists.  Raises ValueError for others."""
     height, width = map(int, value) if isinstance(value, (list, tuple)) else (int(value),) * 2
     if min(height, width) < 1:
         raise ValueError("sizes are at least 1")
     return height if height == width else (height, width)
-
-
-def height_and_width(size: ImageSize) -> tuple[int, int]:
-    """[pixels]"""
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def size_text(size: Any) -> str:
@@ -52,7 +45,7 @@ class BridgeConfig:
     """
 
     task: str
-    image_size: ImageSize
+    image_size: Size
     interval: int
     beta_max: float
     t0: float

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from corruption.geometry import height_width
 from guided_diffusion.memory import PARTS, saved_bytes, shapes_only
-from i2sb.config import as_image_size, height_and_width
+from i2sb.config import as_image_size
 from i2sb.precision import LOW
 
 GIB = 2**30
@@ -25,7 +26,7 @@ def before_training(opt: Any, network: Mapping[str, Any], num_images: int) -> st
     opt: options of train.py; network: arguments of `create_model`.
     """
     arguments = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in network.items())
-    size = height_and_width(as_image_size(opt.image_size))
+    size = height_width(as_image_size(opt.image_size))
     count, kept = _bytes(arguments, opt.precision, opt.grad_checkpoint, size, opt.microbatch)
     return (
         f"{count / 1e6:.3g} M parameters, {sum(PARTS.values()) * count / GIB:.2g} GiB with gradients, AdamW's moments "

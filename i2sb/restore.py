@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from corruption.geometry import height_width
 from i2sb.batch import Given, unpack
-from i2sb.config import height_and_width
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.recon import ReconStore, sampling_of
@@ -33,7 +33,7 @@ def open_store(
     bridge = runner.config
     replaced = f"--ckpt {opt.ckpt}: its weights were replaced while the ranks loaded them; start again"
     check_agreement((runner.identity, bridge.to_dict()), replaced)
-    shape = (bridge.channels, *height_and_width(bridge.image_size))
+    shape = (bridge.channels, *height_width(bridge.image_size))
     settings = {
         "checkpoint": runner.identity,
         "data": broadcast_object(dataset.fingerprint() if is_main() else None),

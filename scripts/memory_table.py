@@ -14,9 +14,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from corruption.geometry import height_width
 from guided_diffusion import presets
 from guided_diffusion.memory import PARTS, saved_bytes, shapes_only
-from i2sb.config import height_and_width
 from i2sb.options.parser import image_size
 from i2sb.options.shared import add_channels
 
@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
 
     kwargs = {**presets.resolve(args.net), "in_channels": args.channels, "out_channels": args.channels}
-    height, width = height_and_width(args.image_size)
+    height, width = height_width(args.image_size)
     count = sum(p.numel() for p in shapes_only(kwargs).parameters())
     total = sum(PARTS.values()) * count / GIB
     size = f"{width}x{height} px" if height != width else f"{width} px"

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from corruption.geometry import Size
 from corruption.names import read_operators
-from i2sb.config import ImageSize, as_image_size
+from i2sb.config import as_image_size
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 CONTENT = ("latest.pt", "ema.safetensors", "recon.pt")  # what a folder under results/ is about
@@ -98,7 +99,7 @@ def even_int(text: str) -> int:
     return value
 
 
-def image_size(text: str) -> ImageSize:
+def image_size(text: str) -> Size:
     """An argparse type: S or H,W; see `shared.misfit` on which sizes a network takes."""
     height, _, width = text.partition(",")
     try:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from corruption.geometry import Size, height_width
 from guided_diffusion import presets
-from i2sb.config import ImageSize, height_and_width, size_text
+from i2sb.config import size_text
 from i2sb.schedule import SPACINGS
 
 from .parser import Parser, device, experiment, image_size, non_negative_int, number, operator_file, positive_int
@@ -162,7 +163,7 @@ def resolve_network(parser: Parser, opt: argparse.Namespace) -> dict[str, Any] |
         parser.error(f"--net {opt.net or presets.DEFAULT}: {error}")
 
 
-def misfit(size: ImageSize, network: Mapping[str, Any] | None) -> str | None:
+def misfit(size: Size, network: Mapping[str, Any] | None) -> str | None:
     """Why images of `size` pixels do not divide into the network's levels; None where they do."""
     network = network or presets.PRESETS[presets.DEFAULT]
     try:
@@ -170,7 +171,7 @@ def misfit(size: ImageSize, network: Mapping[str, Any] | None) -> str | None:
     except (ValueError, TypeError) as error:
         return f"the network cannot be built: {error}"
     factor = 2 ** (len(mult) - 1)
-    if not any(side % factor for side in height_and_width(size)):
+    if not any(side % factor for side in height_width(size)):
         return None
     return (
         f"--image-size {size_text(size)}: this network halves images {factor.bit_length() - 1} times; it takes "
