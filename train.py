@@ -50,7 +50,7 @@ def train(opt: argparse.Namespace) -> None:
             val_dataset = open_dataset(opt, log, train=False) if opt.eval_every else None
             corrupt = build_operator(opt, train_dataset.classes, log)
             runner = Runner(opt, log, save_opt=False)  # the first checkpoint takes the options with it
-        judges = training_judges(val_dataset, opt.device, log, opt.channels) if opt.eval_every else {}
+        judges = training_judges(val_dataset, opt, log) if opt.eval_every else {}
         writer = build_writer(opt, network=runner.net.kwargs, start=runner.loaded_iteration())
         with writer, explained(opt, smaller="--microbatch"):
             if writer.where:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from corruption.geometry import height_width
 from dataset.freeform import build_operator
 from dataset.names import is_imagenet
 from dataset.open import open_evaluation
@@ -57,7 +58,8 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     asked for now.  opt: the options of compute_metrices.py.  Returns sample folder -> row -> metric -> score.
     """
     found = open_samples(opt)
-    judges = build_judges(opt.metrics, labelled_classes(found.dataset), opt.device, opt.mode, found.options.channels)
+    shape = (found.options.channels, *height_width(found.options.image_size))
+    judges = build_judges(opt.metrics, labelled_classes(found.dataset), opt.device, opt.mode, shape)
     reference = _reference(opt, found, judges)
     results: dict[str, Scores] = {}
     for name, samples in found.samples.items():

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from corruption.geometry import height_width
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,6 +29,7 @@ class Metric(NamedTuple):
 
     title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.  scale: what values per image are shown as.
     of_rgb: a network of RGB photographs measures it; grey images are shown to it as RGB, others cannot be.
+    min_size: of images that can be measured [pixels].
     per_image: (class names, device) -> a function of (images [B,C,H,W] in [-1,1], clean ones, labels [B]) -> [B].
     of_sets: (restored, reference) -> the distance of two sets of images.
     to_clean: device -> the features whose distribution is compared with that of the clean images.
@@ -39,6 +42,7 @@ class Metric(NamedTuple):
     digits: int
     scale: float = 1.0
     of_rgb: bool = True
+    min_size: int = 1
     per_image: Callable[[Sequence[str], str], Judge] | None = None
     of_sets: Callable[[Features, Features], float] | None = None
     to_clean: Callable[[str], Callable[[Tensor], Tensor]] | None = None
@@ -127,9 +131,9 @@ def _kid(restored: Features, reference: Features) -> float:
 # In the order of the table's columns.
 METRICS = {
     "psnr": Metric("PSNR", "dB", "↑", 2, of_rgb=False, per_image=_psnr),
-    "ssim": Metric("SSIM", "", "↑", 4, of_rgb=False, per_image=_ssim),
+    "ssim": Metric("SSIM", "", "↑", 4, of_rgb=False, min_size=11, per_image=_ssim),
     "accuracy": Metric("Accuracy", "%", "↑", 1, 100, per_image=_accuracy),
-    "lpips": Metric("LPIPS", "", "↓", 4, per_image=_lpips),
+    "lpips": Metric("LPIPS", "", "↓", 4, min_size=31, per_image=_lpips),
     "perceptual": Metric("Perceptual", "", "↓", 4, per_image=_perceptual),
     "fd_spatial": Metric("FD spatial", "", "↓", 2, to_clean=_spatial),
     "fid": Metric("FID", "", "↓", 2, of_sets=_fid),
@@ -161,19 +165,25 @@ class Judges:
 
 
 def build_judges(
-    metrics: Iterable[str], classes: Sequence[str], device: str, mode: str = "legacy_pytorch", channels: int = 3
+    metrics: Iterable[str],
+    classes: Sequence[str],
+    device: str,
+    mode: str = "legacy_pytorch",
+    shape: tuple[int, int, int] = (3, 256, 256),
 ) -> Judges:
-    """The judges of `metrics` for images of `channels`, as far as they can be had.
+    """The judges of `metrics` for images of `shape` [C,H,W], as far as they can be had.
 
     classes: of the data set, none where it has no labels; mode: clean-fid's, for FID and KID.
     """
     from evaluation import inception
 
-    judges = Judges()
+    judges, (channels, *size) = Judges(), shape
     for name in metrics:
         try:
             if METRICS[name].of_rgb and channels not in (1, 3):
                 raise MetricUnavailable(f"not available for {channels} channels")
+            if min(size) < METRICS[name].min_size:
+                raise MetricUnavailable(f"needs images of at least {METRICS[name].min_size} pixels")
             if name in OF_SETS:
                 judges.features = judges.features or _shown_rgb(inception.build_inception(mode, device), channels)
             elif METRICS[name].to_clean:
@@ -198,9 +208,10 @@ def labelled_classes(dataset: Any) -> Sequence[str]:
     return dataset.classes if getattr(dataset, "has_labels", True) else ()
 
 
-def training_judges(dataset: Any, device: str, log: Any, channels: int) -> dict[str, Judge]:
+def training_judges(dataset: Any, opt: Any, log: Any) -> dict[str, Judge]:
     """The scores that training shows: PSNR [dB], and ResNet-50's accuracy (0 to 1) where it can be had."""
-    judges = build_judges(["psnr", "accuracy"], labelled_classes(dataset), device, channels=channels)
+    shape = (opt.channels, *height_width(opt.image_size))
+    judges = build_judges(["psnr", "accuracy"], labelled_classes(dataset), opt.device, shape=shape)
     for metric, reason in judges.unavailable.items():
         log.info(f"[Eval] no {metric}: {reason}")
     return judges.per_image

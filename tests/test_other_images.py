@@ -14,6 +14,7 @@ import compute_metrices
 import sample
 import train
 from evaluation import inception, lpips
+from evaluation.metrics import build_judges
 from i2sb.runtime.reading import load_torch
 from scripts import draw_comparison
 
@@ -65,9 +66,16 @@ def distance_of_rgb(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     return (images - clean).abs().mean(dim=(1, 2, 3))
 
 
+def test_metrics_that_small_images_are_too_small_for():
+    found = build_judges(["psnr", "ssim", "lpips"], [], "cpu", shape=(3, 10, 40))
+    assert set(found.per_image) == {"psnr"}
+    texts = {"ssim": "needs images of at least 11 pixels", "lpips": "needs images of at least 31 pixels"}
+    assert found.unavailable == texts
+
+
 @pytest.mark.parametrize(
     ("channels", "height", "width", "corrupt", "flags"),
-    [(1, 12, 20, "jpeg-10", ["--cond-x1"]), (4, 20, 12, "sr4x-pool", []), (5, 16, 16, "inpaint-center", [])],
+    [(1, 32, 40, "jpeg-10", ["--cond-x1"]), (4, 20, 12, "sr4x-pool", []), (5, 16, 16, "inpaint-center", [])],
 )
 def test_a_bridge_of_other_images(tmp_path, monkeypatch, channels, height, width, corrupt, flags):
     monkeypatch.chdir(tmp_path)
