@@ -60,21 +60,25 @@ class Family(NamedTuple):
         text = self.text(task)
         if self.values == "path":
             return text
-        choices, (low, *_, high) = "|" in self.values, re.split(r"\.\.|\|", self.values)
-        kind = float if "." in low else int
+        listed = "|" in self.values
+        known = self.values.split("|" if listed else "..")
+        kind = float if "." in known[0] else int
+        known = [kind(each) for each in known]
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (value in map(int, self.values.split("|")) if choices else kind(low) <= value <= kind(high)):
-            what = "one of" if choices else "a whole number," if kind is int else "a number,"
+        if not (value in known if listed else known[0] <= value <= known[1]):
+            what = "one of" if listed else "a whole number," if kind is int else "a number,"
             raise ValueError(f"'{task}': {self.parameter} must be {what} {self.values}, such as {self.example}")
         if f"{value:g}" != text:  # a task has one name
             raise ValueError(f"'{task}': write {self.with_value(f'{value:g}')}")
         return value
 
     def __str__(self) -> str:
-        return f"{self.pattern} ({self.values})" if self.values != "path" else self.pattern
+        if "|" in self.values:
+            return ", ".join(map(self.with_value, self.values.split("|")))
+        return self.pattern if self.values == "path" else f"{self.pattern} ({self.values})"
 
 
 class OperatorFile(NamedTuple):
@@ -110,6 +114,13 @@ def read_operators(path: str | PathLike) -> OperatorFile:
             tasks += texts
         elif kind == "family" and len(texts) == len(Family._fields):
             families.append(Family(*texts))
+            try:
+                families[-1].value(texts[-1])
+            except (AttributeError, TypeError, ValueError):
+                raise ValueError(
+                    f"{path}, line {call.lineno}: @family{tuple(texts)}: wanted are a pattern with one word in capitals, "
+                    'values such as "1..9", and an example among them'
+                ) from None
     return OperatorFile(str(path), tuple(tasks), tuple(families), source, hashlib.sha256(source).hexdigest())
 
 
@@ -136,4 +147,4 @@ _found = {name for file in _files for name in file.tasks}
 TASKS: tuple[str, ...] = PUBLISHED + tuple(sorted(_found.difference(PUBLISHED)))
 """The names without a parameter."""
 PATTERNS: tuple[Family, ...] = tuple(sorted(family for file in _files for family in file.families))
-"""The tasks by parameter; `str` of one is for people: "jpeg-QF (1..100)"."""
+"""The tasks by parameter; `str` of one is for people: "jpeg-QF (1..100)", "sr2x-pool, sr3x-pool, .."."""

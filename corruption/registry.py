@@ -104,7 +104,7 @@ def load_file(file: str | PathLike | OperatorFile) -> tuple[str, ...]:
     module.__file__ = file.path
     sys.modules[module.__name__] = module  # where pickle looks for classes
     try:
-        exec(compile(file.source, file.path, "exec"), module.__dict__)
+        exec(compile(file.source, file.path, "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         raise ValueError(f"{place_in_file(error)}: {type(error).__name__}: {error}") from error
     patterns = [known.pattern for known in file.families]

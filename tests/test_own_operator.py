@@ -113,6 +113,10 @@ BODY = "        return x * (1 - thickness) + thickness\n"
     [
         (EXAMPLE.replace("def degrade", "def def"), "argument --corruption-file: .*my_op.py, line 9: invalid syntax"),
         (EXAMPLE.replace('"fog"', '"frog"'), "argument --corrupt: unknown task 'fog': did you mean frog"),
+        (
+            EXAMPLE.replace('corruption("fog")', 'family("fog-percent", "1..9", "fog-3")'),
+            r"argument --corruption-file: .*my_op.py, line 5: @family\('fog-percent', .*: wanted are a pattern with",
+        ),
         (EXAMPLE.replace("import torch", "import torsch"), "my_op.py, line 1: ModuleNotFoundError: No module named"),
         (EXAMPLE + "\nprint(1 / 0)\n", "my_op.py, line 13: ZeroDivisionError: division by zero"),
         (EXAMPLE.replace("self.width", "3"), "my_op.py, line 11: RuntimeError: The size of tensor"),
@@ -122,7 +126,7 @@ BODY = "        return x * (1 - thickness) + thickness\n"
         ),
         (EXAMPLE + '\n@corruption("jpeg-5")\nclass J(Corruption): pass\n', "line 13: .*'jpeg-5' is registered twice"),
     ],
-    ids=["syntax", "name", "import", "run", "degrade", "shape", "taken"],
+    ids=["syntax", "name", "family", "import", "run", "degrade", "shape", "taken"],
 )
 def test_a_fault_in_the_file_is_one_line_with_its_place(here, capsys, source, message):
     Path("my_op.py").write_text(source)
