@@ -118,7 +118,7 @@ def read_operators(path: str | PathLike) -> OperatorFile:
                 families[-1].value(texts[-1])
             except (AttributeError, TypeError, ValueError):
                 raise ValueError(
-                    f"{path}, line {call.lineno}: @family{tuple(texts)}: wanted are a pattern with one word in capitals, "
+                    f"{path}, line {call.lineno}: @family{tuple(texts)}: wanted: a pattern with one word in capitals, "
                     'values such as "1..9", and an example among them'
                 ) from None
     return OperatorFile(str(path), tuple(tasks), tuple(families), source, hashlib.sha256(source).hexdigest())

@@ -115,7 +115,7 @@ BODY = "        return x * (1 - thickness) + thickness\n"
         (EXAMPLE.replace('"fog"', '"frog"'), "argument --corrupt: unknown task 'fog': did you mean frog"),
         (
             EXAMPLE.replace('corruption("fog")', 'family("fog-percent", "1..9", "fog-3")'),
-            r"argument --corruption-file: .*my_op.py, line 5: @family\('fog-percent', .*: wanted are a pattern with",
+            r"argument --corruption-file: .*my_op.py, line 5: @family\('fog-percent', .*: wanted: a pattern with",
         ),
         (EXAMPLE.replace("import torch", "import torsch"), "my_op.py, line 1: ModuleNotFoundError: No module named"),
         (EXAMPLE + "\nprint(1 / 0)\n", "my_op.py, line 13: ZeroDivisionError: division by zero"),
