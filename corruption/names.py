@@ -139,7 +139,8 @@ def check_task(task: str, own: OperatorFile | None = None) -> None:
     near += [name for family in patterns for name in (family.pattern, family.example)]
     meant = difflib.get_close_matches(task, near, n=1)
     hint = f"did you mean {meant[0]}? " if meant else ""
-    raise ValueError(f"unknown task '{task}': {hint}Choose one of: {', '.join(map(str, (*tasks, *patterns)))}")
+    names = ", ".join(map(str, (*tasks, *patterns)))
+    raise ValueError(f"unknown task '{task}': {hint}Choose one of: {names}; or one of your own, by --corruption-file")
 
 
 _files = [read_operators(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
