@@ -42,7 +42,8 @@ _DEGRADING = 2**31  # added to the number of an image: its operator shares no no
 class Bridge:
     """A trained bridge that restores and degrades pictures, or a new one to train in a loop of one's own.
 
-    A 1-channel network restores colour channel by channel, a 3-channel network grey as grey; transparency is kept.
+    A 1-channel network restores colour channel by channel, a 3-channel network grey as grey; transparency is kept, and
+    restored by a 4-channel network, for which pictures without it are opaque.
     `restore` and `degrade` may be called from several threads, but not while another thread trains.
 
     >>> import numpy as np, torch
@@ -266,9 +267,12 @@ class Bridge:
                 raise ValueError(f"the mask has {sizes[0]} pixels, the picture {sizes[1]}: they must be the same")
             mask = mask.expand(len(x1), -1, -1, -1)
         count, given = x1.shape[:2]
+        opaque = channels == 4 and given in (1, 3)  # a picture without transparency, of a network that sees it
         if channels == 1 < given:
             x1 = x1.reshape(count * given, 1, *x1.shape[2:])
             mask = None if mask is None else mask.repeat_interleave(given, 0)
+        elif opaque:
+            x1 = torch.cat([x1.expand(-1, 3, -1, -1), torch.ones_like(x1[:, :1])], dim=1)
         elif given == 1 < channels:
             x1 = x1.expand(-1, channels, -1, -1)
         elif given != channels:
@@ -283,6 +287,7 @@ class Bridge:
             raise ValueError("restored to NaN or inf; fp32 or bf16 may help")
         if channels == 1 < given:
             return restored.reshape(count, given, *restored.shape[2:])
+        restored = restored[:, :3] if opaque else restored
         return restored.mean(1, keepdim=True) if given == 1 < channels else restored
 
     def degrade(self, images: Picture | Sequence[Picture], seed: int = 0) -> Any:

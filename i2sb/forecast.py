@@ -29,8 +29,8 @@ def before_training(opt: Any, network: Mapping[str, Any], num_images: int) -> st
     size = height_width(as_image_size(opt.image_size))
     count, kept = _bytes(arguments, opt.precision, opt.grad_checkpoint, size, opt.microbatch)
     return (
-        f"{count / 1e6:.3g} M parameters, {sum(PARTS.values()) * count / GIB:.2g} GiB with gradients, AdamW's moments "
-        f"and EMA | about {kept / GIB:.2g} GiB more per micro-batch of {opt.microbatch}, computed from shapes | "
+        f"{count / 1e6:.3g} M parameters, {sum(PARTS.values()) * count / GIB:.3g} GiB with gradients, AdamW's moments "
+        f"and EMA | about {kept / GIB:.3g} GiB more per micro-batch of {opt.microbatch}, computed from shapes | "
         f"{num_images} images per epoch, {num_images / opt.batch_size:.3g} iterations"
     )
 

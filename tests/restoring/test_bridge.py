@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bridges import NETWORK, argv, photograph
+from bridges import NETWORK, argv, make_bridge, photograph
 from PIL import Image
 from small_runs import ROOT
 
@@ -97,6 +97,16 @@ def test_super_resolution_enlarges_small_pictures_and_undoes_its_own(here):
     bridge = Bridge.from_pretrained("sr4x-pool", device="cpu")
     assert bridge.restore(photograph(11, 7), nfe=2).size == (44, 28)
     assert bridge.restore(bridge.degrade(photograph(45, 30)), nfe=2).size == (45, 30)
+
+
+def test_a_network_for_transparency_takes_pictures_without_it_as_opaque(here):
+    make_bridge(here, "jpeg-10", "rgba", channels=4)
+    bridge, colours = Bridge.from_pretrained("rgba", device="cpu"), np.array(photograph(20, 14))
+    opaque = np.dstack([colours, np.full((14, 20), 255, np.uint8)])
+    restored = bridge.restore(opaque, nfe=2)
+    assert restored.shape == (14, 20, 4)
+    assert np.array_equal(bridge.restore(colours, nfe=2), restored[..., :3])
+    assert bridge.restore(photograph(20, 14).convert("L"), nfe=2).mode == "L"
 
 
 def test_names_folders_and_files_are_loaded(here, monkeypatch):
