@@ -163,7 +163,7 @@ def _match(degraded: Path, clean: Path, opt: Any, log: Any) -> tuple[Pairs, list
     for folder in (degraded, clean):
         paths, side = scan(folder, classes=False, log=log, suffixes=image_suffixes(decoding(opt)["channels"]))[0], {}
         for path, _ in paths:
-            name = os.path.splitext(os.path.relpath(path, folder))[0]  # noqa: PTH122
+            name = os.path.splitext(path[len(str(folder)) + 1 :])[0]  # noqa: PTH122
             if side.setdefault(name, path) is not path:
                 faults.append(f"{path}: has the same name as {side[name]}")
         sides.append(side)
@@ -176,17 +176,10 @@ def _check(dataset: ImageDataset, faults: list[str], opt: Any, log: Any) -> None
     """Look into the headers of all files; a UserError where images do not fit together."""
     # Whoever names the channels asks for a conversion; in sampling the checkpoint has named them.
     any_kind = "channels" in getattr(opt, "given", ()) or getattr(opt, "load", None) is not None
-
-    def fault(number: int) -> tuple[str, bool]:
-        try:
-            return _fault(dataset, number, opt, any_kind)
-        except (ValueError, OSError) as error:
-            return one_line(error, 600), False
-
     small = 0
-    for batch in in_threads(fault, range(len(dataset)), 8, "Checking the pairs"):
+    for batch in in_threads(lambda n: _fault(dataset, n, opt, any_kind), range(len(dataset)), 8, "Checking the pairs"):
         faults += [why for _, (why, _) in batch if why]
-        small += sum(is_small_one for _, (_, is_small_one) in batch)
+        small += sum(enlarged for _, (_, enlarged) in batch)
     for why in faults[:LISTED]:
         log.warning(f"[Dataset] {one_line(why, 1000)}")
     if faults:
@@ -217,7 +210,7 @@ def _fault(dataset: ImageDataset, number: int, opt: Any, any_kind: bool) -> tupl
     if found[1][:2] != (width, height):
         return f"{paths[0]}: is {width} x {height}, {paths[1]} is {found[1][0]} x {found[1][1]}", False
     if found[1][2] != kind and not any_kind:
-        return f"{paths[0]}: is {kind}, {paths[1]} is {found[1][2]} (--channels converts both)", False
+        return f"{paths[0]}: is {kind}, {paths[1]} is {found[1][2]} (--channels 3 converts both)", False
     return "", is_small(width, height, opt.image_size)
 
 

@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_listed_with_names(tmp_path, caplog):
         r"B/lonely\.png: has no partner in .*/A",
         r"B/0\.jpg: cannot be read: ",
         r"A/1\.png: is 40 x 50, .*B/1\.jpg is 41 x 50",
-        r"A/2\.bmp: is L, .*B/2\.jpg is RGB \(--channels converts both\)",
+        r"A/2\.bmp: is L, .*B/2\.jpg is RGB \(--channels 3 converts both\)",
     ):
         assert any(re.search(text, line) for line in caplog.messages), text
 
