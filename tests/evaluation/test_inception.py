@@ -157,5 +157,5 @@ def test_training_statistics_say_where_they_belong(tmp_path, monkeypatch):
     remote = replace(addresses.FID_TRAIN_STATISTICS, url=closed_address())
     monkeypatch.setattr(addresses, "FID_TRAIN_STATISTICS", remote)
     with pytest.raises(MetricUnavailable, match="the FID statistics of ImageNet's training set") as caught:
-        reference.build_reference(Namespace(fid_ref=None), Namespace(corrupt="sr4x-pool"), True, None, None)
+        reference.build_reference(Namespace(fid_ref=None), Namespace(corrupt="sr4x-pool", channels=3), True, None, None)
     assert_one_line(caught, remote, tmp_path / "data" / remote.name)
