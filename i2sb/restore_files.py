@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from corruption.registry import lookup
 from i2sb.bridge import Bridge
 from i2sb.errors import SomeFailed, UserError, one_line, printable
 from i2sb.forms import mask_tensor
 from i2sb.photographs import encode, output_name, read
 from i2sb.recon import differences, sampling_of
-from i2sb.runtime.distributed import broadcast_object, gather_patiently, is_main, share
+from i2sb.runtime.distributed import broadcast_object, gather_patiently, is_main, share, world_size
 from i2sb.runtime.files import atomic_write, only_one
 from i2sb.runtime.picture_formats import readable_suffixes
 from i2sb.runtime.progress import Progress
@@ -54,7 +55,7 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
         UserError: nothing to restore, or an output folder that holds other things.
         SomeFailed: at the end, where files could not be restored.
     """
-    output = opt.output
+    _check(bridge, opt)
     settings = {
         "checkpoint": bridge.runner.identity,
         **bridge.config.to_dict(),
@@ -68,8 +69,8 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
     jobs = broadcast_object(_list_jobs(opt) if is_main() else None)
     with contextlib.ExitStack() as stack:
         if is_main():
-            busy = f"--output {output}: another process is restoring into it; wait for its end"
-            stack.enter_context(only_one(output / ".restoring.lock", busy))
+            busy = f"--output {opt.output}: another process is restoring into it; wait for its end"
+            stack.enter_context(only_one(opt.output / ".restoring.lock", busy))
             _claim(opt, settings, [_result(opt, job) for job in jobs])
         # Rank 0 looks for all: the folder changes as soon as the first rank is at work.
         missing = broadcast_object([job for job in jobs if not _result(opt, job).exists()])
@@ -78,7 +79,7 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
             for number in share(len(missing)):
                 job, began = missing[number], time.perf_counter()
                 try:
-                    files = _restore_one(bridge, opt, nfe, job, lambda *_: bar.advance())
+                    files = _restore_one(bridge, opt, nfe, job, lambda *_: bar.advance(world_size()))
                 except ValueError as error:
                     failed[str(job.source)] = one_line(error, 300)
                     log.error(f"[Restore] {printable(job.source)}: {one_line(error, 300)}")
@@ -91,6 +92,22 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
         gathered = gather_patiently([restored, failed])
         if is_main():
             _conclude(bridge, opt, jobs, len(jobs) - len(missing), gathered, log)
+
+
+def _check(bridge: Bridge, opt: argparse.Namespace) -> None:
+    """Refuse what would fail for every picture."""
+    name, least = bridge.config.task, 2 * bridge.net.diffusion_model.downsampling
+    task = lookup(name)
+    if opt.tile and opt.tile < least:
+        raise UserError(f"--tile {opt.tile}: this network needs at least {least} pixels")
+    if opt.degrade and task.is_paired:
+        raise UserError("--degrade: this bridge was trained on pairs and has no operator; give degraded pictures alone")
+    if opt.mask and not task.has_mask:
+        raise UserError(f"--mask: {name} has no holes, it restores whole pictures; leave it out")
+    if opt.mask and not opt.mask.exists():
+        raise UserError(f"--mask {printable(opt.mask)}: there is no such picture or folder")
+    if task.has_mask and not (opt.mask or opt.degrade):
+        raise UserError(f"{name}: say by --mask FILE (or a folder with one for each) where holes are: white = hole")
 
 
 def _conclude(bridge: Bridge, opt: argparse.Namespace, jobs: list[Job], before: int, gathered: list, log: Any) -> None:

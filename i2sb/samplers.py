@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -34,7 +34,7 @@ def fill_hole(image: Tensor, mask: Tensor, filling: Tensor) -> Tensor:
 
 @dataclass
 class Walk:
-    """What a sampler needs besides states: see `sample`.  history: (step, x0_hat) of the evaluations before."""
+    """What a sampler needs besides states: see `sample`.  before: step and x0_hat of the evaluation before."""
 
     diffusion: Diffusion
     x1: Tensor
@@ -42,7 +42,8 @@ class Walk:
     mask: Tensor | None
     ot_ode: bool
     randn: Noise
-    history: list[tuple[int, Tensor]] = field(default_factory=list)
+    num_done: int = 0
+    before: tuple[int, Tensor] | None = None
 
     def marginal(self, n: int) -> tuple[float, float, float]:
         """(a, b, c) at step n."""
@@ -60,8 +61,8 @@ def ddpm(walk: Walk, s: int, t: int, xt: Tensor, x0: Tensor) -> Tensor:
     xs = walk.diffusion.p_posterior(s, t, xt, x0, walk.ot_ode, randn=walk.randn)
     if walk.mask is None:
         return xs
-    noise = 0 if walk.ot_ode else walk.diffusion.std_sb_list[s] * walk.randn(walk.x1)
-    return fill_hole(walk.x1 + noise, walk.mask, xs)
+    known = walk.x1 if walk.ot_ode else walk.x1 + walk.diffusion.std_sb_list[s] * walk.randn(walk.x1)
+    return fill_hole(known, walk.mask, xs)
 
 
 def mean(walk: Walk, s: int, t: int, xt: Tensor, x0: Tensor) -> Tensor:
@@ -91,10 +92,10 @@ def dbim(walk: Walk, s: int, t: int, xt: Tensor, x0: Tensor) -> Tensor:
 
 def dbim2(walk: Walk, s: int, t: int, xt: Tensor, x0: Tensor) -> Tensor:
     """dbim with eta 0, of second order in lambda (the first two steps and the last are dbim's)."""
-    if len(walk.history) < 2 or s == 0:
+    if walk.num_done < 2 or s == 0:
         return dbim(walk, s, t, xt, x0)
     (a_s, b_s, c_s), (a_t, _, c_t) = walk.marginal(s), walk.marginal(t)
-    u, before = walk.history[-1]
+    u, before = walk.before
     h, h_before = walk.log_snr(s) - walk.log_snr(t), walk.log_snr(t) - walk.log_snr(u)
     slope = (x0 - before) / h_before
     drift = -math.expm1(-h) * x0 + (h + math.expm1(-h)) * slope
@@ -177,7 +178,8 @@ def sample(
         if mask is not None and name != "ddpm":
             pred_x0 = fill_hole(x1, mask, pred_x0)
         xt = SAMPLERS[name].step(walk, nprev, n, xt, pred_x0)
-        walk.history = [*walk.history[-1:], (n, pred_x0)]
+        walk.num_done += 1
+        walk.before = (n, pred_x0) if name == "dbim2" else None  # for others a copy of a large image less
         if on_step is not None:
             on_step(nprev, xt, pred_x0)
     return xt.detach()

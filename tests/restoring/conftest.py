@@ -14,6 +14,7 @@ def place(tmp_path_factory):
     make_bridge(folder, "sr4x-pool")
     make_bridge(folder, "inpaint-center", ot_ode=True)
     make_bridge(folder, "jpeg-10", "grey", channels=1)
+    make_bridge(folder, "paired", "pairs")
     pictures = folder / "pictures"
     (pictures / "sub").mkdir(parents=True)
     rgb = photograph(70, 50)
