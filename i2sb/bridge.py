@@ -18,6 +18,7 @@ from torch import Tensor
 
 from corruption.base import Corruption
 from corruption.build import create_corruption
+from corruption.geometry import height_width
 from corruption.mask_bank import stored_bank
 from corruption.registry import lookup
 from guided_diffusion import presets
@@ -145,8 +146,7 @@ class Bridge:
     @property
     def tile(self) -> int:
         """Side of the largest window that the network sees at once, unless `restore` is told otherwise [pixels]."""
-        size = self.config.image_size
-        return max(TILE, *((size,) if isinstance(size, int) else size))
+        return max(TILE, *height_width(self.config.image_size))
 
     # Training
 
@@ -325,9 +325,9 @@ class Bridge:
         height, width = x0.shape[2:]
         noise = ImageNoise(seed, [_DEGRADING + p for p in positions], self.runner.device)
         with self._lock:  # the operator, and torch's global precision
-            if self._operator is None or self._operator.image_size not in (height, (height, width)):
-                size = height if height == width else (height, width)
-                self._operator = create_corruption(self.config.task, size, self.runner.device, stored_bank)
+            if self._operator is None or self._operator.image_size != (height, width):
+                device = self.runner.device
+                self._operator = create_corruption(self.config.task, (height, width), device, stored_bank)
             x0 = x0.to(self.runner.device)
             x1, mask = degrade(x0, self._operator, torch.tensor(list(positions)), randn=noise.randn_like)
         return x1.cpu().contiguous(), None if mask is None else mask.cpu()

@@ -65,6 +65,7 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
         "tile": opt.tile or bridge.tile,
         "mask": None if opt.mask is None else str(opt.mask),
         "device": bridge.runner.device.type,  # each kind draws other noise from the same seed
+        "operator": lookup(bridge.config.task).file_sha256 if opt.degrade else None,
     }
     jobs = broadcast_object(_list_jobs(opt) if is_main() else None)
     with contextlib.ExitStack() as stack:
