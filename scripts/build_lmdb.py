@@ -23,7 +23,7 @@ from i2sb.runtime.script import run_script
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser("build_lmdb.py", __doc__.splitlines()[0], "An interrupted build resumes where it stopped.")
     add = parser.add_argument
-    add("images", type=Path, nargs="?", metavar="IMAGES", help="folder with images in CLASS/")
+    add("images", type=Path, nargs="?", metavar="IMAGES", help="folder of images, in CLASS/ or without classes")
     add("lmdb", type=Path, metavar="NAME.lmdb", help="the LMDB; NAME.lmdb.pt goes beside it")
     about = "read and decode every image of an existing LMDB and list the bad ones (exit code 1 if any)"
     add("--verify", action="store_true", help=about)

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import train_argv
 
+import train
 from dataset.build import build_lmdb
 from dataset.images import WithChecksum
 from dataset.open import open_dataset, open_evaluation
@@ -162,6 +164,17 @@ def test_at_most_20_are_listed(tmp_path, caplog):
     with pytest.raises(UserError, match="30 images do not make pairs, the first 20 listed above"):
         open_dataset(options(tmp_path), LOG, train=True)
     assert len([line for line in caplog.messages if "has no partner" in line]) == 20
+
+
+def test_training_does_not_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pair("A/0.png", "B/0.png")
+    pair("A/1.png", "elsewhere/1.png")
+    assert train.main(train_argv(tmp_path, corrupt="paired")) == 2
+    *_, listed, last = capsys.readouterr().err.strip().splitlines()
+    assert "A/1.png: has no partner in" in listed
+    assert last.startswith("train.py: error: ")
+    assert not Path("results").exists() or not list(Path("results").iterdir())
 
 
 def test_grey_images_are_pairs_of_coloured_ones_where_the_channels_are_named(tmp_path):
