@@ -16,7 +16,6 @@ from guided_diffusion.memory import PARTS, saved_bytes, shapes_only
 from i2sb.config import as_image_size
 from i2sb.precision import LOW
 
-GIB = 2**30
 AFTER = 20  # iterations
 
 
@@ -28,9 +27,10 @@ def before_training(opt: Any, network: Mapping[str, Any], num_images: int) -> st
     arguments = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in network.items())
     size = height_width(as_image_size(opt.image_size))
     count, kept = _bytes(arguments, opt.precision, opt.grad_checkpoint, size, opt.microbatch)
+    whole = _amount(sum(PARTS.values()) * count)
     return (
-        f"{count / 1e6:.3g} M parameters, {sum(PARTS.values()) * count / GIB:.3g} GiB with gradients, AdamW's moments "
-        f"and EMA | about {kept / GIB:.3g} GiB more per micro-batch of {opt.microbatch}, computed from shapes | "
+        f"{count / 1e6:.3g} M parameters, {whole} with gradients, AdamW's moments and EMA | "
+        f"about {_amount(kept)} more per micro-batch of {opt.microbatch}, computed from shapes | "
         f"{num_images} images per epoch, {num_images / opt.batch_size:.3g} iterations"
     )
 
@@ -42,6 +42,10 @@ def _bytes(
     """(parameters, bytes that a micro-batch keeps for the backward pass)."""
     net = shapes_only(dict(arguments), LOW.get(precision, torch.float32), checkpointing)
     return sum(p.numel() for p in net.parameters()), saved_bytes(net, *size, microbatch)
+
+
+def _amount(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
 
 
 class TimeLeft:
