@@ -200,6 +200,7 @@ class Bridge:
         mask: Picture | Sequence[Picture] | None = None,
         tile: int | None = None,
         *,
+        cond: Tensor | None = None,
         clip_denoise: bool = False,
         on_step: OnStep | None = None,
         **sampler: Any,
@@ -217,6 +218,7 @@ class Bridge:
                 [B,1,H,W] with 1 = hole.  One for all images, or a list of one each.
             tile: side of the largest window that the network sees at once [pixels]; None: `Bridge.tile`.  Less needs
                 less memory.
+            cond: what a bridge with cond_x1 was trained to see besides, see `loss`; a tensor, for one tensor.
             clip_denoise: clamp predicted clean images to [-1,1] at each step.
             on_step: see `samplers.sample`.
             sampler: `sampler`, `eta` and `spacing`, see `Runner.ddpm_sampling`.
@@ -231,7 +233,7 @@ class Bridge:
         masks = mask if isinstance(mask, Sequence) else [mask] * (len(images) if several else 1)
         if several and len(masks) != len(images):
             raise ValueError(f"{len(masks)} masks for {len(images)} images: give one for all, or one each")
-        sampling = {"nfe": nfe, "tile": tile, "clip_denoise": clip_denoise, "on_step": on_step, **sampler}
+        sampling = {"nfe": nfe, "tile": tile, "cond": cond, "clip_denoise": clip_denoise, "on_step": on_step, **sampler}
         done = []
         for image, hole in zip(images if several else [images], masks):
             holes = None if hole is None else mask_tensor(hole)
@@ -245,6 +247,7 @@ class Bridge:
         seed: int,
         mask: Tensor | None = None,
         *,
+        cond: Tensor | None = None,
         tile: int | None = None,
         is_shown: bool = False,
         **sampling: Any,
@@ -278,10 +281,10 @@ class Bridge:
         elif given != channels:
             raise ValueError(f"it has {given} channels, this bridge restores pictures of {channels}")
         self._settle()
-        x1, mask = x1.to(self.runner.device), None if mask is None else mask.to(self.runner.device)
-        _, states, _ = self.runner.restore(
-            Given(x1, x1, mask=mask), None, [0] * len(x1), seed, log_count=1, tile=tile or self.tile, **sampling
-        )
+        x1 = x1.to(self.runner.device)
+        ends = Given(x1, x1, mask=mask, cond=cond).to(self.runner.device)
+        sampling |= {"log_count": 1, "tile": tile or self.tile}
+        _, states, _ = self.runner.restore(ends, None, [0] * len(x1), seed, **sampling)
         restored = states[:, 0]
         if not restored.isfinite().all():
             raise ValueError("restored to NaN or inf; fp32 or bf16 may help")

@@ -190,7 +190,7 @@ def test_killed_it_resumes_and_two_ranks_share_the_list(here):
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert len(contents("killed")) < 7
-    subprocess.run(command(*files, "killed"), check=True)
+    restored("jpeg-10", *files, "killed")
     two = subprocess.run(
         command(*files, "two", "--n-gpu-per-node", "2"), check=True, capture_output=True, text=True, timeout=240
     )
