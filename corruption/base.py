@@ -83,10 +83,15 @@ class Corruption(nn.Module):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         with _without_autocast(x.device):
             out = self.degrade(wide, noise_source(generator, randn)) if self.draws_noise else self.degrade(wide)
-        if out.shape != x.shape:
+        fault = None
+        if not isinstance(out, Tensor) or out.shape != x.shape:
+            fault = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        elif self.file_sha256 and not out.isfinite().all():
+            fault = "NaN or inf"
+        if fault:
             code = type(self).degrade.__code__
             place = f"{code.co_filename}, line {code.co_firstlineno}"
-            raise ValueError(f"{place}: degrade of {self.name} turned {list(x.shape)} into {list(out.shape)}")
+            raise ValueError(f"{place}: degrade of {self.name} turned {list(x.shape)} into {fault}")
         return out.to(x.dtype)
 
     def degrade(self, x: Tensor) -> Tensor:

@@ -146,7 +146,8 @@ class FolderMasks:
         self.files = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() == ".png")
         self.count = len(self.files)
         if not self.files:
-            raise ValueError(f"inpaint-masks={folder}: there are no PNG files in this folder")
+            what = "are no PNG files in this folder" if Path(folder).is_dir() else "is no such folder"
+            raise ValueError(f"inpaint-masks={folder}: there {what}")
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
         """Masks uint8 [B,H,W] of the given numbers [B]."""

@@ -126,6 +126,9 @@ def read_operators(path: str | PathLike) -> OperatorFile:
 
 def check_task(task: str, own: OperatorFile | None = None) -> None:
     """Raise ValueError unless `task` names a degradation, of this package or of the file `own`."""
+    for name in (*own.tasks, *(family.example for family in own.families)) if own else ():
+        if is_built_in(name):
+            raise ValueError(f"{own.path}: '{name}' is a task of this package already; give yours another name")
     tasks = TASKS + (own.tasks if own else ())
     patterns = PATTERNS + (own.families if own else ())
     if task in tasks:
@@ -137,10 +140,19 @@ def check_task(task: str, own: OperatorFile | None = None) -> None:
     numbers = re.findall(r"\d+(?:\.\d+)?", task)
     near = [*tasks, *(family.with_value(number) for family in patterns for number in numbers)]
     near += [name for family in patterns for name in (family.pattern, family.example)]
-    meant = difflib.get_close_matches(task, near, n=1)
+    meant = difflib.get_close_matches(task.lower(), near, n=1)
     hint = f"did you mean {meant[0]}? " if meant else ""
     names = ", ".join(map(str, (*tasks, *patterns)))
     raise ValueError(f"unknown task '{task}': {hint}Choose one of: {names}; or one of your own, by --corruption-file")
+
+
+def is_built_in(task: str) -> bool:
+    """Whether `task` names a degradation of this package."""
+    try:
+        check_task(task)
+    except ValueError:
+        return False
+    return True
 
 
 _files = [read_operators(file) for file in sorted(Path(__file__).parent.glob("*.py"))]

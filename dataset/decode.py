@@ -68,6 +68,8 @@ def describe(file: BinaryIO, *, exif_rotate: bool = False, channels: int = 3) ->
             turned = exif_rotate and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
             width, height = image.size[::-1] if turned else image.size
             return width, height, _KIND.get(image.mode.partition(";")[0], image.mode)
+    except UnidentifiedImageError:
+        raise ValueError("it is not an image that Pillow reads") from None
     except Exception as error:
         raise ValueError(one_line(error, 300) or type(error).__name__) from error
 

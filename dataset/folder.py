@@ -57,7 +57,8 @@ def scan(
     ]
     if not samples:
         why = f"no images in its {len(names)} class folders ({root.name}/CLASS/), and {len(loose)} outside of them"
-        raise UserError(f"{one_line(root, 400)}: {why if classes else 'no images'} ({' '.join(suffixes)})")
+        why = why if classes and (names or loose) else "no images"
+        raise UserError(f"{one_line(root, 400)}: {why} ({' '.join(suffixes)})")
     if log is not None and +skipped:
         counts = ", ".join(f"{count} {what}" for what, count in sorted((+skipped).items()))
         log.info(f"[Dataset] {one_line(root, 400)}: {skipped.total()} files left out: {one_line(counts, 300)}")

@@ -99,7 +99,8 @@ def _select(dataset: ImageDataset, list_path: Path) -> list[int]:
         some = one_line(", ".join(map(class_and_file, missing[:3])), 600) + (", ..." if len(missing) > 3 else "")
         raise UserError(
             f"{list_path}: {len(missing)} of the {len(wanted)} listed images are not in {dataset.name}: {some} "
-            "(--val-list FILE takes a list of your own, with a path that ends in CLASS/FILE on each line)"
+            "(--val-list FILE takes a list of your own, with a path that ends in CLASS/FILE on each line, such as "
+            f"{one_line(class_and_file(dataset.samples[0][0]))})"
         )
     return [numbers[path] for path in found]
 

@@ -55,7 +55,7 @@ def _csv(text: str) -> Iterator[tuple[int, tuple[str, str] | str]]:
         elif len(cells) == 2 and all(cells):
             yield rows.line_num, tuple(cells[::-1] if swapped else cells)
         elif any(cells):
-            yield rows.line_num, f"expected two paths, degraded and clean, got {one_line(row)}"
+            yield rows.line_num, f"expected two paths with a comma between them, got {one_line(row)}"
 
 
 def _json_lines(text: str) -> Iterator[tuple[int, tuple[str, str] | str]]:

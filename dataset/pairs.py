@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dataset.build import in_threads
+from dataset.build import damaged, in_threads
 from dataset.decode import describe, image_suffixes
 from dataset.folder import FolderImages, scan
 from dataset.images import ImageDataset, UnreadableImage
@@ -79,9 +79,13 @@ class SideBySide(ImageDataset):
         self.__dict__.update(vars(images))
         self.degraded_left = degraded_left
 
+    def read(self, index: int) -> bytes:
+        """The bytes of the file, behind a letter for the side that is degraded."""
+        return (b"L" if self.degraded_left else b"R") + super().read(index)
+
     def item(self, index: int, content: bytes) -> tuple:
         path, label = self.samples[index]
-        left, right = _halves(self._decode(path, content))
+        left, right = _halves(self._decode(path, content[1:]))
         x0, x1 = self.transform(*((right, left) if self.degraded_left else (left, right)))
         return x0, x1, label
 
@@ -120,18 +124,26 @@ def _open_two_files(opt: Any, log: Any, train: bool, evaluation: bool) -> tuple[
     else:
         places = parts["val"] or (parts[""] if evaluation and not parts["train"] else None)
     if not places:
-        where = opt.source if getattr(opt, "source", None) else f"--dataset-dir {opt.dataset_dir}"
         split = "train" if train or share else "val"
+        where, what = f"--dataset-dir {opt.dataset_dir}", "training" if train else "validation"
+        lacks = f"neither {split}A/ with {split}B/, nor {split}/A/ with {split}/B/, nor {split}.csv or {split}.jsonl"
+        if getattr(opt, "source", None):
+            where, lacks = f"--source {opt.source} and --target {opt.target}", f"not both have a folder {split}/"
+        elif not Path(opt.dataset_dir).exists():
+            raise UserError(f"{where}: there is no such folder or list")
         raise UserError(
-            f"{where}: has no pairs for {'training' if train else 'validation'}: neither {split}A/ with {split}B/, nor "
-            f"{split}/A/ with {split}/B/, nor {split}.csv or {split}.jsonl (docs/your-data.md lists the layouts)"
-            f"{'' if train else f'; {NO_VAL}'}"
+            f"{where}: has no pairs for {what}: {lacks} (docs/your-data.md lists the layouts; halves of one image need "
+            f"--pair-layout){'' if train else f'; {NO_VAL}'}"
         )
+    name = " and ".join(map(str, places))
     pairs, faults = _match(*places, opt, log) if len(places) == 2 else read_pair_list(places[0])
-    root = places[1] if len(places) == 2 else places[0].parent
     if not pairs and not faults:
-        raise UserError(f"{root}: holds no pairs")
-    dataset = PairedDataset(pairs, root, " and ".join(map(str, places)), transform_of(opt, train), **decoding(opt))
+        raise UserError(f"{name}: holds no pairs")
+    if skip := getattr(opt, "skip_unreadable", 0):
+        bad = damaged(name, [path for pair in pairs for path in pair], skip, log, decoding(opt)["channels"])
+        pairs = [pair for pair in pairs if bad.isdisjoint(pair)]
+    root = places[1] if len(places) == 2 else places[0].parent
+    dataset = PairedDataset(pairs, root, name, transform_of(opt, train), **decoding(opt))
     if share and pairs:
         names = [os.path.splitext(dataset.short_name(clean))[0] for _, clean in pairs]  # noqa: PTH122
         hold_out(dataset, names, share, train, log)

@@ -25,6 +25,7 @@ from i2sb.errors import UserError
 from i2sb.operator_file import load_operators
 from i2sb.pixels import to_float, to_uint8
 from i2sb.recon import Recon, find_recon, run_identity
+from i2sb.restore import holes
 from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress
 
@@ -118,7 +119,8 @@ def _check(found: Evaluation) -> None:
     known = any("checkpoint" in samples.run for samples in found.samples.values())
     weights = load_checkpoint(found.options.load, found.log)["identity"] if known else None
     targets, data = [label for _, label in found.dataset.samples], found.dataset.fingerprint()
-    as_sampled = "give the --dataset-dir and --val-list of sample.py"
+    as_sampled = "give the --dataset-dir, --val-list and --val-split of sample.py"
+    masks = holes(found.corrupt, len(targets), (found.options.channels, *height_width(found.options.image_size)))
     for folder, recon, run, _ in found.samples.values():
         channels, *size = recon.image_shape
         if len(recon) != len(targets):
@@ -130,6 +132,8 @@ def _check(found: Evaluation) -> None:
             raise UserError(f"{folder}: its images have {channels} channels, the checkpoint's {found.options.channels}")
         if recon.labels.tolist() != targets or (recon.checksums is None and run.get("data", data) != data):
             raise UserError(f"{folder}: was restored from other images than the data set's; {as_sampled}")
+        if run.get("holes", masks) != masks:
+            raise UserError(f"{folder}: was restored with other masks; put the former ones back, or run sample.py")
         if run.get("checkpoint", weights) != weights:
             found.log.warning(
                 f"[Eval] {folder}: {found.options.load} is no longer the checkpoint that restored these images; they "

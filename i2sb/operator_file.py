@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from corruption.names import OperatorFile, check_task, read_operators
+from corruption.names import OperatorFile, check_task, is_built_in, read_operators
 from corruption.registry import load_file, place_in_file
 from i2sb.errors import UserError, one_line
 
@@ -28,8 +28,7 @@ def load_operators(opt: Any, given: str | None, log: Any) -> None:
     Raises:
         UserError: the file is needed and not there, or is another than the checkpoint's; or there is a fault in it.
     """
-    with contextlib.suppress(ValueError):
-        check_task(opt.corrupt)
+    if is_built_in(opt.corrupt):
         return
     known, saved = getattr(opt, "corruption_sha256", None), getattr(opt, "corruption_file", None)
     file = _read(given) if given else _read_saved(opt.corrupt, saved, known)

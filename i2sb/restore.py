@@ -17,6 +17,7 @@ from corruption.geometry import height_width
 from i2sb.batch import Given, unpack
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
+from i2sb.operator_file import operator_errors
 from i2sb.recon import ReconStore, sampling_of
 from i2sb.runtime.distributed import barrier, broadcast_object, check_agreement, is_main, rank, world_size
 from i2sb.runtime.progress import Progress
@@ -63,10 +64,8 @@ def holes(corrupt: Callable, count: int, shape: tuple[int, ...]) -> str | None:
     """A checksum of the masks of `count` images [C,H,W], a file's or the brush's; None for a task without masks."""
     if not getattr(corrupt, "has_mask", False):
         return None
-    try:
+    with operator_errors():
         _, mask = corrupt(torch.zeros(3, *shape), torch.tensor([0, count // 2, count - 1]))
-    except ValueError as error:
-        raise UserError(f"--val-list: {count} images: {error}") from error
     return f"{zlib.crc32(mask.byte().contiguous().numpy()):08x}"
 
 

@@ -24,7 +24,7 @@ BRIDGE_OPTIONS = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1", "chann
 # What may be changed on purpose from one run to the next.
 TASK_OPTIONS = ("corrupt", "image_size", "add_x1_noise", "seed", "batch_size", "microbatch", "num_itr")
 TASK_OPTIONS += ("lr", "lr_gamma", "lr_step", "lr_schedule", "warmup", "l2_norm", "grad_clip", "ema")
-TASK_OPTIONS += ("ema_halflife_images", "loss_weight", "loss_s2", "perceptual", "crop", "val_split", "pair_layout")
+TASK_OPTIONS += ("ema_halflife_images", "loss_weight", "loss_s2", "perceptual", "crop", "val_split")
 
 
 def training_options(opt: argparse.Namespace, log: Any) -> argparse.Namespace:
@@ -76,7 +76,7 @@ def _check_bridge(opt: argparse.Namespace, saved: argparse.Namespace) -> None:
 def _take_over(opt: argparse.Namespace, saved: argparse.Namespace, log: Any) -> None:
     """Set the options of the checkpoint where the command line does not ask for others; differences are logged."""
     name = saved.ckpt_path.name
-    for key in (*BRIDGE_OPTIONS, *TASK_OPTIONS):
+    for key in (*BRIDGE_OPTIONS, *TASK_OPTIONS, *(("pair_layout",) if opt.corrupt == saved.corrupt else ())):
         mine, theirs = getattr(opt, key), getattr(saved, key)
         now, before = size_text(mine), size_text(theirs)
         if mine != theirs and key in opt.given:

@@ -168,3 +168,11 @@ def test_pairs_are_restored_and_evaluated_as_they_are(tmp_path, monkeypatch):
     assert list(restored.shape) == [3, 3, 16, 16]
     expected = np.mean([psnr(image, target) for image, target in zip(degraded, clean)])
     assert scores["degraded"]["psnr"]["value"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_bridge_of_pairs_goes_on_as_one_of_another_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "data/train", 3, (16, 32), 2)
+    argv = train_argv(tmp_path / "data", "--image-size", "16", "--name", "run")
+    assert train.main([*argv, "--corrupt", "paired", "--pair-layout", "side-by-side", "--num-itr", "1"]) == 0
+    assert train.main([*argv, "--ckpt", "run", "--num-itr", "2"]) == 0

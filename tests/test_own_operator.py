@@ -124,9 +124,11 @@ BODY = "        return x * (1 - thickness) + thickness\n"
             EXAMPLE.replace(BODY, "        return x[:, :1]\n"),
             r"my_op.py, line 9: .*fog turned .* into \[2, 1, 32, 32\]",
         ),
-        (EXAMPLE + '\n@corruption("jpeg-5")\nclass J(Corruption): pass\n', "line 13: .*'jpeg-5' is registered twice"),
+        (EXAMPLE.replace(BODY, "        return None\n"), r"my_op.py, line 9: .*fog turned .* into NoneType"),
+        (EXAMPLE.replace(BODY, "        return x / 0\n"), r"my_op.py, line 9: .*fog turned .* into NaN or inf"),
+        (EXAMPLE + '\n@corruption("jpeg-37")\nclass J(Corruption): pass\n', "my_op.py: 'jpeg-37' is a task of this"),
     ],
-    ids=["syntax", "name", "family", "import", "run", "degrade", "shape", "taken"],
+    ids=["syntax", "name", "family", "import", "run", "degrade", "shape", "none", "infinite", "taken"],
 )
 def test_a_fault_in_the_file_is_one_line_with_its_place(here, capsys, source, message):
     Path("my_op.py").write_text(source)
@@ -174,4 +176,4 @@ def test_a_task_that_is_not_defined_for_these_images_is_one_line(here, capsys):
     assert train.main(argv) == 2
     assert "inpaint-center-33: the hole does not fit into images of 32x32" in last_error(capsys)
     assert train.main(train_argv(here / "DIR", "--name", "x", corrupt="inpaint-masks=nowhere")) == 2
-    assert "inpaint-masks=nowhere: there are no PNG files in this folder" in last_error(capsys)
+    assert "inpaint-masks=nowhere: there is no such folder" in last_error(capsys)

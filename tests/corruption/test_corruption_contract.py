@@ -231,6 +231,7 @@ def test_unknown_task_names_the_valid_ones():
     ("task", "message"),
     [
         ("jpg-37", "did you mean jpeg-37?"),
+        ("JPEG-37", "did you mean jpeg-37?"),
         ("sr3-pool", "did you mean sr3x-pool?"),
         ("blur-gaus-2.5", "did you mean blur-gauss-2.5?"),
         ("denoise25", "did you mean denoise-25?"),

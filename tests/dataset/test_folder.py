@@ -109,6 +109,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
     [
         ([], "there is no such folder"),
         (["1.png", "2.png"], r"no images in its 0 class folders \(train/CLASS/\), and 2 outside of them"),
+        (["readme.txt"], r"train: no images \("),
         (["a/readme.txt"], r"no images in its 1 class folders \(train/CLASS/\)"),
     ],
 )

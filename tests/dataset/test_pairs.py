@@ -117,6 +117,7 @@ def test_halves_of_one_image(tmp_path, lmdb):
     turned = open_evaluation(options(tmp_path, pair_layout="side-by-side-reversed"), LOG)
     assert torch.equal(turned[0][0], dataset[0][1])
     assert turned.fingerprint() != dataset.fingerprint()
+    assert WithChecksum(turned)[0][1] != WithChecksum(dataset)[0][1]
 
 
 @pytest.mark.parametrize("crop", ["center", "random"])
@@ -155,6 +156,15 @@ def test_what_does_not_fit_is_listed_with_names(tmp_path, caplog):
         r"A/2\.bmp: is L, .*B/2\.jpg is RGB \(--channels 3 converts both\)",
     ):
         assert any(re.search(text, line) for line in caplog.messages), text
+
+
+def test_damaged_pairs_are_left_out_on_request(tmp_path, caplog):
+    for number in range(3):
+        pair(tmp_path / f"A/{number}.png", tmp_path / f"B/{number}.png", number)
+    whole = (tmp_path / "A/1.png").read_bytes()
+    (tmp_path / "A/1.png").write_bytes(whole[: len(whole) // 2])
+    check(open_dataset(options(tmp_path, skip_unreadable=1), LOG, train=True), 2)
+    assert re.search(r"A/1\.png: cannot be decoded", caplog.text)
 
 
 def test_at_most_20_are_listed(tmp_path, caplog):
@@ -202,10 +212,17 @@ def test_faults_of_a_list(tmp_path, caplog, lines, faults):
 
 
 def test_what_cannot_be_pairs_is_said(tmp_path):
-    for name, more in (("d", {}), ("nowhere", {}), ("d/list.txt", {}), ("d", {"source": tmp_path / "d"})):
-        (tmp_path / "d").mkdir(exist_ok=True)
-        (tmp_path / "d/list.txt").touch()
-        with pytest.raises(UserError, match=r"has no pairs for training|csv or a \.jsonl file|give both") as caught:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/list.txt").touch()
+    (tmp_path / "d/list.csv").touch()
+    for name, more, text in (
+        ("d", {}, "has no pairs for training"),
+        ("nowhere", {}, "nowhere: there is no such folder or list"),
+        ("d/list.txt", {}, r"csv or a \.jsonl file"),
+        ("d/list.csv", {}, r"list\.csv: holds no pairs"),
+        ("d", {"source": tmp_path / "d"}, "give both"),
+    ):
+        with pytest.raises(UserError, match=text) as caught:
             open_dataset(options(tmp_path / name, **more), LOG, train=True)
         assert "\n" not in str(caught.value)
     opt = options(tmp_path / "d", source=tmp_path / "d", target=tmp_path / "d")

@@ -143,8 +143,10 @@ def test_other_masks_are_other_settings(here, capsys):
     (here / "data").mkdir(exist_ok=True)
     np.savez(here / "data/imagenet_freeform2030_masks.npz", mask=masks)
     assert "of other settings (holes was " in refusal(capsys, sample, flags)
+    judged = metrics_argv(here / "photos", "inpaint-freeform2030", "samples_nfe2")
+    assert "samples_nfe2: was restored with other masks" in refusal(capsys, compute_metrices, judged)
     np.savez(here / "data/imagenet_freeform2030_masks.npz", mask=masks[:20])
-    assert "24 images" in refusal(capsys, sample, flags)
+    assert "none for image 23" in refusal(capsys, sample, flags)
 
 
 # --- data
