@@ -34,7 +34,7 @@ from i2sb.noise import ImageNoise, TrainingDraws
 from i2sb.operator_file import load_operators
 from i2sb.runner import Runner
 from i2sb.runtime.launch import pick_single_device
-from i2sb.samplers import OnStep
+from i2sb.samplers import OnStep, fill_hole
 
 TILE = 512  # side of the largest window, unless training's images are larger
 _DEGRADING = 2**31  # added to the number of an image: its operator shares no noise with the sampler
@@ -230,12 +230,13 @@ class Bridge:
             ValueError: a picture, mask, number or size that does not fit.
         """
         several = isinstance(images, Sequence)
-        masks = mask if isinstance(mask, Sequence) else [mask] * (len(images) if several else 1)
-        if several and len(masks) != len(images):
+        images = images if several else [images]
+        masks = mask if isinstance(mask, Sequence) else [mask] * len(images)
+        if len(masks) != len(images):
             raise ValueError(f"{len(masks)} masks for {len(images)} images: give one for all, or one each")
         sampling = {"nfe": nfe, "tile": tile, "cond": cond, "clip_denoise": clip_denoise, "on_step": on_step, **sampler}
         done = []
-        for image, hole in zip(images if several else [images], masks):
+        for image, hole in zip(images, masks):
             holes = None if hole is None else mask_tensor(hole)
             x, back = opened(image, self.config.channels)
             done.append(back(self.restore_tensor(x, seed, holes, **sampling)))
@@ -268,6 +269,8 @@ class Bridge:
             if mask.shape[2:] != x1.shape[2:]:
                 sizes = [f"{t.shape[3]}x{t.shape[2]}" for t in (mask, x1)]
                 raise ValueError(f"the mask has {sizes[0]} pixels, the picture {sizes[1]}: they must be the same")
+            if len(mask) not in (1, len(x1)):
+                raise ValueError(f"{len(mask)} masks for a batch of {len(x1)}: give one, or one each")
             mask = mask.expand(len(x1), -1, -1, -1)
         count, given = x1.shape[:2]
         opaque = channels == 4 and given in (1, 3)  # a picture without transparency, of a network that sees it
@@ -288,6 +291,8 @@ class Bridge:
         restored = states[:, 0]
         if not restored.isfinite().all():
             raise ValueError("restored to NaN or inf; fp32 or bf16 may help")
+        if mask is not None:  # most samplers leave a trace of noise
+            restored = fill_hole(x1.cpu(), mask.cpu(), restored)
         if channels == 1 < given:
             return restored.reshape(count, given, *restored.shape[2:])
         restored = restored[:, :3] if opaque else restored

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from i2sb.photographs import Photograph, from_pil
 
+_LARGEST = 16  # of a tensor in [-1,1] with much noise: beyond, it is in 0..255
+
 Picture = Image.Image | np.ndarray | Tensor
 """A PIL image; an array [H,W] or [H,W,C], uint8, uint16, or floating point in [0,1]; a tensor [B,C,H,W] in [-1,1]."""
 
@@ -24,6 +26,8 @@ def opened(image: Picture, channels: int) -> tuple[Tensor, Callable[[Tensor], Pi
     if isinstance(image, Tensor):
         if image.ndim != 4 or not image.is_floating_point():
             raise ValueError(f"a tensor is [B,C,H,W] in [-1,1]; got {image.dtype} {list(image.shape)}")
+        if not (found := image.abs().max() if image.numel() else np.nan) <= _LARGEST:
+            raise ValueError(f"a tensor lies in [-1,1], give or take noise; this one has {found:g}")
         return image.detach().float(), lambda x: x.to(image)
     if isinstance(image, np.ndarray):
         picture = Photograph.of(image, channels)
@@ -45,14 +49,23 @@ def opened(image: Picture, channels: int) -> tuple[Tensor, Callable[[Tensor], Pi
 
 
 def mask_tensor(mask: Picture) -> Tensor:
-    """A mask as float32 [B,1,H,W] with 1 = hole: all that is at least half white."""
+    """A mask as float32 [B,1,H,W] with 1 = hole: all that is at least half white.  Whole numbers 0 and 1 are one, too.
+
+    Raises:
+        ValueError: no mask.
+    """
     if isinstance(mask, Tensor):
+        if mask.ndim < 2 or (mask.ndim > 2 and mask.shape[-3] != 1):
+            raise ValueError(f"a mask is a tensor [B,1,H,W]; got {list(mask.shape)}")
         return (mask.reshape(-1, 1, *mask.shape[-2:]) >= 0.5).float()
     if isinstance(mask, Image.Image):
-        mask = np.asarray(mask.convert("L"))
-    mask = mask if mask.ndim == 2 else mask[..., 0]
-    white = 1.0 if mask.dtype == bool or np.issubdtype(mask.dtype, np.floating) else np.iinfo(mask.dtype).max
-    return torch.from_numpy((mask >= white / 2).astype(np.float32))[None, None]
+        picture = from_pil(mask.copy(), 3)
+    elif isinstance(mask, np.ndarray):
+        picture = Photograph.of(mask.astype(np.uint8) if mask.dtype == bool else mask, 3)
+    else:
+        raise ValueError(f"a mask is a PIL image, an array or a tensor; got {type(mask).__name__}")
+    white = picture.white if picture.levels.max() > 1 else 1
+    return torch.from_numpy((picture.levels.mean(axis=2) >= white / 2).astype(np.float32))[None, None]
 
 
 def mask_like(image: Picture, mask: Tensor) -> Picture:

@@ -28,13 +28,15 @@ _WRITTEN = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
     "TIFF": {"compression": "tiff_lzw"},
-    "WEBP": {"lossless": True},
+    "WEBP": {"lossless": True, "exact": True},  # exact: colours under full transparency, too
     "BMP": {},
 }
 _LOSSLESS = {".png", ".tif", ".tiff", ".webp", ".bmp", ".dib", ".npy"}
 _JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
 _DEEP = {"PNG", "TIFF", "NPY"}  # formats that hold 16 bits per channel
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274  # tags of TIFF and EXIF
+# Tags of TIFF and EXIF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _PLANES, _SAMPLE_FORMAT = 258, 262, 274, 284, 339
+_OVERSHOOT = 0.25  # resizing with sharp kernels leaves [0,1] by that much; beyond, white is another number
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class Photograph:
         if array.ndim != 3 or not array.size or not known:
             wanted = "[H,W] or [H,W,C], uint8, uint16 or floating point in [0,1]"
             raise ValueError(f"a picture is an array {wanted}; got {array.dtype} {list(array.shape)}")
+        low, high = array.min(), array.max()
+        if array.dtype.kind == "f" and not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+            raise ValueError(f"floating-point pictures lie in [0,1], this one in [{low:g},{high:g}]")
         if array.shape[2] in (2, 4) and array.shape[2] != channels:
             return cls(array[..., :-1], array[..., -1], **others)
         return cls(array, **others)
@@ -198,6 +203,10 @@ def _is_deep_colour(image: Image.Image, content: bytes) -> bool:
 
 
 def _read_deep(image: Image.Image, content: bytes, channels: int) -> Photograph:
+    icc = image.info.get("icc_profile")
+    if image.format == "TIFF" and image.tag_v2.get(_PLANES) == 2:  # of which OpenCV mixes up the planes
+        array = tifffile.imread(io.BytesIO(content)).transpose(1, 2, 0)
+        return Photograph.of(_turned(array, image.tag_v2.get(_ORIENTATION)), channels, icc=icc, format="TIFF")
     import cv2
 
     array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -207,7 +216,6 @@ def _read_deep(image: Image.Image, content: bytes, channels: int) -> Photograph:
         array = array[..., [0, 3]]
     elif array.ndim == 3:
         array = array[..., [2, 1, 0, *range(3, array.shape[2])]]  # from OpenCV's BGR
-    icc = image.info.get("icc_profile")
     orientation = None if image.format == "TIFF" else image.getexif().get(_ORIENTATION)  # OpenCV turns TIFF itself
     return Photograph.of(_turned(array, orientation), channels, icc=icc, format=image.format)
 

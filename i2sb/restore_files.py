@@ -127,7 +127,7 @@ def _conclude(bridge: Bridge, opt: argparse.Namespace, jobs: list[Job], before: 
 # The list
 
 
-def find_inputs(inputs: Iterable[str], output: Path) -> list[tuple[Path, Path]]:
+def find_inputs(inputs: Iterable[Path], output: Path) -> list[tuple[Path, Path]]:
     """(file, its name relative to the folder it was found in) of all files, folders and patterns, sorted.
 
     Folders are searched to any depth for files that Pillow reads, but for hidden ones and the output folder.
@@ -137,8 +137,7 @@ def find_inputs(inputs: Iterable[str], output: Path) -> list[tuple[Path, Path]]:
     """
     found: dict[Path, Path] = {}
     inputs, ours = list(inputs), output.resolve()
-    for text in inputs:
-        path = Path(text)
+    for path in inputs:
         if len(inputs) > 1 and path.resolve() == ours:
             continue  # a shell's pattern names it, too
         if path.is_dir():
@@ -146,14 +145,13 @@ def find_inputs(inputs: Iterable[str], output: Path) -> list[tuple[Path, Path]]:
         elif path.exists():
             files, root = [path], path.parent
         else:
-            parts = Path(text).parts
-            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
-            names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+            names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
             files = [file for name in names if (file := Path(name)).is_file()]
         if not root.resolve().is_relative_to(ours):
             files = [file for file in files if not file.resolve().is_relative_to(ours)]
         if not files:
-            raise UserError(f"--input {printable(text)}: neither a picture, nor a folder or pattern of any")
+            raise UserError(f"--input {printable(path)}: neither a picture, nor a folder or pattern of any")
         found |= {file: file.relative_to(root) for file in files}
     return list(found.items())
 

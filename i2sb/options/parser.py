@@ -109,6 +109,13 @@ def image_size(text: str) -> Size:
         raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected {expected}") from None
 
 
+def path(text: str) -> Path:
+    """An argparse type: a path.  An empty one, as of a variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: expected a path; a dot is the current folder")
+    return Path(text)
+
+
 def experiment(text: str) -> str:
     """An argparse type: a folder's name under results/; its path, or that of its weights, is taken too."""
     name, path, results = text, Path(text).absolute(), Path("results").absolute()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from . import shared
-from .parser import Parser, experiment, non_negative_int, partition, positive_int
+from .parser import Parser, experiment, non_negative_int, partition, path, positive_int
 
 DESCRIPTION = "Restore the validation images, or with --input picture files of your own, with a trained bridge."
 EPILOG = (
@@ -58,16 +57,16 @@ def _add_files(parser: Parser) -> None:
     about = "degraded pictures of any kind and size in place of a data set; nothing is fetched"
     add = parser.add_argument_group("your own pictures", about).add_argument
     files = "picture files, folders of them, or patterns in quotes"
-    add("--input", nargs="+", metavar="FILE|DIR|GLOB", help=files)
+    add("--input", type=path, nargs="+", metavar="FILE|DIR|GLOB", help=files)
     output = "folder of the restored pictures, which keep their names and formats"
-    add("--output", type=Path, metavar="DIR", help=output)
+    add("--output", type=path, metavar="DIR", help=output)
     tile = "larger pictures pass through the network in overlapping windows of this side; less needs less memory "
     tile += "(default: 512, or the training's images if larger)"
     add("--tile", type=positive_int, metavar="PX", help=tile)
     degrade = "the pictures are clean: degrade them first as in training, keep all three, and print the PSNR"
     add("--degrade", action="store_true", help=degrade)
     mask = "for inpainting: a picture that is white where others have a hole, or a folder with one of each name"
-    add("--mask", type=Path, metavar="FILE|DIR", help=mask)
+    add("--mask", type=path, metavar="FILE|DIR", help=mask)
 
 
 def parse_sample_options(argv: Sequence[str] | None = None) -> argparse.Namespace:

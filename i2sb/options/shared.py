@@ -13,7 +13,7 @@ from guided_diffusion import presets
 from i2sb.config import size_text
 from i2sb.schedule import SPACINGS
 
-from .parser import Parser, device, experiment, image_size, non_negative_int, number, operator_file, positive_int
+from .parser import Parser, device, experiment, image_size, non_negative_int, number, operator_file, path, positive_int
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 PAIR_LAYOUTS = ("folders", "side-by-side", "side-by-side-reversed")
@@ -93,20 +93,20 @@ def add_data(parser: Parser, training: bool = False) -> None:
     size = "side of the images, or their height and width [pixels]: multiples of what the network divides by"
     add("--image-size", type=image_size, default=256, metavar="S|H,W", help=size)
     folder = "folder with train/ and val/ of images, or LMDBs of them; for pairs see docs/your-data.md"
-    add("--dataset-dir", type=Path, default=Path("/dataset"), metavar="DIR", help=folder)
+    add("--dataset-dir", type=path, default=Path("/dataset"), metavar="DIR", help=folder)
     val_list = (
         "evaluate on the images of this list, a CLASS/FILE per line (default: the published 10k list "
         "on ImageNet, all images on other data)"
     )
-    add("--val-list", type=Path, metavar="FILE", help=val_list)
+    add("--val-list", type=path, metavar="FILE", help=val_list)
     split = "where there is no val/: the share of train/ to hold out for it, chosen by the files' names"
     add("--val-split", type=number(float, 0, 1), default=0.0, metavar="SHARE", help=split)
     if training:
         add_channels(group)
         crop = "center: images resized to the size, as published; random: windows of that size at full resolution"
         add("--crop", choices=("center", "random"), default="center", help=crop)
-    add("--source", type=Path, metavar="DIR", help="pairs: the folder of degraded images")
-    add("--target", type=Path, metavar="DIR", help="pairs: the folder of clean images, with the same names")
+    add("--source", type=path, metavar="DIR", help="pairs: the folder of degraded images")
+    add("--target", type=path, metavar="DIR", help="pairs: the folder of clean images, with the same names")
     layout = "pairs: two folders (or a list of files), or halves of one image, the degraded left or (reversed) right"
     add("--pair-layout", choices=PAIR_LAYOUTS, default=PAIR_LAYOUTS[0], help=layout)
     rotate = "turn photographs as their EXIF orientation says (default: take the pixels as stored, as published)"

@@ -19,6 +19,7 @@ from .parser import (
     non_negative_float,
     non_negative_int,
     number,
+    path,
     positive_float,
     positive_int,
 )
@@ -111,7 +112,7 @@ def _add_periodic(parser: Parser) -> None:
 def _add_logging(parser: Parser) -> None:
     add = parser.add_argument_group("logging").add_argument
     files = "log file, metrics.jsonl, event files"
-    add("--log-dir", type=Path, default=Path(".log"), metavar="DIR", help=files)
+    add("--log-dir", type=path, default=Path(".log"), metavar="DIR", help=files)
     add("--log-writer", choices=("tensorboard", "wandb"), help="also log scalars and images to this")
     key = "Weights & Biases key (or WANDB_API_KEY, or netrc); never saved"
     add("--wandb-api-key", metavar="KEY", help=key)

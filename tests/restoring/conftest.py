@@ -12,7 +12,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     make_bridge(folder, "jpeg-10")
     make_bridge(folder, "sr4x-pool")
-    make_bridge(folder, "inpaint-center", ot_ode=True)
+    make_bridge(folder, "inpaint-center")
     make_bridge(folder, "jpeg-10", "grey", channels=1)
     make_bridge(folder, "paired", "pairs")
     pictures = folder / "pictures"

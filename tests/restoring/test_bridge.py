@@ -58,6 +58,40 @@ def test_it_gives_what_sample_gives_in_every_form(bridge, here):
     assert (np.asarray(alpha) == np.asarray(Image.open("out/sub/alpha.webp"))).all()
 
 
+@pytest.mark.parametrize(
+    ("image", "mask", "message"),
+    [
+        (np.full((8, 8, 3), 200.0), None, r"lie in \[0,1\], this one in \[200,200\]"),
+        (np.full((8, 8, 3), np.nan), None, "nan"),
+        (torch.full((1, 3, 8, 8), 255.0), None, "this one has 255"),
+        (torch.zeros(0, 3, 8, 8), None, "a tensor"),
+        (torch.zeros(3, 8, 8), None, r"\[B,C,H,W\].*\[3, 8, 8\]"),
+        (np.zeros((8, 8, 3), int), None, "int64"),
+        (np.zeros((8, 8, 5)), np.ones((8, 8)), "5 channels"),
+        (np.zeros((8, 8)), [np.ones((8, 8))] * 2, "2 masks for 1 images"),
+        (torch.zeros(2, 3, 8, 8), torch.ones(3, 1, 8, 8), "3 masks for a batch of 2"),
+        (torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8), r"a mask is a tensor \[B,1,H,W\]"),
+        (np.zeros((8, 8)), Path("hole.png"), "a mask is a PIL image.*Path"),
+    ],
+)
+def test_what_is_no_picture_says_why(here, image, mask, message):
+    bridge = Bridge.from_pretrained("jpeg-10" if mask is None else "inpaint-center", device="cpu")
+    with pytest.raises(ValueError, match=message):
+        bridge.restore(image, nfe=1, mask=mask)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dbim", "dbim2"])
+def test_known_pixels_come_back_as_given_and_a_mask_may_be_of_ones(here, sampler):
+    bridge = Bridge.from_pretrained("inpaint-center", device="cpu")
+    image, hole = np.asarray(photograph(40, 30)).astype(np.uint16) * 257, np.zeros((30, 40), bool)
+    hole[5:20, 7:30] = True
+    expected = bridge.restore(image, nfe=4, sampler=sampler, mask=hole)
+    assert (expected[~hole] == image[~hole]).all()
+    assert (expected[hole] != image[hole]).mean() > 0.9
+    for mask in (hole.astype(np.uint8), Image.fromarray(hole), torch.from_numpy(hole)):
+        assert (bridge.restore(image, nfe=4, sampler=sampler, mask=mask) == expected).all()
+
+
 def test_two_threads_give_what_one_gives(bridge):
     pictures = [np.asarray(photograph(60 + 7 * i, 40)) for i in range(4)]
 

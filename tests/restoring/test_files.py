@@ -164,6 +164,7 @@ def test_inputs_are_never_replaced(here, capsys):
             ["--ckpt", "pairs", "--input", "pictures", "--output", "y", "--degrade"],
             "--degrade: this bridge was",
         ),
+        (["--input", "", "--output", "y"], "--input: is empty"),
         (["--input", "nothing", "--output", "y"], "--input nothing: neither a picture, nor a folder"),
         (["--input", "no/*.png", "--output", "y"], "--input no/.*: neither a picture"),
     ],
