@@ -17,7 +17,6 @@ import bisect
 import contextlib
 import itertools
 import json
-import math
 import os
 import re
 import secrets
@@ -350,8 +349,8 @@ class ReconStore:
             raise UserError(f"{self.folder}: {len(rows)} of {shape[0]} images are there; run the same command again")
         # The median: a batch that was slow by chance, or the first of a process, does not count.
         self._write_settings(**{SECONDS: statistics.median_low(rows["seconds"].tolist())})
-        file_name, dtype = str(self.parts / "arr"), getattr(torch, self.dtype)
-        arr = torch.from_file(file_name, shared=False, size=math.prod(shape), dtype=dtype).view(shape)
+        # not torch.from_file, which takes no names but those in UTF-8
+        arr = torch.from_numpy(np.memmap(self.parts / "arr", self.dtype, mode="c", shape=shape))
         tensors = {"arr": arr, "label_arr": torch.tensor(rows["label"]), "crc32": torch.tensor(rows["crc32"])}
         with atomic_write(self.path) as file:
             torch.save({**tensors, "made_with": self.settings}, file)
