@@ -80,7 +80,8 @@ class Corruption(nn.Module):
         """
         self.check(x)
         # Not in float16 or bfloat16: their few digits would change what jpeg rounds to.
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # A user's operator may write into its input: it gets a copy.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=self.file_sha256 is not None)
         with _without_autocast(x.device):
             out = self.degrade(wide, noise_source(generator, randn)) if self.draws_noise else self.degrade(wide)
         fault = None

@@ -50,7 +50,7 @@ def corruption(name: str) -> Callable[[type[Corruption]], type[Corruption]]:
     """
 
     def register(cls: type[Corruption]) -> type[Corruption]:
-        _refuse_twice(name, CORRUPTIONS.get(name), cls)
+        _check(name, CORRUPTIONS.get(name), cls)
         cls.name = name
         CORRUPTIONS[name] = cls
         return cls
@@ -62,14 +62,18 @@ def family(pattern: str, values: str, example: str) -> Callable[[type[Corruption
     """Class decorator that registers a `Corruption` with a parameter; see `Family`, and `corruption` above."""
 
     def register(cls: type[Corruption]) -> type[Corruption]:
-        _refuse_twice(pattern, FAMILIES.get(pattern, (None, None))[1], cls)
+        _check(pattern, FAMILIES.get(pattern, (None, None))[1], cls)
         FAMILIES[pattern] = Family(pattern, values, example), cls
         return cls
 
     return register
 
 
-def _refuse_twice(name: str, known: type | None, cls: type) -> None:
+def _check(name: str, known: type | None, cls: type) -> None:
+    from .base import Corruption
+
+    if not (isinstance(cls, type) and issubclass(cls, Corruption)):
+        raise ValueError(f"corruption '{name}': {cls.__name__} must be a subclass of Corruption")
     if known is not None and not known.__module__.startswith(_OWN):
         raise ValueError(f"corruption '{name}' is registered twice: by {known} and {cls}")
 
@@ -114,10 +118,17 @@ def load_file(file: str | PathLike | OperatorFile) -> tuple[str, ...]:
 
 
 def place_in_file(error: BaseException) -> str | None:
-    """ "my_op.py, line 7": where in a file of `load_file` an error arose; None: it came through none."""
+    """ "my_op.py, line 7": where in a file of `load_file` an error arose; "my_op.py, class Fog": in code of ours that
+    works for this class; None: in neither.
+    """
     place, trace = None, error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN):
-            place = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
+        frame = trace.tb_frame
+        works_for = frame.f_locals.get("self", frame.f_locals.get("cls"))
+        bases = (works_for if isinstance(works_for, type) else type(works_for)).__mro__
+        if frame.f_globals.get("__name__", "").startswith(_OWN):
+            place = f"{frame.f_code.co_filename}, line {trace.tb_lineno}"
+        elif place is None and (own := [base for base in bases if base.__module__.startswith(_OWN)]):
+            place = f"{sys.modules[own[0].__module__].__file__}, class {own[0].__name__}"
         trace = trace.tb_next
     return place

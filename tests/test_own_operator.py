@@ -126,9 +126,11 @@ BODY = "        return x * (1 - thickness) + thickness\n"
         ),
         (EXAMPLE.replace(BODY, "        return None\n"), r"my_op.py, line 9: .*fog turned .* into NoneType"),
         (EXAMPLE.replace(BODY, "        return x / 0\n"), r"my_op.py, line 9: .*fog turned .* into NaN or inf"),
+        (EXAMPLE.replace("(Corruption)", ""), "my_op.py, line 5: .*Fog must be a subclass of Corruption"),
+        (EXAMPLE.replace("(self, x)", "(self)"), r"my_op.py, class Fog: TypeError: .*degrade\(\) takes 1 positional"),
         (EXAMPLE + '\n@corruption("jpeg-37")\nclass J(Corruption): pass\n', "my_op.py: 'jpeg-37' is a task of this"),
     ],
-    ids=["syntax", "name", "family", "import", "run", "degrade", "shape", "none", "infinite", "taken"],
+    ids=["syntax", "name", "family", "import", "run", "degrade", "shape", "none", "inf", "base", "args", "taken"],
 )
 def test_a_fault_in_the_file_is_one_line_with_its_place(here, capsys, source, message):
     Path("my_op.py").write_text(source)
@@ -150,7 +152,7 @@ def test_parameters_and_noise_in_a_file_of_ones_own(here):
         "class Grain(Corruption):\n"
         "    draws_noise = True\n\n"
         "    def degrade(self, x, randn):\n"
-        "        return x + randn(x) * self.levels / 127.5\n"
+        "        return x.add_(randn(x) * self.levels / 127.5)\n"
     )
     argv = train_argv(here / "DIR", "--corruption-file", "grain.py", "--num-itr", "1", corrupt="grain-20")
     assert train.main(argv) == 0
