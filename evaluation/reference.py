@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from evaluation.weights import find
 from i2sb import addresses
 from i2sb.config import size_text
 from i2sb.errors import UserError
-from i2sb.loader import ordered_loader
+from i2sb.loader import content, ordered_loader
 from i2sb.pixels import nearest_uint8
 from i2sb.runtime.progress import Progress
 
@@ -80,11 +79,3 @@ def features_of(
             sums.add(network(nearest_uint8(images)))
             progress.update(sums.num_images, f"{sums.num_images}/{count} images")
     return sums.finish()
-
-
-def content(dataset: Any) -> str:
-    """Tells a data set from others: names, labels and sizes of its images, and the bytes of up to 1,000 of them."""
-    crc = 0
-    for index in range(0, len(dataset), -(-len(dataset) // 1000)):
-        crc = zlib.crc32(dataset.read(index), crc)
-    return f"{dataset.fingerprint()}-{crc:08x}"

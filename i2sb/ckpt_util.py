@@ -196,11 +196,17 @@ def save_checkpoint(path: Path, state: dict[str, Any], opt: Any, bridge: BridgeC
 
 
 def keep_checkpoint(latest: Path, iteration: int) -> Path:
-    """Keep the present latest.pt under a name with its iteration: a hard link, or a copy where there are none."""
-    kept = latest.with_name(f"iteration_{iteration:07d}.pt")
-    kept.unlink(missing_ok=True)
+    """Keep the present latest.pt under a name with its iteration: a hard link, or a copy where there are none.
+
+    What has that name stays until the new one takes its place.
+    """
+    kept, draft = latest.with_name(f"iteration_{iteration:07d}.pt"), latest.with_name(".kept.tmp")
+    if kept.exists() and kept.samefile(latest):
+        return kept
     try:
-        os.link(latest, kept)
+        draft.unlink(missing_ok=True)
+        os.link(latest, draft)
+        draft.replace(kept)
     except OSError:
         with atomic_write(kept) as copied, latest.open("rb") as file:
             shutil.copyfileobj(file, copied, 2**24)

@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import multiprocessing
 import multiprocessing.util
+import os
 import signal
 import sys
+import tempfile
+import threading
+import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from i2sb.errors import UserError
+from i2sb.runtime.distributed import check_agreement, world_size
+from i2sb.runtime.script import SIGNALS
+
+SILENCE = 60.0  # seconds without images before this is said
+_LONGEST_FOLDER = 71  # bytes; the workers put sockets there, whose paths have 32 more and at most 103
 _PRIME = 1_000_003  # keeps the seeds of neighbouring runs apart
 
 
@@ -49,6 +61,21 @@ def rank_batches(
         yield [(position, order[position]) for position in range(first, first + microbatch)]
 
 
+def content(dataset: Any, most: int = 1000) -> str:
+    """Tells a data set from others: names, labels and sizes of its images, and the bytes of up to `most` of them."""
+    crc = 0
+    for index in range(0, len(dataset), -(-len(dataset) // most)):
+        crc = zlib.crc32(dataset.read(index), crc)
+    return f"{dataset.fingerprint()}-{crc:08x}"
+
+
+def check_same_images(dataset: Any) -> None:
+    """Raises UserError on all ranks where one has other images; without a fingerprint they are only counted."""
+    if world_size() > 1:
+        own = content(dataset, 100) if hasattr(dataset, "fingerprint") else len(dataset)
+        check_agreement(own, "has other images than rank 0 in --dataset-dir; give every node the same")
+
+
 class SeededItems(Dataset):
     """Items of a data set whose transforms draw from a seed of (seed, position), not from the worker's."""
 
@@ -70,28 +97,58 @@ def training_loader(dataset: Dataset, opt: Any, start: int, device: torch.device
     """
     order = EpochOrder(len(dataset), opt.seed)
     batches = rank_batches(order, opt.microbatch, opt.global_rank, opt.global_size, start)
-    return iter(_loader(SeededItems(dataset, opt.seed), opt.num_workers, device, batch_sampler=batches))
+    return _load(SeededItems(dataset, opt.seed), opt.num_workers, device, batch_sampler=batches)
 
 
 def ordered_loader(
     dataset: Dataset, batches: list[list[int]], *, num_workers: int, device: torch.device | str = "cpu"
-) -> DataLoader:
+) -> Iterator[Any]:
     """The batches of the given indices, in their order."""
     workers = min(num_workers, len(batches))
-    return _loader(dataset, workers, device, batch_sampler=batches)
+    return _load(dataset, workers, device, batch_sampler=batches)
 
 
-def _loader(dataset: Dataset, num_workers: int, device: torch.device | str, **options: Any) -> DataLoader:
+def _load(dataset: Dataset, num_workers: int, device: torch.device | str, **options: Any) -> Iterator[Any]:
     if num_workers:
+        folder = tempfile.gettempdir()
+        if len(os.fsencode(folder)) > _LONGEST_FOLDER:
+            raise UserError(f"TMPDIR {folder}: too long for the sockets of --num-workers; set a shorter one, or give 0")
         options.update(worker_init_fn=_begin_worker, prefetch_factor=4)
         # Not atexit: the ranks that we start ourselves run these alone.
         multiprocessing.util.Finalize(None, _end_workers, exitpriority=10)
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         num_workers=num_workers,
         pin_memory=torch.device(device).type == "cuda",
         generator=torch.Generator(),  # without one, each loader takes a number from the global generator
         **options,
+    )
+    return _watched(iter(loader))
+
+
+def _watched(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; one that is long in coming is said once."""
+    try:
+        while True:
+            timer = threading.Timer(SILENCE, _say_silence, [time.strftime("%H:%M:%S")])
+            timer.daemon = True
+            timer.start()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                timer.cancel()
+            yield batch
+    except BaseException:  # no more are wanted; torch would wait 5 s for each worker that does not answer
+        _end_workers()
+        raise
+
+
+def _say_silence(since: str) -> None:
+    logging.getLogger("i2sb").warning(
+        f"[Data] no images since {since}, still waiting: does the disk or network folder that they lie in answer, do "
+        "the processes of --num-workers run?"
     )
 
 
@@ -113,9 +170,8 @@ def _end_workers() -> None:
 def _begin_worker(_: int) -> None:
     """Ctrl-C and a scheduler's signals reach all processes; the parent saves and then ends its workers."""
     sys.excepthook = _ignore_a_lost_parent
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

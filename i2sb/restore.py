@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,10 +17,18 @@ from torch import Tensor
 from corruption.geometry import height_width
 from i2sb.batch import Given, unpack
 from i2sb.errors import UserError
-from i2sb.loader import ordered_loader
+from i2sb.loader import check_same_images, ordered_loader
 from i2sb.operator_file import operator_errors
 from i2sb.recon import ReconStore, sampling_of
-from i2sb.runtime.distributed import barrier, broadcast_object, check_agreement, is_main, rank, world_size
+from i2sb.runtime.distributed import (
+    barrier,
+    broadcast_object,
+    check_agreement,
+    gather_objects,
+    is_main,
+    rank,
+    world_size,
+)
 from i2sb.runtime.progress import Progress
 from i2sb.schedule import num_evaluations
 
@@ -32,8 +41,9 @@ def open_store(
 ) -> Iterator[tuple[ReconStore, bool]]:
     """(place for the restored images, held against other processes; whether all of them are there already)."""
     bridge = runner.config
-    replaced = f"--ckpt {opt.ckpt}: its weights were replaced while the ranks loaded them; start again"
-    check_agreement((runner.identity, bridge.to_dict()), replaced)
+    other = f"--ckpt {opt.ckpt} is not rank 0's (replaced meanwhile, or each node has its own); start again with one"
+    check_agreement((runner.identity, bridge.to_dict()), other)
+    check_same_images(dataset)
     shape = (bridge.channels, *height_width(bridge.image_size))
     settings = {
         "checkpoint": runner.identity,
@@ -55,9 +65,28 @@ def open_store(
             finished = store.open(opt.overwrite, log)
             check_images(store, dataset)
         finished = broadcast_object(finished)
+        if not finished:
+            _check_shared(store.parts)
         if finished:
             log.info(f"[Sample] {store.path}: is finished already; --overwrite restores again")
         yield store, finished
+
+
+def _check_shared(folder: Path) -> None:
+    """Raises UserError on all ranks where one does not see what rank 0 writes into the folder."""
+    mark = folder / broadcast_object(f"seen.{secrets.token_hex(4)}")
+    if is_main():
+        mark.touch()
+    barrier()
+    # A network file system may take a moment.
+    seen = gather_objects(any(mark.exists() or time.sleep(1) for _ in range(5)))
+    if is_main():
+        mark.unlink()
+    if not all(seen):
+        raise UserError(
+            f"rank {seen.index(False)} does not see what rank 0 writes into {folder.parent}: start all nodes in one "
+            "shared folder, or each on its own with another --partition"
+        )
 
 
 def holes(corrupt: Callable, count: int, shape: tuple[int, ...]) -> str | None:

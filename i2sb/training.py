@@ -20,7 +20,7 @@ from i2sb.batch import unpack
 from i2sb.ckpt_util import LATEST, keep_checkpoint, save_checkpoint
 from i2sb.errors import UserError
 from i2sb.forecast import TimeLeft, before_training
-from i2sb.loader import training_loader
+from i2sb.loader import check_same_images, training_loader
 from i2sb.loss import Balance, Perceptual
 from i2sb.meter import Meter
 from i2sb.noise import TrainingDraws
@@ -44,14 +44,14 @@ class State:
 
     Attributes:
         iteration, num_images: iterations done, and images seen over all ranks.
-        saved: the iteration of latest.pt.
+        saved: the iteration of latest.pt; -1: this run has none yet.
         worth_saving: weights, average and optimizer belong to one iteration, and training has not diverged.
         random: the random states (of this rank's global generators, of the bridge's noise) at that iteration.
     """
 
     iteration: int = 0
     num_images: int = 0
-    saved: int = 0
+    saved: int = -1
     worth_saving: bool = True
     random: tuple[dict, dict] = ({}, {})
 
@@ -104,8 +104,9 @@ class Training:
         # With several ranks dropout differs by rank; the bridge's noise has its own generators.
         torch.manual_seed(self.opt.seed + (self.rank if self.world_size > 1 else 0))
         state, loaded = State(), self.runner.loaded
-        replaced = f"{self.opt.load}: was replaced while the ranks loaded it; start again"
-        check_agreement(self.runner.identity, replaced)
+        check_same_images(self.train_dataset)
+        other = f"{self.opt.load} is not rank 0's (replaced meanwhile, or each node has its own); start again with one"
+        check_agreement(self.runner.identity, other)
         if loaded is not None and "optimizer" not in loaded:
             self.log.info("[Resume] weights alone: a new training starts from them, at iteration 0")
         elif loaded is not None:
@@ -113,7 +114,7 @@ class Training:
             check_tensors(self.opt.load, [loaded["net"], loaded.get("optimizer")])  # the average was checked at loading
             try:
                 iteration, num_images = starting_point(loaded, self.opt, log, len(self.train_dataset), self.data)
-                state = State(iteration, num_images, saved=iteration)
+                state = State(iteration, num_images, saved=iteration if self.opt.load == self.latest else -1)
                 self.optimizer.load_state_dict(loaded, keep=self.opt.given)
                 restore_random_state(loaded, self.draws, log)
                 if self.balance and (balance := loaded.get("resume", {}).get("balance")):
@@ -167,12 +168,18 @@ class Training:
         opt, state, stopped_by, time_left = self.opt, self.state, None, TimeLeft()
         batches = training_loader(self.train_dataset, opt, state.num_images, self.runner.device)
         state.random = self._random_state()
-        while state.iteration < opt.num_itr and not stopped_by:
+        if self.rank == 0 and state.saved == state.iteration and self._to_be_kept():
+            keep_checkpoint(self.latest, state.iteration)  # a kill may have come between the two
+        while state.iteration < opt.num_itr:
             if self._due_for_evaluation():
                 with self.meter.paused():
-                    stopped_by = evaluate(self, stop.poll)
+                    stopped_by = evaluate(self, stop)
                 time_left.restart()
-            loss, norm = self.step(batches)
+            done = None if stopped_by else self.step(batches, stop)
+            if done is None:
+                stopped_by = stop.poll()
+                break
+            loss, norm = done
             self.meter.add(loss, norm)
             state.iteration += 1
             state.num_images += opt.batch_size
@@ -183,18 +190,22 @@ class Training:
                 self.log.info(f"[Train] {line}")
             if state.iteration % opt.save_every == 0 or self._to_be_kept():
                 self.save()
-            stopped_by = stopped_by or stop.poll()
         if state.saved != state.iteration:
             self.save()
         return stopped_by
 
-    def step(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:
-        """Data, pair, loss, step, average.  Returns mean loss and the mean gradient's norm, on the device."""
+    def step(self, batches: Iterator[Any], stop: StopSignal) -> tuple[Tensor, Tensor] | None:
+        """Data, pair, loss, step, average.  Returns mean loss and the mean gradient's norm, on the device.
+
+        None after a signal, also where data do not come: nothing of the iteration counts.
+        """
         losses = []
         for micro in range(self.num_micro):
-            given = unpack(next(batches)).to(self.runner.device)
-            # The gradients travel between the ranks once, with the last micro-batch.
-            last = micro == self.num_micro - 1
+            loaded, last = stop.next(batches), micro == self.num_micro - 1
+            # Before the gradients travel, once, with the last micro-batch: until then a rank may wait for data.
+            if (loaded is None or last) and stop.poll():
+                return None
+            given = unpack(loaded).to(self.runner.device)
             with contextlib.nullcontext() if last or self.world_size == 1 else self.forward.no_sync():
                 more = (self.forward, self.balance, self.perceptual)
                 loss = self.runner.training_loss(given, self.corrupt, self.draws, *more)
@@ -276,7 +287,7 @@ class Training:
 
         Not with several ranks: all would have to take part, and the others wait for this one elsewhere.
         """
-        if self.world_size > 1 or not self.state.worth_saving or self.state.saved == self.state.iteration:
+        if self.world_size > 1 or not self.state.worth_saving or max(self.state.saved, 0) == self.state.iteration:
             return
         with contextlib.suppress(Exception):  # the error that ends the run is the one to report
             self.save()

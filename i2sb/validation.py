@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from i2sb.batch import unpack
+from i2sb.loader import ordered_loader
 from i2sb.pixels import shown_channels
-from i2sb.runtime.distributed import gather_objects
+from i2sb.runtime.distributed import StopSignal, gather_objects
 from i2sb.runtime.progress import Progress
 from i2sb.schedule import num_evaluations
 
@@ -20,23 +19,25 @@ class _Stopped(Exception):
     """A signal, named here, came while images were restored."""
 
 
-def evaluate(training: Any, poll: Callable[[], str | None]) -> str | None:
+def evaluate(training: Any, stop: StopSignal) -> str | None:
     """Restore one micro-batch per rank with the averaged weights; write scores and five grids.
 
     Neither the random numbers of the training nor the network's mode change: each image has its own generator.
 
-    poll: asked after each step for the name of a signal; one ends the evaluation and is returned, else None.
+    stop: polled after each step; a signal ends the evaluation and its name is returned, else None.
     """
     runner, opt, dataset, iteration = training.runner, training.opt, training.val_dataset, training.state.iteration
     runner.log.info(f"[Eval] iteration {iteration}")
     numbers = [(opt.global_rank * opt.microbatch + i) % len(dataset) for i in range(opt.microbatch)]
-    given = unpack(default_collate([dataset[i] for i in numbers])).to(runner.device)
+    if (loaded := stop.next(ordered_loader(dataset, [numbers], num_workers=0))) is None:
+        return stop.poll()
+    given = unpack(loaded).to(runner.device)
     nfe = num_evaluations(opt.eval_nfe, opt.interval)
     with Progress("evaluating", nfe, shown=opt.global_rank == 0) as bar:
 
         def on_step(*_: Any) -> None:
             bar.advance()
-            if signal := poll():
+            if signal := stop.poll():
                 raise _Stopped(signal)
 
         gpus = [runner.device] if runner.device.type == "cuda" else []

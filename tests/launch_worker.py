@@ -20,6 +20,13 @@ from i2sb.options.shared import add_launch
 from i2sb.runtime.launch import launch
 from i2sb.runtime.script import run_script
 
+if seconds := os.environ.get("COLLECTIVE_SECONDS"):
+    from datetime import timedelta
+
+    from i2sb.runtime import distributed
+
+    distributed._COLLECTIVE_TIMEOUT, distributed._BEAT = timedelta(seconds=float(seconds)), 0.2
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser("launch_worker.py", "")
@@ -70,6 +77,28 @@ def do_collective(opt: argparse.Namespace) -> None:
     elif opt.local_rank == 1 and os.fork() == 0:
         note(opt)
     time.sleep(120)
+
+
+def do_slow_barrier(opt: argparse.Namespace) -> None:
+    """Rank 1 works for longer than a collective may take, or stops and is never heard of again."""
+    from i2sb.runtime import distributed
+
+    note(opt)
+    if opt.global_rank == 1:
+        if "STOP" in os.environ:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(4)
+    distributed.barrier()
+    note(opt)
+
+
+def do_reduce_for_ever(opt: argparse.Namespace) -> None:
+    from i2sb.runtime import distributed
+
+    note(opt)
+    while True:
+        distributed.gather_objects(0)
+        time.sleep(0.01)
 
 
 def do_sleep(opt: argparse.Namespace) -> None:

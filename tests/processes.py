@@ -85,11 +85,11 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 class Run:
     """One command that leads to `launch_worker.py`, in a session of its own; its ranks write into `folder`."""
 
-    def __init__(self, folder: Path, command: list[str]):
+    def __init__(self, folder: Path, command: list[str], **variables: str):
         self.folder = folder
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN) and k not in _TORCHRUN}
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        environ = {**kept, "OMP_NUM_THREADS": "1", "I2SB_RENDEZVOUS_SECONDS": "50", "PATH": path}
+        environ = {**kept, "OMP_NUM_THREADS": "1", "I2SB_RENDEZVOUS_SECONDS": "50", "PATH": path, **variables}
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(command, env=environ, text=True, start_new_session=True, **pipes)
 
@@ -125,8 +125,9 @@ def start_run_fixture(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     """start_run("--flag", "value", ...)"""
     runs = []
 
-    def start(*flags: object) -> Run:
-        runs.append(Run(tmp_path, [sys.executable, str(WORKER), "--folder", str(tmp_path), *map(str, flags)]))
+    def start(*flags: object, prefix: tuple[str, ...] = (), **variables: str) -> Run:
+        command = [*prefix, sys.executable, str(WORKER), "--folder", str(tmp_path), *map(str, flags)]
+        runs.append(Run(tmp_path, command, **variables))
         return runs[-1]
 
     yield start

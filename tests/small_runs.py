@@ -12,6 +12,7 @@ from PIL import Image
 from processes import ROOT
 
 import sample
+from i2sb.ckpt_util import load_checkpoint
 from i2sb.errors import UserError
 from i2sb.pixels import to_float
 from i2sb.recon import _ROW, ReconStore
@@ -52,6 +53,25 @@ def metrics_argv(dataset: Path, name: str, folder: str, *more: str) -> list[str]
     """Arguments of compute_metrices.py, without metrics that need weights from elsewhere; `more`: folders first."""
     fixed = ["--ckpt", name, "--dataset-dir", str(dataset), "--device", "cpu", "--num-workers", "0"]
     return [*fixed, "--metrics", "psnr", "ssim", "--sample-dir", folder, *map(str, more)]
+
+
+STARTED: list[subprocess.Popen] = []  # of tests in training/, which end them
+
+
+def start(*argv: str, **options) -> subprocess.Popen:
+    """train.py in another process, its stderr in the file `said`."""
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, argv)]
+    with Path("said").open("w") as file:
+        STARTED.append(subprocess.Popen(command, **{"stdout": subprocess.DEVNULL, "stderr": file, **options}))
+    return STARTED[-1]
+
+
+def said() -> str:
+    return Path("said").read_text()
+
+
+def iteration(name: str = "sr4x-pool") -> int:
+    return load_checkpoint(Path("results") / name / "latest.pt")["resume"]["iteration"]
 
 
 def logged(name: str, key: str = "loss") -> dict[int, float]:

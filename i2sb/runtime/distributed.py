@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from i2sb.runtime.launch import Placement
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate or save while the others wait
+_BEAT = 10.0  # seconds between the signs of life of a rank
 _SILENCE = 10  # seconds before a rank says what it is waiting for
 _POLL = 0.05
 # How gloo and NCCL say that a peer, or the way to it, is gone.
@@ -51,9 +53,40 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every rank has come here. Goes over the CPU, so no device is waited for."""
-    if world_size() > 1:
-        dist.all_reduce(torch.zeros(1))
+    """Wait until every rank has come here, however long one works: this is not a collective, which would time out.
+
+    Raises EndedElsewhere where a rank has ended, or has not been heard of for as long as a collective may take.
+    """
+    if _store is None:
+        return
+    heard: dict[int, tuple[int, float]] = {}  # rank -> its last beat, and when it came
+    options = dist.AllreduceOptions()
+    options.timeout = _COLLECTIVE_TIMEOUT * 10_000
+    work = dist.group.WORLD.allreduce([torch.zeros(1)], options)  # fails as soon as a connection is closed
+    looked = 0.0
+    while not work.is_completed():
+        time.sleep(_POLL)
+        if (now := time.monotonic()) < looked + _BEAT:
+            continue
+        looked = now
+        for other in range(world_size()):
+            beat = _store.add(f"beat/{other}", 0)
+            if beat != heard.setdefault(other, (beat, now))[0]:
+                heard[other] = beat, now
+            elif now - heard[other][1] > _COLLECTIVE_TIMEOUT.total_seconds():
+                raise _Unheard(f"rank {other} has not been heard of for {_COLLECTIVE_TIMEOUT}")
+    work.wait()
+
+
+class _Unheard(EndedElsewhere):
+    """A rank has stopped without the network's telling."""
+
+
+def _beat(store: dist.Store, rank: int, ended: threading.Event) -> None:
+    """Tell the others from time to time that this rank lives."""
+    with contextlib.suppress(RuntimeError):  # the main thread says why
+        while not ended.wait(_BEAT):
+            store.add(f"beat/{rank}", 1)
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
@@ -85,10 +118,11 @@ def broadcast_object(obj: Any) -> Any:
 
 
 def check_agreement(obj: Any, otherwise: str) -> None:
-    """A UserError `otherwise` where ranks differ in their small picklable `obj` (EndedElsewhere on all but rank 0)."""
+    """A UserError on all ranks where they differ in their small picklable `obj`: "rank N: " and `otherwise`."""
     found = gather_objects(obj)
-    if found != found[:1] * len(found):
-        raise UserError(otherwise) if is_main() else EndedElsewhere("rank 0 says why")
+    for other, theirs in enumerate(found):
+        if theirs != found[0]:
+            raise UserError(f"rank {other}: {otherwise}")
 
 
 @contextlib.contextmanager
@@ -145,80 +179,96 @@ def gather_patiently(obj: Any) -> list[Any]:
 
 
 class StopSignal:
-    """SIGTERM, SIGINT and SIGUSR1 as a flag that all ranks see at the same iteration; a context manager.
+    """`script.SIGNALS` as a flag that all ranks see at the same iteration; a context manager.
 
         with StopSignal() as stop:
             while not stop.poll():
                 train_one_iteration()
 
-    A signal is shared in an all-reduce of one CPU number, which is started in one `poll` and read in the next: no
-    rank waits for a device. Every rank must poll equally often. The second SIGINT raises KeyboardInterrupt. Outside of
-    the main thread no handler is installed, and only other ranks' signals are seen.
+    A signal is shared in an all-reduce of one CPU number: no rank waits for a device. Every rank must poll equally
+    often. The second SIGINT raises KeyboardInterrupt. Outside of the main thread no handler is installed, and only
+    other ranks' signals are seen.
     """
 
     def __init__(self) -> None:
         self._received: list[int] = []  # signals of this process
         self._agreed = 0
-        self._ballot = torch.zeros(1, dtype=torch.int64)
-        self._work: dist.Work | None = None
+        self._waits = False
         self._handlers = contextlib.ExitStack()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received.append(number)
         if self._received.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
+        if self._waits:
+            raise Interrupted
 
     def poll(self) -> str | None:
         """The name of the signal to stop for, or None; the same on every rank at the same call."""
-        first = self._received[0] if self._received else 0
-        if not self._agreed and world_size() == 1:
-            self._agreed = first
-        elif not self._agreed:
-            self._collect()
-            if not self._agreed:
-                self._ballot.fill_(first)
-                self._work = dist.all_reduce(self._ballot, op=dist.ReduceOp.MAX, async_op=True)
+        if not self._agreed:
+            self._agreed = self._received[0] if self._received else 0
+            if world_size() > 1:
+                ballot = torch.tensor([self._agreed])
+                dist.all_reduce(ballot, op=dist.ReduceOp.MAX)
+                self._agreed = int(ballot)
         return signal.Signals(self._agreed).name if self._agreed else None
 
-    def _collect(self) -> None:
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
-            self._agreed = int(self._ballot)
+    def next(self, items: Iterator[Any]) -> Any:
+        """The next of `items`, however long it is in coming; None once this process has got a signal."""
+        try:
+            self._waits = True
+            return None if self._received else next(items)
+        except Interrupted:
+            return None
+        finally:
+            self._waits = False
 
     def __enter__(self) -> StopSignal:
         self._handlers.enter_context(on_signals(self._receive))
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._handlers.close()
-        if kind is None:  # else the other ranks may be gone: their answer would be waited for in vain
-            self._collect()
+
+
+class Interrupted(BaseException):
+    """A signal came in the middle of a wait; no Exception, which what is waited for may catch."""
 
 
 # How the ranks come together
 
 
 @contextlib.contextmanager
-def process_group(placement: Placement, device: str, listener: socket.socket | None) -> Iterator[None]:
+def process_group(
+    placement: Placement, device: str, listener: socket.socket | None, shared: dict[str, str]
+) -> Iterator[None]:
     """torch.distributed with all ranks of the run inside a `with` block: gloo for CPU tensors, NCCL for CUDA's.
 
     With a `listener` this rank serves the store there by which the ranks find each other, for which they have
     I2SB_RENDEZVOUS_SECONDS (600).  When another rank is gone, this one raises EndedElsewhere.
+
+    shared: options that must be the same for all ranks, as text; UserError on all of them where one differs.
     """
     global _store
     rank, size, on_cuda, ended_well = placement.rank, placement.size, device.startswith("cuda"), False
+    ended = threading.Event()
     try:
         server = None
         if listener is not None:
             served = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
             server = dist.TCPStore("127.0.0.1", placement.port, **served)
-        _store = _meet(placement)
+        _store = _meet(placement, shared)
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
-        dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT)
+        connecting = timedelta(seconds=_rendezvous_seconds())
+        dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=connecting)
+        set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # below torch 2.10
+        set_timeout(_COLLECTIVE_TIMEOUT, dist.group.WORLD)
+        threading.Thread(target=_beat, args=(_store, rank, ended), daemon=True).start()
         yield
+        ended.set()
         _store.add("left", 1)
-        while server is not None and _store.add("left", 0) < size:
+        deadline = time.monotonic() + _COLLECTIVE_TIMEOUT.total_seconds()
+        while server is not None and _store.add("left", 0) < size and time.monotonic() < deadline:
             time.sleep(_POLL)
         ended_well = True
     except RuntimeError as error:
@@ -229,28 +279,35 @@ def process_group(placement: Placement, device: str, listener: socket.socket | N
             ) from error
         raise
     finally:
+        ended.set()
         _store = None
         gc.collect()  # what still holds the group (a network's wrapper) would keep its threads until Python ends
-        if dist.is_initialized() and (ended_well or not on_cuda):  # NCCL would wait for what the others never join
+        # Else NCCL, or gloo's barrier, would wait for what the others never join.
+        if dist.is_initialized() and (ended_well or not on_cuda) and not isinstance(sys.exc_info()[1], _Unheard):
             dist.destroy_process_group()
 
 
-def _meet(placement: Placement) -> dist.Store:
+def _rendezvous_seconds() -> float:
+    return float(os.environ.get("I2SB_RENDEZVOUS_SECONDS", "600"))
+
+
+def _meet(placement: Placement, shared: dict[str, str]) -> dist.Store:
     """The store, once all ranks have come to it.  Waits in short steps: torch's own waits ignore signals."""
-    address, seconds = (placement.address, placement.port), float(os.environ.get("I2SB_RENDEZVOUS_SECONDS", "600"))
+    address, seconds = (placement.address, placement.port), _rendezvous_seconds()
     start, silent = time.monotonic(), placement.local_rank != 0  # one rank per node prints
     store, state, where = None, "nobody answers there", f"{placement.address}:{placement.port}"
     while True:
         if store is None:
             with contextlib.suppress(OSError):
                 socket.create_connection(address, timeout=5).close()
-                store = _check_in(placement)
-        elif store.check(["refusal"]):
-            time.sleep(1)  # the others still read it, where this process serves the store
-            raise UserError(store.get("refusal").decode())
-        elif (arrived := store.add("arrived", 0)) >= placement.size:
-            return store
+                store = _check_in(placement, shared)
         else:
+            arrived = store.add("arrived", 0)  # a rank refuses before it counts as arrived
+            if store.check(["refusal"]):
+                time.sleep(1)  # the others still read it, where this process serves the store
+                raise UserError(store.get("refusal").decode())
+            if arrived >= placement.size:
+                return store
             state = f"{arrived} of {placement.size} ranks have come"
         waited = time.monotonic() - start
         if waited > seconds:
@@ -265,7 +322,7 @@ def _meet(placement: Placement) -> dist.Store:
         time.sleep(_POLL)
 
 
-def _check_in(placement: Placement) -> dist.Store:
+def _check_in(placement: Placement, shared: dict[str, str]) -> dist.Store:
     """A client of the store, where this rank is counted, or the run refused if the ranks do not fit together."""
     store = dist.TCPStore(placement.address, placement.port, is_master=False, timeout=timedelta(seconds=60))
     store.set_timeout(_COLLECTIVE_TIMEOUT)
@@ -275,5 +332,16 @@ def _check_in(placement: Placement) -> dist.Store:
     if size != placement.size or store.add(f"rank/{placement.rank}", 1) > 1:
         who = f"rank {placement.rank} of {placement.size} came twice or to a run of {size} ranks"
         store.set("refusal", f"{who}: give every node the same flags and its own --node-rank")
+    else:
+        _compare(store, placement.rank, shared)
     store.add("arrived", 1)
     return store
+
+
+def _compare(store: dist.Store, rank: int, shared: dict[str, str]) -> None:
+    """Refuse the run where an option is not that of the first rank to come."""
+    first, theirs = json.loads(store.compare_set("options", "", json.dumps([rank, shared])))
+    if wrong := [name for name in sorted({*shared, *theirs}) if shared.get(name) != theirs.get(name)]:
+        flag, own, other = wrong[0].replace("_", "-"), shared.get(wrong[0]), theirs.get(wrong[0])
+        who = f"rank {rank} has --{flag} {own}, rank {first} has {other}"
+        store.set("refusal", f"{who}: give every node the same flags")

@@ -30,6 +30,11 @@ from i2sb.runtime.script import SIGNALS, on_signals, print_anything, short_repor
 _GRACE = 5.0  # seconds in which the others may end by themselves once a rank has failed
 _POLL = 0.1
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_ONE_PER_NODE = (
+    "RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+)  # for one launcher per node, as on Kubernetes; LOCAL_RANK is not set
 # Each launcher's name and its variables: rank, size, local rank, local size; empty where it has none.
 _MPI = (
     ("mpirun (Open MPI)", *(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
@@ -37,6 +42,10 @@ _MPI = (
     ("mpirun (MPICH, Intel MPI)", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 )
 _SRUN = ("srun (SLURM)", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "")
+
+# Options that may differ from node to node; all others must be the same for all ranks.
+_OF_A_NODE = {"node_rank", "global_rank", "local_rank", "gpu", "master_address", "master_port", "num_workers", "given"}
+_OF_A_NODE |= {"dataset_dir", "source", "target", "val_list", "corruption_file", "log_dir", "debug"}
 
 Main = Callable[[argparse.Namespace], None]
 
@@ -107,7 +116,9 @@ def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: s
         return
     if "OMP_NUM_THREADS" not in os.environ:  # each rank would take all cores
         torch.set_num_threads(max(1, torch.get_num_threads() // placement.num_on_machine))
-    with process_group(placement, opt.device, listener):
+    shared = {name: str(value) for name, value in vars(opt).items() if name not in _OF_A_NODE}
+    shared["device"] = opt.device.partition(":")[0]
+    with process_group(placement, opt.device, listener, shared):
         main(opt)
 
 
@@ -162,7 +173,12 @@ def _run_children(main: Main, opt: argparse.Namespace, first: Placement, listene
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    failed = context.Value("i", 0)  # the exit code of the first rank that failed
+    try:
+        failed = context.Value("i", 0)  # the exit code of the first rank that failed
+    except OSError as error:
+        raise UserError(
+            f"no semaphore can be made: {error.strerror}; is /dev/shm full? (docker: --shm-size)"
+        ) from error
     with on_signals(pass_on):
         try:
             for index in range(first.num_here):
@@ -258,11 +274,14 @@ def find_placement(opt: argparse.Namespace, environ: Mapping[str, str]) -> Place
             node_rank=number("GROUP_RANK", 0),
             num_here=1,
             num_on_machine=number("LOCAL_WORLD_SIZE", 1),
-            address=environ["MASTER_ADDR"],
+            address=environ["MASTER_ADDR"].strip("[]"),
             port=number("MASTER_PORT", 0),
             is_served=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         )
-    num_nodes, per_node = opt.num_proc_node, opt.n_gpu_per_node
+    num_nodes, per_node, address, port = opt.num_proc_node, opt.n_gpu_per_node, opt.master_address, opt.master_port
+    if num_nodes == 1 and opt.node_rank is None and all(environ.get(name) for name in _ONE_PER_NODE):
+        opt = argparse.Namespace(**{**vars(opt), "node_rank": number("RANK", 0)})
+        num_nodes, address, port = number("WORLD_SIZE", 1), environ["MASTER_ADDR"], number("MASTER_PORT", 0) or port
     # SLURM sets its variables in every shell of a job, also where nothing was started with srun.
     launchers = (*_MPI, _SRUN) if num_nodes > 1 else _MPI
     name, rank, size, local_rank, local_size = next((x for x in launchers if environ.get(x[1])), ("",) * 5)
@@ -286,8 +305,8 @@ def find_placement(opt: argparse.Namespace, environ: Mapping[str, str]) -> Place
         node_rank=node_rank,
         num_here=per_node,
         num_on_machine=per_node * max(before + 1, number(local_size, 1) if num_nodes > 1 else 1),
-        address=opt.master_address,
-        port=opt.master_port or (6020 if num_nodes > 1 else 0),
+        address=address.strip("[]"),
+        port=port or (6020 if num_nodes > 1 else 0),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from i2sb.runtime.logger import console
@@ -52,4 +53,5 @@ class Progress:
         self._bar.advance(self._task, count)
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            self._bar.stop()

@@ -11,7 +11,8 @@ from typing import Any
 
 from i2sb.errors import EndedElsewhere, SomeFailed, UserError, one_line, printable
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+# What a training saves for: of people, schedulers, limits, and of a terminal that is lost.
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU]
 
 
 def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
@@ -54,11 +55,12 @@ def print_anything() -> None:
 
 @contextlib.contextmanager
 def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """`handler` gets SIGNALS while the block runs; nothing changes outside of the main thread."""
+    """`handler` gets SIGNALS while the block runs, but for what nohup ignores; only the main thread can do that."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    before = {number: signal.signal(number, handler) for number in SIGNALS if number not in ignored}
     try:
         yield
     finally:

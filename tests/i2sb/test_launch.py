@@ -2,11 +2,14 @@
 
 import argparse
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +38,7 @@ def test_one_process_works_in_place() -> None:
     assert (opt.global_rank, opt.global_size, opt.distributed, opt.device) == (0, 1, False, "cpu")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"])
 def test_stop_signal_alone(name: str) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
@@ -60,7 +63,7 @@ def test_what_two_ranks_exchange(start_run) -> None:
         assert note["mean"] == [1.5, 3.0]  # of [1, 2] and [2, 4]
         assert note["gathered"] == [[0, [0, 0]], [1, [1, 1]]]
         assert note["broadcast"] == ["from", 0]
-        assert note["stops"] == [[6, "SIGUSR1"]] * 2  # rank 1 alone got a signal before its poll 5
+        assert note["stops"] == [[5, "SIGUSR1"]] * 2  # rank 1 alone got a signal before its poll 5
     assert other["first"][0] >= main["first"][1]  # rank 1 enters after rank 0 has left
     assert main["barrier"][1] >= other["barrier"][0]  # rank 0 waited for rank 1
 
@@ -116,6 +119,82 @@ def test_nodes_that_contradict_each_other(start_run, nodes: list) -> None:
         assert code == 2
         assert stderr.startswith("launch_worker.py: error: rank ")
         assert stderr.endswith(": give every node the same flags and its own --node-rank\n")
+        assert stderr.count("\n") == 1
+
+
+def test_ranks_that_were_started_with_different_options(start_run) -> None:
+    place = ("--num-proc-node", 2, "--master-port", free_port(), "--node-rank")
+    runs = [start_run("--do", do, *place, rank) for rank, do in enumerate(("talk", "sleep"))]
+    for one in runs:
+        code, stderr = one.wait()
+        assert code == 2
+        assert re.fullmatch(r".*error: rank . has --do \w+, rank . has \w+: give every node the same flags\n", stderr)
+
+
+def test_waiting_for_a_rank_that_works_has_no_end(start_run) -> None:
+    one = start_run(*TWO, "--do", "slow-barrier", COLLECTIVE_SECONDS="1.5")
+    assert one.wait() == (0, "")
+    assert len(one.notes()) == 4
+
+
+def test_waiting_for_a_rank_that_is_not_heard_of_has_one(start_run) -> None:
+    place = ("--do", "slow-barrier", "--num-proc-node", 2, "--master-port", free_port(), "--node-rank")
+    mine, _ = (start_run(*place, rank, COLLECTIVE_SECONDS="1.5", STOP="1") for rank in (0, 1))
+    code, stderr = mine.wait()
+    assert (code, stderr) == (1, "launch_worker.py: error: rank 1 has not been heard of for 0:00:01.500000\n")
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[list[tuple[str, ...]]]:
+    """What to put before a command so that it runs on one of two hosts, 10.7.0.1 and 10.7.0.2."""
+    hosts = []
+    try:
+        for _ in range(2):
+            hosts.append(subprocess.Popen(["unshare", "--net", "sleep", "300"]))
+            own = Path("/proc/self/ns/net").readlink()
+            until(lambda own=own: Path(f"/proc/{hosts[-1].pid}/ns/net").readlink() != own, 5)
+        inside = [("nsenter", "--target", str(host.pid), "--net") for host in hosts]
+        link = ["link", "add", "here", "type", "veth", "peer", "name", "here", "netns", str(hosts[1].pid)]
+        commands = [(0, link)]
+        for host in (0, 1):
+            commands += [(host, ["addr", "add", f"10.7.0.{host + 1}/24", "dev", "here"])]
+            commands += [(host, ["link", "set", device, "up"]) for device in ("lo", "here")]
+        for host, command in commands:
+            subprocess.run([*inside[host], "ip", *command], check=True, capture_output=True)
+    except (OSError, AssertionError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    else:
+        yield inside
+    finally:
+        for host in hosts:
+            host.kill()
+            host.wait()
+
+
+def on_two_hosts(start_run, two_hosts, do, **variables) -> list:
+    place = ("--do", do, "--num-proc-node", 2, "--master-address", "10.7.0.1", "--node-rank")
+    return [start_run(*place, rank, prefix=two_hosts[rank], **variables) for rank in (0, 1)]
+
+
+def test_hosts_that_tell_each_other_the_loopback(start_run, two_hosts) -> None:
+    runs = on_two_hosts(start_run, two_hosts, "talk", I2SB_RENDEZVOUS_SECONDS="8", GLOO_SOCKET_IFNAME="lo")
+    for one in runs:
+        code, stderr = one.wait()
+        assert code == 1
+        assert "GLOO_SOCKET_IFNAME" in stderr.splitlines()[-1]
+        assert "Traceback" not in stderr
+
+
+def test_a_link_that_is_lost(start_run, two_hosts) -> None:
+    variables = {"COLLECTIVE_SECONDS": "3", "GLOO_SOCKET_IFNAME": "here"}
+    runs = on_two_hosts(start_run, two_hosts, "reduce-for-ever", **variables)
+    runs[0].await_notes(2)
+    time.sleep(1)
+    subprocess.run([*two_hosts[0], "ip", "link", "set", "here", "down"], check=True)
+    for one in runs:
+        code, stderr = one.wait()
+        assert code == 1
+        assert stderr.startswith("launch_worker.py: error: another rank has ended, or the network to it")
         assert stderr.count("\n") == 1
 
 
@@ -271,7 +350,14 @@ def test_torchrun_wins() -> None:
     placement = place(environ, n_gpu_per_node=2, node_rank=0, master_port=1)
     assert (placement.rank, placement.local_rank, placement.size, placement.node_rank) == (4, 0, 8, 1)
     assert (placement.num_here, placement.address, placement.port) == (1, "head", 29500)
-    del environ["LOCAL_RANK"]  # a part of its variables is not torchrun
+    del environ["LOCAL_RANK"]  # one launcher per node
+    placement = place(environ, n_gpu_per_node=2)
+    assert (placement.rank, placement.local_rank, placement.size, placement.num_here) == (8, 0, 16, 2)
+    assert (placement.address, placement.port) == ("head", 29500)
+    per_gpu = {name: environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")} | {**SRUN, "SLURM_LOCALID": 3}
+    assert (place(per_gpu).rank, place(per_gpu).local_rank, place(per_gpu).size) == (4, 3, 8)
+    assert place(num_proc_node=2, node_rank=0, master_address="[::1]").address == "::1"
+    # a part of its variables is none
     assert not place({name: environ[name] for name in ("RANK", "WORLD_SIZE")}).distributed
 
 

@@ -1,7 +1,15 @@
-"""One data set of photographs for all tests of training."""
+"""One data set of photographs for all tests of training; no test leaves a training behind."""
 
 import pytest
-from small_runs import photos
+from small_runs import STARTED, photos
+
+
+@pytest.fixture(autouse=True)
+def _end_what_was_started():
+    yield
+    while STARTED:
+        STARTED[-1].kill()  # its ranks and loaders end with it
+        STARTED.pop().wait()
 
 
 @pytest.fixture(scope="session")

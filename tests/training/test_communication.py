@@ -34,7 +34,8 @@ def test_gradients_travel_once_per_step_and_nothing_else_does(dataset):
     small = weights // 100
     before, first, second, *later = (travelled(ranks[0]["sent"], step) for step in range(5))
     assert weights <= before[0, "broadcast_"] < weights + small  # all parameters once; and DDP compares shapes
-    gradients = {(3, "allreduce_"): weights}  # four steps of three micro-batches: once, with the last
+    # Four steps of three micro-batches: once, with the last; before it, one number that tells of signals.
+    gradients = {(2, "allreduce_"): 1, (3, "allreduce_"): weights}
     assert first == gradients
     assert later == [gradients] * 2
     assert second.pop((1, "broadcast_")) < small  # DDP settles the order of its buckets, once

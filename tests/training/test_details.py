@@ -25,6 +25,24 @@ def test_numbered_checkpoints_need_not_fall_on_saves(dataset):
     assert saved == {"iteration_0000003.pt": 3, "iteration_0000006.pt": 6, "latest.pt": 7}
 
 
+def test_a_numbered_checkpoint_is_there_whenever_the_run_was_killed(dataset, monkeypatch):
+    argv = train_argv(dataset, "--keep-every", "3", "--name", "a")
+    assert train.main([*argv, "--num-itr", "3"]) == 0
+    kept = Path("results/a/iteration_0000003.pt")
+    kept.unlink()  # killed after latest.pt
+    assert train.main([*argv, "--ckpt", "a", "--num-itr", "4"]) == 0
+    before = kept.read_bytes()
+    assert load_checkpoint(kept)["resume"]["iteration"] == 3
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ckpt_util.os, "link", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ckpt_util.keep_checkpoint(Path("results/a/latest.pt"), 3)
+    assert kept.read_bytes() == before
+
+
 def test_a_file_system_without_links_gets_copies(dataset, monkeypatch):
     def no_links(*_):
         raise PermissionError(1, "Operation not permitted")

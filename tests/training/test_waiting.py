@@ -1,0 +1,115 @@
+"""Data that do not come, and terminals that go: what is done is saved."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+import tempfile
+import termios
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from processes import until
+from small_runs import iteration, said, start, train_argv
+from torch.utils.data import Dataset
+
+from i2sb import loader
+from i2sb.errors import UserError
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+
+
+def loaders(pid: int) -> list[int]:
+    """The processes that load images for a training and its ranks."""
+    found = []
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes():
+            found += loaders(child) or [child]
+    return found
+
+
+@needs_proc
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_loader_that_hangs_does_not_keep_a_signal_from_saving(dataset, ranks):
+    """With two ranks, one of them has its data."""
+    flags = ["--num-itr", "100000", "--num-workers", "1", "--n-gpu-per-node", ranks, "--microbatch", "1"]
+    process = start(*train_argv(dataset, *flags))
+    until(lambda: "[Train] 3/" in said())
+    stuck = loaders(process.pid)
+    assert len(stuck) == ranks
+    os.kill(stuck[-1], signal.SIGSTOP)
+    lines = ""
+    while lines != (lines := said()):
+        time.sleep(1)
+    process.terminate()
+    assert process.wait(timeout=30) == 0, said()
+    assert f"SIGTERM: stopped after iteration {iteration()} and saved" in said()
+    until(lambda: not Path(f"/proc/{stuck[-1]}").exists(), 10)
+    assert "Traceback" not in said()
+
+
+def test_a_terminal_that_is_lost(dataset):
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+    terminal = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)}
+    flags = ["--num-itr", "100000", "--save-every", "100000"]
+    process = start(*train_argv(dataset, *flags), stdin=theirs, stdout=theirs, stderr=theirs, **terminal)
+    os.close(theirs)
+    log = Path(".log/sr4x-pool/log.txt")
+
+    def third_iteration():
+        with contextlib.suppress(BlockingIOError):
+            os.read(ours, 2**16)  # nobody can write to a terminal that is full
+        return log.is_file() and "[Train] 3/" in log.read_text()
+
+    until(third_iteration)
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    assert f"SIGHUP: stopped after iteration {iteration()} and saved" in log.read_text()
+
+
+def test_nohup(dataset):
+    process = start(
+        *train_argv(dataset, "--num-itr", "100000"), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    until(lambda: "[Train] 3/" in said())
+    process.send_signal(signal.SIGHUP)
+    until(lambda: "[Train] 30/" in said())
+    process.terminate()
+    assert process.wait(timeout=60) == 0, said()
+    assert "SIGTERM: stopped" in said()
+
+
+class Slow(Dataset):
+    """One item that comes late."""
+
+    def __getitem__(self, index):
+        late.wait(10)
+        return index
+
+
+late = threading.Event()
+
+
+def test_a_loader_that_says_nothing_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(loader, "SILENCE", 0.1)
+    monkeypatch.setattr(logging.getLogger("i2sb"), "propagate", True)
+    batches = loader.ordered_loader(Slow(), [[3]], num_workers=0)
+    threading.Timer(0.5, late.set).start()
+    assert [batch.tolist() for batch in batches] == [[3]]
+    (line,) = caplog.messages
+    assert line.startswith("[Data] no images since ")
+
+
+def test_a_folder_for_sockets_that_is_too_long(tmp_path, monkeypatch):
+    late.set()
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(UserError, match=r"^TMPDIR .*x: too long for the sockets of --num-workers"):
+        list(loader.ordered_loader(Slow(), [[0]], num_workers=1))
+    assert len(list(loader.ordered_loader(Slow(), [[0]], num_workers=0))) == 1
