@@ -259,7 +259,7 @@ def process_group(
             server = dist.TCPStore("127.0.0.1", placement.port, **served)
         _store = _meet(placement, shared)
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
-        connecting = timedelta(seconds=_rendezvous_seconds())
+        connecting = timedelta(seconds=_rendezvous_seconds() / 5)  # gloo waits for five times as long
         dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=connecting)
         set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # below torch 2.10
         set_timeout(_COLLECTIVE_TIMEOUT, dist.group.WORLD)
