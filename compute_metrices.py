@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from evaluation.metrics import METRICS
 from i2sb.options import parse_metrics_options
-from i2sb.runtime.script import run_script
+from i2sb.runtime.script import explained, run_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,11 +29,8 @@ def judge(opt: argparse.Namespace) -> None:
     from evaluation.judge import judge_folders
 
     torch.manual_seed(opt.seed)
-    judge_folders(opt)
-    if opt.report:
-        from evaluation.report import write_reports
-
-        write_reports(opt)
+    with explained(opt, smaller="--batch-size"):
+        judge_folders(opt)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from i2sb.recon import Recon, find_recon, run_identity
 from i2sb.restore import holes
 from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress
+from i2sb.runtime.script import printing
 
 Values = dict[str, dict[str, list[float]]]  # row -> metric -> value per image
 
@@ -67,9 +68,14 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
         values, features, moments = _judge(opt, samples, found, judges)
         results[name] = _table(opt.metrics, values, features, moments, judges, reference)
         _write(samples, found, results[name], values, _settings(opt, found, samples, reference))
+    if opt.report:
+        from evaluation.report import write_reports
+
+        write_reports(opt)
     size = size_text(found.options.image_size)
     title = f"{opt.ckpt}: {found.options.corrupt}, {len(found.dataset)} images of {size} px"
-    print_scores(_one_table(results, published_scores(found.options, found.imagenet)), title)
+    with printing():
+        print_scores(_one_table(results, published_scores(found.options, found.imagenet)), title)
     return results
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from i2sb.errors import UserError
 from i2sb.runtime.distributed import check_agreement, world_size
@@ -116,6 +117,8 @@ def _load(dataset: Dataset, num_workers: int, device: torch.device | str, **opti
         options.update(worker_init_fn=_begin_worker, prefetch_factor=4)
         # Not atexit: the ranks that we start ourselves run these alone.
         multiprocessing.util.Finalize(None, _end_workers, exitpriority=10)
+    # Of one that could not be made: else its __del__ prints a traceback.
+    _MultiProcessingDataLoaderIter._shutdown = True
     loader = DataLoader(
         dataset,
         num_workers=num_workers,
@@ -123,7 +126,13 @@ def _load(dataset: Dataset, num_workers: int, device: torch.device | str, **opti
         generator=torch.Generator(),  # without one, each loader takes a number from the global generator
         **options,
     )
-    return _watched(iter(loader))
+    try:
+        return _watched(iter(loader))
+    except OSError as error:
+        raise UserError(
+            f"--num-workers {num_workers}: these processes cannot be started ({error.strerror}): lower it, 0 needs "
+            "none; where /dev/shm is full, docker run --shm-size=8g makes it larger"
+        ) from error
 
 
 def _watched(batches: Iterator[Any]) -> Iterator[Any]:

@@ -177,7 +177,7 @@ def _run_children(main: Main, opt: argparse.Namespace, first: Placement, listene
         failed = context.Value("i", 0)  # the exit code of the first rank that failed
     except OSError as error:
         raise UserError(
-            f"no semaphore can be made: {error.strerror}; is /dev/shm full? (docker: --shm-size)"
+            f"no semaphore can be made: {error.strerror}; is /dev/shm full? (docker run --shm-size=8g)"
         ) from error
     with on_signals(pass_on):
         try:

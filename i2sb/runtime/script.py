@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -54,6 +55,19 @@ def print_anything() -> None:
 
 
 @contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """A UserError where what the block prints cannot be written: standard output is full or closed."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (OSError, AttributeError) as error:
+        if sys.stdout is not None:  # Python would try again as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reason = getattr(error, "strerror", None) or "it is closed"
+        raise UserError(f"standard output: {reason}; the table is not shown, all files are written") from error
+
+
+@contextlib.contextmanager
 def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """`handler` gets SIGNALS while the block runs, but for what nohup ignores; only the main thread can do that."""
     if threading.current_thread() is not threading.main_thread():
@@ -92,11 +106,17 @@ def explained(opt: Any, *, smaller: str) -> Iterator[None]:
         text = one_line(error, 200)
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
             raise UserError(f"{opt.device} is out of memory: lower {smaller} ({text})") from error
+        last = one_line(str(error).strip().rpartition("\n")[2], 200)
+        if "shared memory" in last or "</torch_" in last:
+            raise UserError(
+                f"--num-workers {opt.num_workers}: /dev/shm is full: --num-workers 0 does without it, and docker run "
+                f"--shm-size=8g makes it larger ({last})"
+            ) from error
         if "DataLoader worker (pid" in str(error):  # not an error that a worker has met and handed on
             raise UserError(
                 f"--num-workers {opt.num_workers}: a process that loads images has died, perhaps out of memory: "
                 f"lower it ({text})"
             ) from error
-        if opt.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if getattr(opt, "compile", False) and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise UserError(f"--compile: torch cannot compile the network here, leave it out ({text})") from error
         raise

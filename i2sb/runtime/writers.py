@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,9 +61,10 @@ class Writer:
         for sink in list(self._sinks):
             try:
                 getattr(sink, method)(*args)
-            except OSError as error:
+            except Exception as error:  # of many kinds: W&B has its own
                 self._sinks.remove(sink)
-                text = f"{sink.where}: cannot be written: {error.strerror or error}; the run continues without"
+                reason = getattr(error, "strerror", None) or one_line(error, 200)
+                text = f"{sink.where}: cannot be written: {reason}; the run continues without"
                 logging.getLogger("i2sb").warning(text)
 
     def __enter__(self) -> Writer:
@@ -133,6 +135,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.where = f"tensorboard --logdir {folder}"
+        threading.excepthook = _without_event_files
         # What an earlier run logged at the iteration of its last checkpoint is not logged again.
         self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else 0, flush_secs=10)
         lines = "\n".join(f"    {key}: {value}" for key, value in config.items())  # Markdown: four spaces keep them
@@ -148,6 +151,12 @@ class TensorBoard:
 
     def close(self, failed: bool) -> None:
         self._writer.close()
+
+
+def _without_event_files(what: Any) -> None:
+    """No traceback where TensorBoard's thread cannot write: the next call says so."""
+    if not type(what.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(what)
 
 
 class WandB:

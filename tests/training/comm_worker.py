@@ -41,9 +41,9 @@ def note(opt: argparse.Namespace) -> None:
     dataset = build_lmdb_dataset(opt, log, train=True)
     step, loss = training.Training.step, runner.training_loss
 
-    def noted_step(self, batches):
+    def noted_step(self, *args):
         sent.step, sent.micro = sent.step + 1, 0
-        result = step(self, batches)
+        result = step(self, *args)
         sent.micro = BETWEEN
         return result
 
