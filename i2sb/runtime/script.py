@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from i2sb.errors import EndedElsewhere, SomeFailed, UserError, one_line, printable
@@ -49,6 +50,9 @@ def short_report(name: str, error: BaseException) -> tuple[str, int] | None:
 
 def print_anything() -> None:
     """From now on characters that the terminal's encoding lacks (ASCII, Latin-1) are printed as escapes: \\u2192."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: what is printed goes nowhere, and into no file that is opened next
+            setattr(sys, name, Path(os.devnull).open("w"))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -56,15 +60,13 @@ def print_anything() -> None:
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """A UserError where what the block prints cannot be written: standard output is full or closed."""
+    """A UserError where what the block prints cannot be written: standard output is a file on a full disk."""
     try:
         yield
         sys.stdout.flush()
-    except (OSError, AttributeError) as error:
-        if sys.stdout is not None:  # Python would try again as it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        reason = getattr(error, "strerror", None) or "it is closed"
-        raise UserError(f"standard output: {reason}; the table is not shown, all files are written") from error
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again as it ends
+        raise UserError(f"standard output: {error.strerror}; the table is not shown, all files are written") from error
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import ROOT, as_child
+from processes import ROOT, as_child, free_port
 from small_runs import FOLDER, NAME, metrics_argv, refusal, restore, sample_argv
 
 import sample
@@ -57,6 +57,21 @@ def test_a_killed_run_resumes_to_the_same_bits(here):
     assert len(list((folder / "trajectories").glob("*.webp"))) == 3
     assert not list(folder.rglob("*.tmp"))
     assert not (folder / ".recon.parts").exists()
+
+
+def test_nodes_without_a_shared_folder_are_told_why(here, tmp_path):
+    shutil.copytree(here, tmp_path / "other")
+    argv = sample_argv(here / "photos", NAME, "--num-proc-node", 2, "--master-port", free_port(), "--node-rank")
+    command = [sys.executable, str(ROOT / "sample.py"), *argv]
+    nodes = [
+        subprocess.Popen([*command, str(rank)], cwd=folder, stderr=subprocess.PIPE, text=True)
+        for rank, folder in enumerate((here, tmp_path / "other"))
+    ]
+    for node in nodes:
+        _, stderr = node.communicate(timeout=90)
+        assert node.returncode == 2
+        last = stderr.splitlines()[-1]
+        assert last.startswith(f"sample.py: error: rank 1 does not see what rank 0 writes into {FOLDER}: start all")
 
 
 def test_a_second_run_on_the_same_folder_is_refused(here, capsys):

@@ -4,7 +4,10 @@ Inception cannot be fetched everywhere; EfficientNet-Lite0, pretrained on ImageN
 """
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 import torch
 from cleanfid.fid import fid_from_feats
 from PIL import Image
+from processes import ROOT
 from small_runs import FOLDER, NAME, images, metrics_argv, refusal, sample_argv, train_argv
 
 import compute_metrices
@@ -270,3 +274,19 @@ def test_fid_of_one_image_loses_no_other_score(restored, features):
     scores = judge(restored, "--metrics", "psnr", "fid", "kid", *one)["scores"]["restored"]
     assert scores["psnr"]["value"] > 0
     assert all((scores[m]["value"], scores[m]["note"]) == (None, "needs at least two images") for m in ("fid", "kid"))
+
+
+@pytest.mark.parametrize("stdout", ["full", "closed", "broken"])
+def test_a_standard_output_that_cannot_be_written_costs_the_table_alone(restored, stdout):
+    command = [sys.executable, ROOT / "compute_metrices.py", *metrics_argv(restored / "photos", NAME, "samples_nfe2")]
+    redirected = {"full": "> /dev/full", "closed": ">&-", "broken": "| true"}[stdout]
+    line = f"{shlex.join(map(str, [*command, '--report']))} {redirected}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, text=True, timeout=120)
+    folder = restored / FOLDER
+    assert (folder / "metrics.json").exists()
+    assert (folder / "report.html").exists()
+    assert done.returncode == {"full": 2, "closed": 0, "broken": 1}[stdout]
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if stdout == "full":
+        assert done.stderr.splitlines()[-1].startswith("compute_metrices.py: error: standard output: No space left")

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import termios
@@ -12,8 +13,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from processes import until
+from PIL import Image
+from processes import ROOT, free_port, until
 from small_runs import iteration, said, start, train_argv
 from torch.utils.data import Dataset
 
@@ -113,3 +116,38 @@ def test_a_folder_for_sockets_that_is_too_long(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^TMPDIR .*x: too long for the sockets of --num-workers"):
         list(loader.ordered_loader(Slow(), [[0]], num_workers=1))
     assert len(list(loader.ordered_loader(Slow(), [[0]], num_workers=0))) == 1
+
+
+@pytest.mark.parametrize(("size", "reason"), [("4k", "these processes cannot be started"), ("64k", "/dev/shm is full")])
+def test_a_full_shared_memory(dataset, size, reason):
+    unshared = ["unshare", "--mount", "bash", "-c", f'mount -t tmpfs -o size={size} none /dev/shm && exec "$@"', "-"]
+    if subprocess.run([*unshared, "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces here")
+    argv = train_argv(dataset, "--num-itr", "4", "--num-workers", "2")
+    command = [*unshared, sys.executable, ROOT / "train.py", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"train.py: error: --num-workers 2: {reason}")
+    assert "--shm-size" in last
+
+
+def test_ranks_with_other_pixels(dataset, tmp_path):
+    """One file of the same name and size."""
+    pixels, flags = np.zeros((40, 32, 32, 3), np.uint8), ["--num-proc-node", "2", "--master-port", free_port()]
+    processes = []
+    for rank in (0, 1):
+        folder = tmp_path / str(rank)
+        for number, image in enumerate(pixels):
+            (folder / "train/a").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"train/a/{number}.bmp")
+        argv = train_argv(folder, *flags, "--node-rank", rank, "--name", "same")
+        processes.append(start(*argv, stderr=(tmp_path / f"{rank}.txt").open("w")))
+        pixels[7, 0, 0, 0] = 1
+    for rank, process in enumerate(processes):
+        assert process.wait(timeout=90) == 2
+        last = (tmp_path / f"{rank}.txt").read_text().splitlines()[-1]
+        assert (
+            last == "train.py: error: rank 1: has other images than rank 0 in --dataset-dir; give every node the same"
+        )
