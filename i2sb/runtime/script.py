@@ -52,7 +52,7 @@ def print_anything() -> None:
     """From now on characters that the terminal's encoding lacks (ASCII, Latin-1) are printed as escapes: \\u2192."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed: what is printed goes nowhere, and into no file that is opened next
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
