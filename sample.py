@@ -29,36 +29,39 @@ def sample(opt: argparse.Namespace) -> None:
         from dataset.freeform import build_operator
         from dataset.images import WithChecksum
         from dataset.open import open_evaluation
-        from i2sb.ckpt_util import RESULTS, sampling_options
+        from i2sb.ckpt_util import RESULTS, check_folder, sampling_options
         from i2sb.operator_file import load_operators
         from i2sb.pictures import Pictures
         from i2sb.recon import sample_folder
         from i2sb.restore import open_store, restore
         from i2sb.runner import Runner
         from i2sb.runtime.distributed import barrier, main_first
+        from i2sb.runtime.files import only_if_used
         from i2sb.runtime.logger import build_logger
         from i2sb.runtime.script import explained
 
+    check_folder(RESULTS / opt.ckpt)
     ckpt_opt, nfe = sampling_options(opt, RESULTS / opt.ckpt)
     folder = sample_folder(opt.ckpt, nfe, opt)
-    log = build_logger(folder, opt.global_rank)
-    torch.manual_seed(opt.seed)
-    load_operators(ckpt_opt, opt.corruption_file, log)
-    with main_first():
-        dataset = WithChecksum(open_evaluation(ckpt_opt, log))
-        corrupt = build_operator(ckpt_opt, dataset.classes, log)
-    pictures = Pictures(folder, dataset, opt.save_images, opt.save_trajectory)
-    with explained(opt, smaller="--batch-size"):
-        runner = Runner(ckpt_opt, log, save_opt=False)
-        runner.keep_average_only()
-        with open_store(runner, opt, folder, dataset, corrupt, log) as (store, finished):
-            if not finished:
-                restore(runner, opt, dataset, corrupt, store, pictures)
-            if opt.global_rank == 0:
+    with only_if_used(folder, opt.global_rank):
+        log = build_logger(folder, opt.global_rank)
+        torch.manual_seed(opt.seed)
+        load_operators(ckpt_opt, opt.corruption_file, log)
+        with main_first():
+            dataset = WithChecksum(open_evaluation(ckpt_opt, log))
+            corrupt = build_operator(ckpt_opt, dataset.classes, log)
+        pictures = Pictures(folder, dataset, opt.save_images, opt.save_trajectory)
+        with explained(opt, smaller="--batch-size"):
+            runner = Runner(ckpt_opt, log, save_opt=False)
+            runner.keep_average_only()
+            with open_store(runner, opt, folder, dataset, corrupt, log) as (store, finished):
                 if not finished:
-                    log.info(f"[Sample] {store.stop - store.start} images: {store.finish()}")
-                pictures.complete(store, log)
-            barrier()
+                    restore(runner, opt, dataset, corrupt, store, pictures)
+                if opt.global_rank == 0:
+                    if not finished:
+                        log.info(f"[Sample] {store.stop - store.start} images: {store.finish()}")
+                    pictures.complete(store, log)
+                barrier()
 
 
 def sample_files(opt: argparse.Namespace) -> None:

@@ -30,17 +30,21 @@ def train(opt: argparse.Namespace) -> None:
         from dataset.freeform import build_operator
         from dataset.open import open_dataset
         from evaluation.metrics import training_judges
-        from i2sb.ckpt_util import only_training
+        from i2sb.ckpt_util import RESULTS, only_training
+        from i2sb.export import is_export
         from i2sb.operator_file import load_operators
         from i2sb.resume import training_options
         from i2sb.runner import Runner
         from i2sb.runtime.distributed import main_first
+        from i2sb.runtime.files import only_if_used
         from i2sb.runtime.logger import build_logger, log_options
         from i2sb.runtime.script import explained
         from i2sb.runtime.writers import build_writer
 
-    with only_training(opt):
-        log = build_logger(Path(opt.log_dir, opt.name), opt.global_rank, resumed=opt.ckpt is not None)
+    log_folder = Path(opt.log_dir, opt.name)
+    with only_training(opt), only_if_used(log_folder, opt.global_rank):
+        resumed = opt.ckpt is not None and not is_export(RESULTS / opt.ckpt)
+        log = build_logger(log_folder, opt.global_rank, resumed=resumed)
         opt = training_options(opt, log)
         load_operators(opt, opt.corruption_file, log)
         log_options(log, opt)

@@ -59,7 +59,6 @@ def build_lmdb(
     lock_path = lmdb_path.with_name(f".{lmdb_path.name}.lock")
     try:
         if not is_complete(lmdb_path):  # else without the lock, which a read-only folder does not allow
-            lmdb_path.parent.mkdir(parents=True, exist_ok=True)
             with lock(lock_path, on_wait=lambda: log.info(f"Waiting for another process that builds {lmdb_path}")):
                 if not is_complete(lmdb_path):
                     _build(images, lmdb_path, threads, log, skip_unreadable)

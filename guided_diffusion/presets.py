@@ -180,6 +180,17 @@ def canonical(network: Mapping[str, Any]) -> dict[str, Any]:
     return full
 
 
+def name_of(network: Mapping[str, Any]) -> str:
+    """The preset that a network is, or is closest to, and what differs: "tiny (channel_mult 1,1)"."""
+    ends = {"in_channels": CHANNELS, "out_channels": CHANNELS}
+    mine, changed = canonical({**network, **ends}), {}
+    for name, preset in PRESETS.items():
+        theirs = canonical(preset)
+        changed[name] = [f"{key} {network[key]}" for key in mine if key in network and mine[key] != theirs.get(key)]
+    name = min(changed, key=lambda name: len(changed[name]))
+    return f"{name} ({', '.join(changed[name])})" if changed[name] else name
+
+
 def _numbers(name: str, value: str | Iterable[Any], kind: type) -> list[Any]:
     items = value.split(",") if isinstance(value, str) and value.strip() else value or ()
     try:

@@ -23,10 +23,12 @@ import torch
 
 from i2sb import export
 from i2sb.config import BridgeConfig, as_image_size
-from i2sb.errors import UserError
+from i2sb.errors import UserError, one_line, those_there
 from i2sb.fetch import download_ckpt
+from i2sb.initial_weights import FIRST, bare_names
 from i2sb.network import network_of
 from i2sb.options import fault_of_saved, training_defaults
+from i2sb.options.shared import misfit
 from i2sb.precision import LOW
 from i2sb.runtime.files import atomic_write, only_one, sync
 from i2sb.runtime.pickles import dump_options
@@ -41,7 +43,7 @@ LATEST, SAFETENSORS = "latest.pt", ".safetensors"
 # Options of this run, in place of those of the run that trained.
 _OF_THIS_RUN = ("device", "distributed", "global_rank", "local_rank", "global_size", "compile", "channels_last", "gpu")
 _OF_THIS_RUN += ("dataset_dir", "val_list", "num_workers", "exif_rotate")
-_IF_GIVEN = ("image_size", "val_split", "pair_layout", "source", "target")  # else as it was trained
+_IF_GIVEN = ("image_size", "val_split", "pair_layout", "source", "target", "skip_unreadable")  # else as it was trained
 
 
 def with_defaults(opt: Any) -> argparse.Namespace:
@@ -57,7 +59,7 @@ def with_defaults(opt: Any) -> argparse.Namespace:
 def only_training(opt: argparse.Namespace) -> Iterator[None]:
     """Keep other trainings out of results/NAME (rank 0 does, for all ranks)."""
     if opt.ckpt is not None:
-        _check_is_there(RESULTS / opt.ckpt)
+        check_folder(RESULTS / opt.ckpt)
     if opt.global_rank != 0:
         yield
         return
@@ -70,19 +72,53 @@ def only_training(opt: argparse.Namespace) -> Iterator[None]:
         with only_one(folder / ".train.lock", busy):
             yield
     finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # if nothing was saved
+        for made in (folder, RESULTS):
+            with contextlib.suppress(OSError):
+                made.rmdir()  # if nothing was saved
 
 
-def _check_is_there(folder: Path) -> None:
-    if not folder.is_dir():
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder of results, with what there is."""
+    if folder.is_file():
         raise UserError(
-            f"--ckpt {folder.name}: there is no folder {folder} here; scripts/download_checkpoint.sh fetches "
+            f"--ckpt {folder.relative_to(RESULTS)}: is a file; to use it, make it the latest.pt of a folder of its "
+            f"own: mkdir {RESULTS}/NAME; cp {folder} {RESULTS}/NAME/{LATEST}"
+        )
+    if not folder.is_dir():
+        found = (path.parent for file in (LATEST, export.WEIGHTS) for path in RESULTS.glob(f"*/{file}"))
+        there = {path.name for path in found}
+        hint = f"{those_there(folder.name, there)}; " if there else ""
+        raise UserError(
+            f"--ckpt {folder.name}: there is no folder {folder} here; {hint}scripts/download_checkpoint.sh fetches "
             "published checkpoints, train.py --name makes others"
         )
 
 
 # Options
+
+
+def as_trained(ckpt_path: str | os.PathLike, log: Any = None) -> argparse.Namespace:
+    """All options that results/NAME was trained with, and where it is: ckpt_path (the folder), load (the weights).
+
+    Arguments and errors: see `build_ckpt_option`.  What an exported bridge does not say has its default.
+    """
+    weights = Path(ckpt_path)
+    if not weights.is_file():
+        check_folder(weights)
+        weights = weights / (export.WEIGHTS if export.is_export(weights) else LATEST)
+    folder = weights.parent
+    options = export.load_options(weights) if weights.suffix == SAFETENSORS else _saved_options(weights)
+    if log is not None:
+        log.info(f"[Options] {folder}")
+    saved = with_defaults(options)
+    if fault := fault_of_saved(vars(saved)):
+        raise UserError(f"{folder}: {fault}")
+    saved.ckpt_path, saved.load, saved.given = folder, weights, ()
+    for name in ("dataset_dir", "val_list", "source", "target"):
+        if (value := getattr(saved, name)) is not None:
+            setattr(saved, name, Path(value))
+    saved.image_size = as_image_size(saved.image_size)
+    return saved
 
 
 def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argparse.Namespace:
@@ -96,18 +132,7 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     Raises:
         UserError: no such folder or file, or files that are damaged or do not belong together.
     """
-    weights = Path(ckpt_path)
-    if not weights.is_file():
-        _check_is_there(weights)
-        weights = weights / (export.WEIGHTS if export.is_export(weights) else LATEST)
-    folder = weights.parent
-    options = export.load_options(weights) if weights.suffix == SAFETENSORS else _saved_options(weights)
-    if log is not None:
-        log.info(f"[Options] {folder}")
-    saved = with_defaults(options)
-    if fault := fault_of_saved(vars(saved)):
-        raise UserError(f"{folder}: {fault}")
-    saved.ckpt_path, saved.load, saved.given = folder, weights, ()
+    saved = as_trained(ckpt_path, log)
     saved.use_fp16 = bool(getattr(opt, "use_fp16", False))
     saved.precision = "fp16" if saved.use_fp16 else getattr(opt, "precision", "fp32")
     saved.compile, saved.channels_last, saved.gpu = False, False, None
@@ -120,7 +145,6 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     for name in _IF_GIVEN:
         if name in given:
             setattr(saved, name, getattr(opt, name))
-    saved.image_size = as_image_size(saved.image_size)
     return saved
 
 
@@ -137,6 +161,8 @@ def sampling_options(opt: Any, ckpt_path: str | os.PathLike) -> tuple[argparse.N
         check_sampler(opt.sampler, opt.eta, saved.ot_ode)
     except ValueError as error:
         raise UserError(f"--{error}") from error
+    if reason := misfit(saved.image_size, network_of(saved)):
+        raise UserError(reason)
     try:
         return saved, num_evaluations(opt.nfe, saved.interval)
     except ValueError as error:
@@ -149,7 +175,7 @@ def _saved_options(latest: Path) -> argparse.Namespace:
     folder, beside = latest.parent, latest.with_name("options.pkl")
     if not latest.is_file():
         raise UserError(f"{latest}: there is no such file")
-    state = _open(latest)
+    state, _ = _open(latest)
     if not isinstance(state.get("options"), dict) or not isinstance(state.get("bridge"), dict):
         return load_options(beside)
     trained = BridgeConfig.from_dict(state["bridge"])
@@ -217,8 +243,8 @@ def load_checkpoint(path: str | os.PathLike, log: Any = None) -> dict[str, Any]:
     """The content of a latest.pt; tensors stay on the disk until they are used, and no code in it runs.
 
     Besides the keys of the file: "identity", which tells the averaged weights from others.  Only the average is
-    compared with the file's checksums.  An exported ema.safetensors serves as well: its "ema" is
-    None, and it has no optimizer.
+    compared with the file's checksums.  An exported ema.safetensors serves as well, and so does the state dict of a
+    network: their "ema" is None, and they have no optimizer.
 
     Raises:
         UserError: no such file, or it is damaged, or no checkpoint.
@@ -226,16 +252,30 @@ def load_checkpoint(path: str | os.PathLike, log: Any = None) -> dict[str, Any]:
     path = Path(path)
     if path.suffix == SAFETENSORS:
         return export.load_weights(path, log)
-    state = _open(path)
-    return {**state, "identity": check_tensors(path, state["ema"].get("shadow_params"))}
+    state, notes = _open(path)
+    if notes and log is not None:
+        log.info(f"[Net] {path}: {', '.join(notes)}")
+    average = state["net"] if state["ema"] is None else state["ema"].get("shadow_params")
+    return {**state, "identity": check_tensors(path, average)}
 
 
-def _open(path: Path) -> dict[str, Any]:
-    state = load_torch(path)
+def _open(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """(content of a checkpoint, or of the state dict of a network in the form of one; what was done for that)."""
+    state, notes = load_torch(path), []
     missing = [key for key in ("net", "ema") if not (isinstance(state, dict) and isinstance(state.get(key), dict))]
     if missing:
-        raise UserError(f"{path}: refused: it has no {' and no '.join(missing)}, so it is not a checkpoint of a bridge")
-    return state
+        weights = state if "net" in missing else state["net"]
+        if not isinstance(weights, dict) or not any(str(name).endswith(FIRST) for name in weights):
+            reason = f"it has no {' and no '.join(missing)}, so it is not a checkpoint of a bridge"
+            raise UserError(f"{path}: refused: {reason}")
+        state = {**({} if weights is state else state), "net": weights, "ema": None}
+        notes.append("it holds no average (EMA), the weights themselves serve as that")
+    net = {f"diffusion_model.{name}": value for name, value in bare_names(state["net"]).items()}
+    if net.keys() != state["net"].keys():
+        notes.append(
+            f"its weights are called {one_line(next(iter(state['net'])), 60)} and so on, ours {next(iter(net))}"
+        )
+    return {**state, "net": net}, notes
 
 
 def bridge_of(opt: Any) -> BridgeConfig:

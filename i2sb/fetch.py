@@ -8,7 +8,7 @@ from typing import Any
 
 from i2sb import addresses
 from i2sb.addresses import CHECKPOINT_FOLDERS, Remote
-from i2sb.errors import UserError
+from i2sb.errors import UserError, those_there
 from i2sb.runtime.download import download, download_drive_folder
 from i2sb.runtime.reading import check_tensors, load_options, load_torch
 
@@ -45,7 +45,7 @@ def fetch_checkpoint(name: str, log: Any = None) -> Path:
     What was fetched is checked before we return: the options are readable, the weights whole.
     """
     if name not in CHECKPOINT_FOLDERS:
-        raise UserError(f"{name}: no published checkpoint has this name; there are {', '.join(CHECKPOINT_FOLDERS)}")
+        raise UserError(f"{name}: no published checkpoint has this name; {those_there(name, CHECKPOINT_FOLDERS)}")
     folder, what = Path("results") / name, f"the published checkpoint {name}"
     checks = {"options.pkl": load_options, "latest.pt": lambda path: check_tensors(path, load_torch(path))}
     for path in download_drive_folder(CHECKPOINT_FOLDERS[name], folder, checks, what=what, log=log):

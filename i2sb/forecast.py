@@ -1,4 +1,4 @@
-"""What a training will take: memory, from the network's shapes, and time, from its first iterations."""
+"""What a run will take: memory, from the network's shapes, and time, from its first iterations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _amount(count: int) -> str:
 
 
 class TimeLeft:
-    """Says once, after 20 iterations without an evaluation between them, how long the rest will take."""
+    """Says once, after 20 iterations (or network calls) with nothing else between them, how long the rest will take."""
 
     def __init__(self) -> None:
         self.said, self.done, self.since = False, 0, 0.0
@@ -58,15 +58,21 @@ class TimeLeft:
         """What came between two iterations took time, too."""
         self.done = 0
 
-    def after_iteration(self, loss: Tensor, left: int) -> str | None:
-        """The line, when it is time for it.  loss: of the iteration, to wait for the device; left: iterations."""
+    def after_iteration(self, result: Tensor, left: int) -> str | None:
+        """The line, when it is time for it.  result: a scalar of the iteration, to wait for; left: iterations."""
         self.done += 1
-        if self.said or not left or self.done not in (1, AFTER):
+        if self.said or left <= 0 or self.done not in (1, AFTER):
             return None
-        loss.item()
+        result.item()
         if self.done == 1:  # the first one also compiles and looks for the fastest kernels
             self.since = time.perf_counter()
             return None
         self.said = True
         seconds = (time.perf_counter() - self.since) / (AFTER - 1) * left
-        return f"about {datetime.timedelta(seconds=round(seconds))} (h:mm:ss) to the end, evaluations aside"
+        return f"about {datetime.timedelta(seconds=round(seconds))} (h:mm:ss) to the end"
+
+
+def before_sampling(what: str, nfe: int, asked: bool) -> str:
+    """One line: what is restored, and by how many network calls.  asked: for so many."""
+    why = "" if asked else ", one less than the training's --interval; a lower --nfe takes as much less time"
+    return f"{what}, NFE {nfe}{why}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,16 @@ def load_initial_weights(net: BridgeNet, path: str | Path) -> str:
     mine = net.diffusion_model.state_dict()
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict of a U-Net")
-    state, adapted = _adapted(dict(state), mine)
+    bare = bare_names(state)
+    prefixed = "" if bare.keys() == state.keys() else "prefixes of its names left out"
+    state, adapted = _adapted(bare, mine)
     load_weights(net.diffusion_model, state, path)
-    return adapted
+    return "; ".join(filter(None, (prefixed, adapted)))
+
+
+def bare_names(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights under the U-Net's own names, without what DataParallel, torch.compile and `BridgeNet` put before them."""
+    return {re.sub(r"\b(module|_orig_mod|diffusion_model)\.", "", str(name)): value for name, value in state.items()}
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], path: str | Path) -> None:

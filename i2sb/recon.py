@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from i2sb.errors import UserError, one_line
+from i2sb.errors import UserError, one_line, those_there
 from i2sb.pixels import to_uint8
 from i2sb.runtime.files import atomic_write, lock, only_one, sync, unwritable
 from i2sb.runtime.reading import check_tensors, load_torch, read_json
@@ -123,8 +123,8 @@ def find_recon(folder: Path) -> list[Path]:
     Raises UserError where there is none, some parts are missing, or they are of several runs.
     """
     if not folder.is_dir():
-        there = ", ".join(sorted(path.name for path in folder.parent.glob("samples*")))
-        hint = f"there are {there}" if there else "sample.py makes one"
+        there = {path.parent.name for path in folder.parent.glob("*/recon*.pt")}
+        hint = those_there(folder.name, there) if there else "sample.py makes one"
         raise UserError(f"--sample-dir {folder.name}: there is no folder {folder}; {hint}")
     if (folder / "recon.pt").is_file():
         return [folder / "recon.pt"]

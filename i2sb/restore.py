@@ -17,6 +17,7 @@ from torch import Tensor
 from corruption.geometry import height_width
 from i2sb.batch import Given, unpack
 from i2sb.errors import UserError
+from i2sb.forecast import TimeLeft, before_sampling
 from i2sb.loader import check_same_images, ordered_loader
 from i2sb.operator_file import operator_errors
 from i2sb.recon import ReconStore, sampling_of
@@ -140,13 +141,26 @@ def restore(
         on_batch(numbers, states)  # first: a run killed in between restores the batch again
         store.write(numbers, states[:, 0], labels, checksums, seconds)
 
+    time_left, left = TimeLeft(), len(batches) * nfe
+
+    def on_step(size: int, states: Tensor) -> None:
+        nonlocal left
+        bar.advance(size)
+        left -= 1
+        if line := time_left.after_iteration(states.flatten()[0], left):
+            runner.log.info(f"[Sample] {line}")
+
+    if count:
+        runner.log.info(f"[Sample] {before_sampling(f'{count} images', nfe, bool(opt.nfe))}")
     with Progress("restoring", count * nfe, shown=is_main()) as bar, ThreadPoolExecutor(1) as writing:
         done, written = 0, None
         for numbers, (item, checksums) in zip(batches, loader):
             given = unpack(item)
             began, size = time.perf_counter(), len(numbers)
             bar.update(done * nfe, f"{done}/{count} images")
-            states = restore_batch(runner, opt, given, numbers, corrupt, lambda *_, size=size: bar.advance(size))
+            states = restore_batch(
+                runner, opt, given, numbers, corrupt, lambda _, states, __, size=size: on_step(size, states)
+            )
             seconds = time.perf_counter() - began
             if written is not None:
                 written.result()

@@ -25,6 +25,7 @@ from torch import Tensor
 from corruption.registry import lookup
 from i2sb.bridge import Bridge
 from i2sb.errors import SomeFailed, UserError, one_line, printable
+from i2sb.forecast import TimeLeft, before_sampling
 from i2sb.forms import mask_tensor
 from i2sb.photographs import encode, output_name, read
 from i2sb.recon import differences, sampling_of
@@ -75,12 +76,20 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
             _claim(opt, settings, [_result(opt, job) for job in jobs])
         # Rank 0 looks for all: the folder changes as soon as the first rank is at work.
         missing = broadcast_object([job for job in jobs if not _result(opt, job).exists()])
-        failed, restored = {}, 0
+        failed, restored, time_left = {}, 0, TimeLeft()
+
+        def on_step(_: int, states: Tensor, __: Tensor) -> None:
+            bar.advance(world_size())
+            if line := time_left.after_iteration(states.flatten()[0], nfe - 1 - time_left.done):
+                log.info(f"[Restore] {line} of the first picture")
+
+        if missing:
+            log.info(f"[Restore] {before_sampling(f'{len(missing)} pictures', nfe, bool(opt.nfe))}")
         with Progress("restoring", len(missing) * nfe, shown=is_main()) as bar:
             for number in share(len(missing)):
                 job, began = missing[number], time.perf_counter()
                 try:
-                    files = _restore_one(bridge, opt, nfe, job, lambda *_: bar.advance(world_size()))
+                    files = _restore_one(bridge, opt, nfe, job, on_step)
                 except ValueError as error:
                     failed[str(job.source)] = one_line(error, 300)
                     log.error(f"[Restore] {printable(job.source)}: {one_line(error, 300)}")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from guided_diffusion import presets
-from i2sb.ckpt_util import LATEST, RESULTS, bridge_of, build_ckpt_option
-from i2sb.config import size_text
+from i2sb.ckpt_util import LATEST, RESULTS, SAFETENSORS, as_trained, bridge_of
+from i2sb.config import FIELDS, size_text
 from i2sb.errors import UserError
 from i2sb.noise import TrainingDraws
 from i2sb.options import contradiction
@@ -25,6 +25,9 @@ BRIDGE_OPTIONS = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1", "chann
 TASK_OPTIONS = ("corrupt", "image_size", "add_x1_noise", "seed", "batch_size", "microbatch", "num_itr")
 TASK_OPTIONS += ("lr", "lr_gamma", "lr_step", "lr_schedule", "warmup", "l2_norm", "grad_clip", "ema")
 TASK_OPTIONS += ("ema_halflife_images", "loss_weight", "loss_s2", "perceptual", "crop", "val_split")
+TASK_OPTIONS += ("precision", "grad_checkpoint", "channels_last", "deterministic", "clip_denoise", "max_nonfinite")
+TASK_OPTIONS += ("save_every", "keep_every", "eval_every", "eval_nfe")
+TASK_OPTIONS += ("dataset_dir", "val_list", "exif_rotate", "skip_unreadable")
 
 
 def training_options(opt: argparse.Namespace, log: Any) -> argparse.Namespace:
@@ -41,13 +44,13 @@ def training_options(opt: argparse.Namespace, log: Any) -> argparse.Namespace:
             "--name, or give --overwrite"
         )
     if opt.ckpt is not None:
-        saved = build_ckpt_option(opt, log, RESULTS / opt.ckpt)
+        saved = as_trained(RESULTS / opt.ckpt, log)
         opt.load = saved.load
         _check_bridge(opt, saved)
         _take_over(opt, saved, of_all_ranks(log, opt.global_rank))
         opt.corruption_sha256 = saved.corruption_sha256 if opt.corrupt == saved.corrupt else None
-        if reason := contradiction(opt):
-            raise UserError(reason)
+    if reason := contradiction(opt):
+        raise UserError(reason)
     return opt
 
 
@@ -75,8 +78,14 @@ def _check_bridge(opt: argparse.Namespace, saved: argparse.Namespace) -> None:
 
 def _take_over(opt: argparse.Namespace, saved: argparse.Namespace, log: Any) -> None:
     """Set the options of the checkpoint where the command line does not ask for others; differences are logged."""
-    name = saved.ckpt_path.name
-    for key in (*BRIDGE_OPTIONS, *TASK_OPTIONS, *(("pair_layout",) if opt.corrupt == saved.corrupt else ())):
+    name, keys = saved.ckpt_path.name, [*BRIDGE_OPTIONS, *TASK_OPTIONS]
+    if opt.corrupt == saved.corrupt:
+        keys += ["pair_layout"] if "dataset_dir" in opt.given else ["pair_layout", "source", "target"]
+    if opt.dataset_dir.exists() and not saved.dataset_dir.exists():  # trained elsewhere
+        keys.remove("dataset_dir")
+    if saved.load.suffix == SAFETENSORS:  # it says which bridge it is, and nothing of its training
+        keys = [key for key in keys if key in (*FIELDS, "corrupt")]
+    for key in keys:
         mine, theirs = getattr(opt, key), getattr(saved, key)
         now, before = size_text(mine), size_text(theirs)
         if mine != theirs and key in opt.given:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from guided_diffusion import presets
 from i2sb.batch import unpack
 from i2sb.ckpt_util import LATEST, keep_checkpoint, save_checkpoint
 from i2sb.errors import UserError
@@ -25,6 +26,7 @@ from i2sb.loss import Balance, Perceptual
 from i2sb.meter import Meter
 from i2sb.noise import TrainingDraws
 from i2sb.optimizer import Optimizer
+from i2sb.options import batch_fault
 from i2sb.precision import use_deterministic_kernels
 from i2sb.resume import capture_random_state, restore_random_state, starting_point
 from i2sb.runtime.distributed import StopSignal, check_agreement, gather_objects
@@ -78,13 +80,9 @@ class Training:
         self.data = fingerprint() if fingerprint and self.rank == 0 else None
         if val_dataset is None and opt.eval_every:
             raise UserError(f"evaluations every {opt.eval_every} iterations need a validation set (eval_every 0: none)")
-        per_pass = self.world_size * opt.microbatch
-        if opt.batch_size % per_pass:
-            raise UserError(
-                f"--batch-size {opt.batch_size}: must be a multiple of processes x --microbatch = "
-                f"{self.world_size} x {opt.microbatch} = {per_pass}"
-            )
-        self.num_micro = opt.batch_size // per_pass
+        if reason := batch_fault(opt.batch_size, opt.microbatch, self.world_size):
+            raise UserError(reason)
+        self.num_micro = opt.batch_size // (self.world_size * opt.microbatch)
         if opt.deterministic:
             use_deterministic_kernels()
         runner.net.diffusion_model.set_checkpointing(opt.grad_checkpoint)
@@ -147,7 +145,9 @@ class Training:
             return True
         if self.rank == 0:
             network = self.runner.net.kwargs
-            self.log.info(f"[Train] {before_training(opt, network, len(self.train_dataset))}")
+            self.log.info(
+                f"[Train] {presets.name_of(network)}, {before_training(opt, network, len(self.train_dataset))}"
+            )
         with StopSignal() as stop, Progress("training", opt.num_itr, state.iteration, shown=self.rank == 0) as bar:
             try:
                 stopped_by = self._iterate(stop, bar)
@@ -157,7 +157,7 @@ class Training:
         if stopped_by and state.iteration < opt.num_itr:
             self.log.info(
                 f"[Train] {stopped_by}: stopped after iteration {state.iteration} and saved; to resume: "
-                f"python train.py --ckpt {opt.name} --corrupt {opt.corrupt}, with the other flags as before"
+                f"python train.py --ckpt {opt.name} --corrupt {opt.corrupt}, with the flags of this machine"
             )
             return False
         self.log.info(f"[Train] {state.iteration} iterations are done: {self.latest}")
@@ -187,7 +187,7 @@ class Training:
             if state.iteration % opt.log_every == 0 or state.iteration == opt.num_itr:
                 self.report(bar)
             if line := time_left.after_iteration(loss, opt.num_itr - state.iteration):
-                self.log.info(f"[Train] {line}")
+                self.log.info(f"[Train] {line}, evaluations aside")
             if state.iteration % opt.save_every == 0 or self._to_be_kept():
                 self.save()
         if state.saved != state.iteration:

@@ -27,12 +27,13 @@ def evaluate(training: Any, stop: StopSignal) -> str | None:
     stop: polled after each step; a signal ends the evaluation and its name is returned, else None.
     """
     runner, opt, dataset, iteration = training.runner, training.opt, training.val_dataset, training.state.iteration
-    runner.log.info(f"[Eval] iteration {iteration}")
+    nfe = num_evaluations(opt.eval_nfe, opt.interval)
+    count = min(opt.global_size * opt.microbatch, len(dataset))
+    runner.log.info(f"[Eval] iteration {iteration}: {count} images, NFE {nfe}")
     numbers = [(opt.global_rank * opt.microbatch + i) % len(dataset) for i in range(opt.microbatch)]
     if (loaded := stop.next(ordered_loader(dataset, [numbers], num_workers=0))) is None:
         return stop.poll()
     given = unpack(loaded).to(runner.device)
-    nfe = num_evaluations(opt.eval_nfe, opt.interval)
     with Progress("evaluating", nfe, shown=opt.global_rank == 0) as bar:
 
         def on_step(*_: Any) -> None:

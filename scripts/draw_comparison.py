@@ -15,7 +15,7 @@ from i2sb.runtime.script import run_script
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("draw_comparison.py", "Draw degraded, restored and clean images of evaluated samples side by side.")
-    run = shared.add_run(parser)
+    run = shared.add_run(parser, shared.OF_DEGRADED)
     shared.add_samples(run)
     run.add_argument("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help="PNG to write")
     run.add_argument("--rows", type=positive_int, default=6, metavar="N", help="images shown, spread over the classes")

@@ -12,12 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from i2sb.options.parser import experiment
 from i2sb.runtime.script import run_script
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ckpt", required=True, metavar="NAME", help="the checkpoint is results/NAME/latest.pt")
+    where = "the checkpoint is results/NAME/latest.pt"
+    parser.add_argument("--ckpt", type=experiment, required=True, metavar="NAME", help=where)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the two files (default: results/NAME)")
     args = parser.parse_args(argv)
 

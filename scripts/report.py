@@ -16,7 +16,7 @@ from i2sb.runtime.script import run_script
 def main(argv: Sequence[str] | None = None) -> int:
     epilog = "compute_metrices.py --report does the same at the end of its work."
     parser = Parser("report.py", "Write report.html, one self-contained page, beside evaluated samples.", epilog)
-    run = shared.add_run(parser)
+    run = shared.add_run(parser, shared.OF_DEGRADED)
     shared.add_samples(run)
     run.add_argument(
         "--num-images", type=non_negative_int, default=12, metavar="N", help="images shown, spread over the classes"

@@ -112,10 +112,6 @@ def test_every_kind_of_task_trains_and_samples(here, corrupt, flags):
             "cannot be resumed with --beta-max 1.0 .trained with 0.3.",
         ),
         (lambda h: train_argv(h / "nowhere", "--name", "x"), "there is no such folder"),
-        (
-            lambda h: train_argv(h / "photos", "--name", "x", "--batch-size", "5"),
-            "--batch-size 5: must be a multiple of processes x --microbatch = 1 x 2 = 2",
-        ),
     ],
 )
 def test_training_errors_are_one_line(here, capsys, argv, message):

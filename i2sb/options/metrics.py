@@ -18,7 +18,7 @@ MODES = ("legacy_pytorch", "legacy_tensorflow", "clean")
 def build_parser(metrics: Sequence[str] = ()) -> Parser:
     """metrics: the names to choose from, `evaluation.metrics.METRICS`; they are not known in this package."""
     parser = Parser("compute_metrices.py", DESCRIPTION, EPILOG)
-    run = shared.add_run(parser)
+    run = shared.add_run(parser, shared.OF_DEGRADED)
     shared.add_gpu(run)
     shared.add_samples(run)
     add = parser.add_argument_group("metrics").add_argument

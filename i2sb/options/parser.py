@@ -118,10 +118,10 @@ def path(text: str) -> Path:
 
 def experiment(text: str) -> str:
     """An argparse type: a folder's name under results/; its path, or that of its weights, is taken too."""
-    name, path, results = text, Path(text).absolute(), Path("results").absolute()
-    if results in path.parents:
-        path = path.parent if path.name in CONTENT and path.parent != results else path
-        name = str(path.relative_to(results))
+    path, results = Path(text).absolute(), Path("results").absolute()
+    name = str(path.relative_to(results)) if results in path.parents else text
+    folder, _, file = name.rpartition("/")
+    name = folder if folder and file in CONTENT else name
     too_long = any(len(os.fsencode(part)) > 255 for part in name.split("/"))
     if not name or name in (".", "..") or name.startswith("/") or ".." in name.split("/") or "\0" in name or too_long:
         raise argparse.ArgumentTypeError(f"{text!r} is invalid: expected the name of a folder in results/")

@@ -30,16 +30,20 @@ SAMPLERS = {
 }
 
 
-def add_run(parser: Parser) -> Any:
+def add_run(parser: Parser, seed: str = "seed of all random draws") -> Any:
+    """seed: what it is for."""
     group = parser.add_argument_group("run")
     add = group.add_argument
-    add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help="seed of all random draws")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help=seed)
     where = "where to compute: cuda, cuda:INDEX, mps, cpu; auto: a GPU if there is one, else the CPU"
     add("--device", type=device, default="auto", metavar="DEVICE", help=where)
     own = "a .py file with operators of your own, for --corrupt NAME (see docs/tasks.md)"
     add("--corruption-file", type=operator_file, metavar="FILE", help=own)
     add("--debug", action="store_true", help="open ipdb where an error occurs, instead of one line about it")
     return group
+
+
+OF_DEGRADED = "seed of the degraded images (default: the samples' own, which they say; else 0)"
 
 
 def add_gpu(group: Any) -> None:
@@ -90,7 +94,8 @@ def add_launch(parser: Parser) -> None:
 def add_data(parser: Parser, training: bool = False) -> None:
     group = parser.add_argument_group("data")
     add = group.add_argument
-    size = "side of the images, or their height and width [pixels]: multiples of what the network divides by"
+    own = "" if training else " (default: the checkpoint's)"
+    size = "side of the images, or their height and width [pixels]: multiples of what the network divides by" + own
     add("--image-size", type=image_size, default=256, metavar="S|H,W", help=size)
     folder = "folder with train/ and val/ of images, or LMDBs of them; for pairs see docs/your-data.md"
     add("--dataset-dir", type=path, default=Path("/dataset"), metavar="DIR", help=folder)
@@ -99,19 +104,22 @@ def add_data(parser: Parser, training: bool = False) -> None:
         "on ImageNet, all images on other data)"
     )
     add("--val-list", type=path, metavar="FILE", help=val_list)
-    split = "where there is no val/: the share of train/ to hold out for it, chosen by the files' names"
+    split = "where there is no val/: the share of train/ to hold out for it, chosen by the files' names" + own
     add("--val-split", type=number(float, 0, 1), default=0.0, metavar="SHARE", help=split)
     if training:
         add_channels(group)
         crop = "center: images resized to the size, as published; random: windows of that size at full resolution"
         add("--crop", choices=("center", "random"), default="center", help=crop)
-    add("--source", type=path, metavar="DIR", help="pairs: the folder of degraded images")
-    add("--target", type=path, metavar="DIR", help="pairs: the folder of clean images, with the same names")
-    layout = "pairs: two folders (or a list of files), or halves of one image, the degraded left or (reversed) right"
+    add("--source", type=path, metavar="DIR", help="pairs: the folder of degraded images" + own)
+    target = "pairs: the folder of clean images, with the same names" + own
+    add("--target", type=path, metavar="DIR", help=target)
+    layout = (
+        "pairs: two folders (or a list of files), or halves of one image, the degraded left or (reversed) right" + own
+    )
     add("--pair-layout", choices=PAIR_LAYOUTS, default=PAIR_LAYOUTS[0], help=layout)
     rotate = "turn photographs as their EXIF orientation says (default: take the pixels as stored, as published)"
     add("--exif-rotate", action="store_true", help=rotate)
-    skip = "first decode all images of a folder, list those that cannot be, and leave up to N out"
+    skip = "first decode all images of a folder, list those that cannot be, and leave up to N out" + own
     add("--skip-unreadable", type=non_negative_int, default=0, metavar="N", help=skip)
     cores = min(4, os.cpu_count() or 1)
     workers = "processes that load images, besides each process that computes (0: none)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,11 @@ def parse_train_options(argv: Sequence[str] | None = None) -> argparse.Namespace
 
 def contradiction(opt: argparse.Namespace) -> str | None:
     """What is wrong with options that are valid one by one; None: nothing."""
+    processes = getattr(opt, "global_size", None)
+    if processes is None and not os.environ.get("WORLD_SIZE"):  # where torchrun set it, each rank looks
+        processes = opt.num_proc_node * opt.n_gpu_per_node
+    if processes and (reason := batch_fault(opt.batch_size, opt.microbatch, processes)):
+        return reason
     if opt.t0 >= opt.T:
         return f"--t0 {opt.t0:g}: must be below --T {opt.T:g}"
     if opt.eval_nfe is not None and opt.eval_nfe >= opt.interval:
@@ -150,6 +156,17 @@ def contradiction(opt: argparse.Namespace) -> str | None:
     if opt.ckpt is not None and opt.network is None:
         return None  # which network the checkpoint has is seen when it is built
     return shared.misfit(opt.image_size, opt.network)
+
+
+def batch_fault(batch_size: int, microbatch: int, processes: int) -> str | None:
+    """Why the ranks cannot share a batch alike; None where they can."""
+    per_pass = processes * microbatch
+    if batch_size % per_pass == 0:
+        return None
+    return (
+        f"--batch-size {batch_size}: must be a multiple of processes x --microbatch = {processes} x {microbatch} = "
+        f"{per_pass}"
+    )
 
 
 def fault_of_saved(options: Mapping[str, Any]) -> str | None:

@@ -53,7 +53,6 @@ def download(
             raise UserError(f"{path}: not {what}: {fault}; remove it to have it fetched again from {url}")
         return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         waiting = f"waiting for another process that fetches {what} to {path}"
         with lock(path.with_name(f"{path.name}.lock"), lambda: say(waiting)):
             if not path.is_file():

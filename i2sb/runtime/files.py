@@ -127,12 +127,15 @@ def sync_folder(folder: Path) -> None:
 def lock(path: str | os.PathLike, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the file `path` as a lock between processes (and threads); it goes when the block ends.
 
-    `on_wait` is called once when another holder makes us wait. A holder that dies frees the lock. Where the file
-    system has no locks, nobody waits.
+    Its folder is made when missing, and then goes, too, where the block fails and leaves it empty. `on_wait` is called
+    once when another holder makes us wait. A holder that dies frees the lock. Where the file system has no locks,
+    nobody waits.
     """
     path = Path(path)
+    was_there = path.parent.exists()
     with contextlib.ExitStack() as stack:
         while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(path.open("ab"))
             if _flock(file.fileno(), wait=False) is False:
                 if on_wait is not None:
@@ -145,9 +148,29 @@ def lock(path: str | os.PathLike, on_wait: Callable[[], None] | None = None) -> 
             stack.close()  # the former holder removed this one: take the file that is there now
         try:
             yield
-        finally:
+        except BaseException:
             with contextlib.suppress(OSError):
                 path.unlink()
+                if not was_there:
+                    path.parent.rmdir()
+            raise
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def only_if_used(folder: Path, rank: int = 0) -> Iterator[None]:
+    """Remove a folder that the block has made, where it fails and has left nothing there but a log (rank 0 does)."""
+    was_there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if rank == 0 and not was_there and [path.name for path in folder.iterdir()] == ["log.txt"]:
+                (folder / "log.txt").unlink()
+                folder.rmdir()
+                folder.parent.rmdir()  # where that was empty before
+        raise
 
 
 @contextlib.contextmanager
@@ -159,7 +182,6 @@ def only_one(path: Path, busy: str) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(path, on_wait=give_up))
         except OSError as error:
             raise unwritable(path.parent, error) from error

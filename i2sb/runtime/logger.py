@@ -35,7 +35,7 @@ def build_logger(folder: Path | None, rank: int = 0, resumed: bool = False) -> l
         handlers.insert(0, _log_file(path))
 
     log = logging.getLogger("i2sb")
-    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    log.setLevel(logging.DEBUG if rank == 0 else logging.WARNING)
     log.propagate = False  # a library that sets up the root logger must not print all lines a second time
     for handler in list(log.handlers):
         log.removeHandler(handler)
@@ -53,10 +53,10 @@ def of_all_ranks(log: Any, rank: int) -> Any:
 
 
 def log_options(log: Any, opt: Any) -> None:
-    """One block with all options of `opt` (a namespace) but the W&B key, one a line."""
+    """One block in the log file alone: all options of `opt` (a namespace) but the W&B key, one a line."""
     options = {name: value for name, value in vars(opt).items() if name != "wandb_api_key"}
     width = max(map(len, options))
-    log.info("\n".join(["options:", *(f"  {name:<{width}}  {value}" for name, value in options.items())]))
+    log.debug("\n".join(["options:", *(f"  {name:<{width}}  {value}" for name, value in options.items())]))
 
 
 class _LogFile(logging.FileHandler):
@@ -88,12 +88,12 @@ def _screen() -> logging.Handler:
     from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
 
-    return RichHandler(
-        console=console(), show_path=False, markup=False, highlighter=NullHighlighter(), log_time_format="%H:%M:%S"
-    )
+    plain = {"show_path": False, "markup": False, "highlighter": NullHighlighter(), "log_time_format": "%H:%M:%S"}
+    return RichHandler(logging.INFO, console=console(), **plain)
 
 
 def _plain(form: str, times: str | None = None) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(form, times))
+    handler.setLevel(logging.INFO)  # options are for the log file
     return handler

@@ -180,7 +180,7 @@ def test_the_script_offline(tmp_path):
         (tmp_path / "results/jpeg-5" / name).write_bytes(b"by hand")
     done = script("jpeg-5")
     assert (done.returncode, done.stdout, done.stderr) == (0, "results/jpeg-5 is ready\n", "")
-    assert "error: jpeg-7: no published checkpoint has this name; there are " in script("jpeg-7").stderr
+    assert "error: jpeg-7: no published checkpoint has this name; did you mean jpeg-5? " in script("jpeg-7").stderr
     done = script("jpeg-10")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "is this machine offline?" in done.stderr

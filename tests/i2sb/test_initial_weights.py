@@ -33,6 +33,16 @@ def adm_file(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def test_wrapped_weights_are_unwrapped(tmp_path):
+    state = adm_file(tmp_path / "adm.pt")
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "wrapped.pt")
+    nets = [BridgeNet({**SMALL, "in_channels": 3}, LEVELS, False) for _ in range(2)]
+    assert load_initial_weights(nets[0], tmp_path / "adm.pt") == ""
+    assert load_initial_weights(nets[1], tmp_path / "wrapped.pt") == "prefixes of its names left out"
+    for mine, theirs in zip(*(net.parameters() for net in nets)):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("in_channels", [3, 6])
 def test_published_weights_are_taken_over(tmp_path, in_channels):
     published = adm_file(tmp_path / "adm.pt")
