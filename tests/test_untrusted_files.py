@@ -14,6 +14,7 @@ from small_runs import script as own_process
 import compute_metrices
 import sample
 import train
+from dataset.build import build_lmdb
 from guided_diffusion import presets
 from i2sb.ckpt_util import build_ckpt_option
 from i2sb.export import export
@@ -29,6 +30,8 @@ LATEST, RECON = "results/a/latest.pt", "results/a/samples_nfe2/recon.pt"
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     photos(folder / "photos", train=11, val=1)
+    for split in ("train", "val"):
+        build_lmdb(folder / "photos" / split, folder / f"photos/{split}_faster_imagefolder.lmdb", log=LOG)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train.main(train_argv(folder / "photos", "--name", "a", "--num-itr", "1")) == 0
@@ -135,7 +138,7 @@ def test_odd_parts_of_a_checkpoint(here, capsys, at, odd):
 
 
 def damage_images(dataset):
-    """Cut one image of each class in the LMDBs, which are built already."""
+    """Cut one image of each class in the LMDBs."""
     for path in dataset.glob("*_faster_imagefolder.lmdb"):
         with lmdb.open(str(path), lock=False) as environment, environment.begin(write=True) as transaction:
             for key, content in list(transaction.cursor()):

@@ -156,9 +156,9 @@ def test_the_adm_weights_are_not_fetched_where_they_or_the_originals_pair_are(tm
 
 
 def test_the_table_of_addresses():
-    from corruption.names import TASKS
+    from corruption.names import PUBLISHED
 
-    assert set(addresses.CHECKPOINT_FOLDERS) == set(TASKS) - {"mixture"}
+    assert set(addresses.CHECKPOINT_FOLDERS) == set(PUBLISHED) - {"mixture"}
     assert len({*addresses.CHECKPOINT_FOLDERS.values()}) == 9
     for remote in vars(addresses).values():
         if isinstance(remote, addresses.Remote):
