@@ -25,13 +25,15 @@ from guided_diffusion import presets
 from i2sb import export
 from i2sb.batch import Given, degrade
 from i2sb.ckpt_util import LATEST, RESULTS, sampling_options, with_defaults
-from i2sb.config import BridgeConfig
+from i2sb.config import FIELDS, BridgeConfig
 from i2sb.ema import ExponentialMovingAverage
 from i2sb.errors import UserError
 from i2sb.forms import Picture, mask_like, mask_tensor, opened
 from i2sb.network import BridgeNet
 from i2sb.noise import ImageNoise, TrainingDraws
 from i2sb.operator_file import load_operators
+from i2sb.options.parser import DEVICES
+from i2sb.options.shared import PRECISIONS
 from i2sb.runner import Runner
 from i2sb.runtime.launch import pick_single_device
 from i2sb.samplers import OnStep, fill_hole
@@ -90,9 +92,10 @@ class Bridge:
             corruption_file: your own operator of the task, where the checkpoint's is not there, see docs/tasks.md.
 
         Raises:
-            UserError: no such checkpoint, or it is damaged.
+            UserError: no such checkpoint, or it is damaged; no such GPU here.
+            ValueError: device or precision are none of these.
         """
-        asked = argparse.Namespace(device=pick_single_device(device), precision=precision)
+        asked = argparse.Namespace(device=_device(device, precision), precision=precision)
         asked.network = asked.channels_last = asked.nfe = asked.eta = None
         asked.sampler = "ddpm"
         opt, _ = sampling_options(asked, locate(name_or_path))
@@ -120,8 +123,10 @@ class Bridge:
         values = config.to_dict() if isinstance(config, BridgeConfig) else dict(config)
         if isinstance(network := values.get("network", presets.DEFAULT), str):
             values["network"] = presets.resolve(network)
-        opt = with_defaults(argparse.Namespace(corrupt=values.pop("task"), **values))
-        opt.device, opt.precision, opt.no_pretrained = pick_single_device(device), precision, True
+        if unknown := sorted({*values} - {*FIELDS}):
+            raise ValueError(f"a bridge has no {unknown[0]!r}; its fields are {', '.join(FIELDS)}")
+        opt = with_defaults(argparse.Namespace(corrupt=lookup(str(values.pop("task", None))).name, **values))
+        opt.device, opt.precision, opt.no_pretrained = _device(device, precision), precision, True
         opt.channels_last = opt.device == "cpu"
         return cls(Runner(opt, _quiet(), save_opt=False))
 
@@ -345,6 +350,13 @@ def locate(name_or_path: str | Path) -> Path:
     """The folder or file that a bridge is loaded from: the one place that gives names their meaning."""
     named = RESULTS / name_or_path
     return named if named.is_dir() or not Path(name_or_path).exists() else Path(name_or_path)
+
+
+def _device(device: str, precision: str) -> str:
+    for value, known in ((str(device).partition(":")[0], DEVICES), (precision, PRECISIONS)):
+        if value not in known:
+            raise ValueError(f"{value!r}: choose one of {', '.join(known)}")
+    return pick_single_device(str(device))
 
 
 def _is_shown(x: Tensor, scale: int) -> bool:

@@ -100,7 +100,7 @@ def unwritable(path: Path, error: OSError) -> UserError:
     if path.is_file():
         text += " (the file there is as it was)"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        text += "; data/ and results/ lie where the program is started: do so in a folder that can be written to"
+        text += "; choose a folder that can be, or start there: data/ and results/ lie where the program is started"
     return UserError(text)
 
 

@@ -113,7 +113,7 @@ def test_a_read_only_file_system_is_one_line_with_the_way_out(tmp_path, monkeypa
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "mkdir", read_only)
-    message = r"cannot be written: Read-only file system; data/ and results/ .* in a folder that can be written to"
+    message = r"cannot be written: Read-only file system; choose a folder that can be, .*data/ and results/"
     for write in (lambda: atomic_write(tmp_path / "a/file"), lambda: only_one(tmp_path / "a/.lock", "busy")):
         with pytest.raises(UserError, match=message), write():
             pass

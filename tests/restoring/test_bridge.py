@@ -80,6 +80,22 @@ def test_what_is_no_picture_says_why(here, image, mask, message):
         bridge.restore(image, nfe=1, mask=mask)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"task": "jpeg-1O"}, "jpeg-1O"),
+        ({"task": None}, "None"),
+        ({"beta-max": 1.0}, "a bridge has no 'beta-max'"),
+        ({"device": "tpu"}, "'tpu': choose one of auto"),
+        ({"precision": "int8"}, "'int8': choose one of fp32"),
+    ],
+)
+def test_what_makes_no_bridge_says_why(more, message):
+    others = {key: more.pop(key, default) for key, default in (("device", "cpu"), ("precision", "fp32"))}
+    with pytest.raises(ValueError, match=message):
+        Bridge.create({"task": "jpeg-10", "image_size": 32, "network": NETWORK, **more}, **others)
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "dbim", "dbim2"])
 def test_known_pixels_come_back_as_given_and_a_mask_may_be_of_ones(here, sampler):
     bridge = Bridge.from_pretrained("inpaint-center", device="cpu")
