@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,20 @@ def test_tensorboard_reads_back_scalars_images_and_options(tmp_path):
     options = dict(line.split(None, 1) for line in text.tensor_proto.string_val[0].decode().splitlines())
     assert (options["name:"], options["ckpt:"], options["network:"]) == ("a", "results/\\udcff", "{'channels': 8}")
     assert holders_of(KEY, tmp_path) == []
+
+
+def test_tensorboard_on_a_full_disk_is_dropped(tmp_path, caplog, capfd):
+    def work() -> list[str]:
+        with writer_of(tmp_path, "tensorboard") as writer:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+            for step in range(20):
+                writer.add_image(step, "recon", picture().repeat(1, 20, 20))
+                time.sleep(0.02)  # another thread writes
+        return [record.getMessage() for record in caplog.records]
+
+    text = f"tensorboard --logdir {tmp_path}/a: cannot be written: File too large; the run continues without"
+    assert as_child(work) == str([text])
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_tensorboard_hides_what_a_resumed_run_draws_again(tmp_path):
