@@ -6,7 +6,6 @@ import contextlib
 import gc
 import itertools
 import json
-import os
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from i2sb.errors import EndedElsewhere, UserError, one_line
+from i2sb.runtime.rendezvous import meet, rendezvous_seconds
 from i2sb.runtime.script import on_signals
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate or save while the others wait
 _BEAT = 10.0  # seconds between the signs of life of a rank
-_SILENCE = 10  # seconds before a rank says what it is waiting for
 _POLL = 0.05
 # How gloo and NCCL say that a peer, or the way to it, is gone.
 _LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -257,11 +256,11 @@ def process_group(
         if listener is not None:
             served = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
             server = dist.TCPStore("127.0.0.1", placement.port, **served)
-        _store = _meet(placement, shared)
+        _store = meet(placement, shared, _COLLECTIVE_TIMEOUT)
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
-        connecting = timedelta(seconds=_rendezvous_seconds() / 5)  # gloo waits for five times as long
+        connecting = timedelta(seconds=rendezvous_seconds() / 5)  # gloo waits for five times as long
         dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=connecting)
-        set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # below torch 2.10
+        set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # its older name
         set_timeout(_COLLECTIVE_TIMEOUT, dist.group.WORLD)
         threading.Thread(target=_beat, args=(_store, rank, ended), daemon=True).start()
         yield
@@ -285,63 +284,3 @@ def process_group(
         # Else NCCL, or gloo's barrier, would wait for what the others never join.
         if dist.is_initialized() and (ended_well or not on_cuda) and not isinstance(sys.exc_info()[1], _Unheard):
             dist.destroy_process_group()
-
-
-def _rendezvous_seconds() -> float:
-    return float(os.environ.get("I2SB_RENDEZVOUS_SECONDS", "600"))
-
-
-def _meet(placement: Placement, shared: dict[str, str]) -> dist.Store:
-    """The store, once all ranks have come to it.  Waits in short steps: torch's own waits ignore signals."""
-    address, seconds = (placement.address, placement.port), _rendezvous_seconds()
-    start, silent = time.monotonic(), placement.local_rank != 0  # one rank per node prints
-    store, state, where = None, "nobody answers there", f"{placement.address}:{placement.port}"
-    while True:
-        if store is None:
-            with contextlib.suppress(OSError):
-                socket.create_connection(address, timeout=5).close()
-                store = _check_in(placement, shared)
-        else:
-            arrived = store.add("arrived", 0)  # a rank refuses before it counts as arrived
-            if store.check(["refusal"]):
-                time.sleep(1)  # the others still read it, where this process serves the store
-                raise UserError(store.get("refusal").decode())
-            if arrived >= placement.size:
-                return store
-            state = f"{arrived} of {placement.size} ranks have come"
-        waited = time.monotonic() - start
-        if waited > seconds:
-            raise UserError(
-                f"rank {placement.rank} waited {seconds:g} s (I2SB_RENDEZVOUS_SECONDS) at {where}: {state}; check "
-                "that every node runs the same command with its own --node-rank, that --master-address is an "
-                "address of node 0 which the others can reach, and that no firewall closes the port (--master-port)"
-            )
-        if waited > _SILENCE and not silent:
-            silent = True
-            print(f"rank {placement.rank} waits at {where}: {state}", file=sys.stderr, flush=True)
-        time.sleep(_POLL)
-
-
-def _check_in(placement: Placement, shared: dict[str, str]) -> dist.Store:
-    """A client of the store, where this rank is counted, or the run refused if the ranks do not fit together."""
-    store = dist.TCPStore(placement.address, placement.port, is_master=False, timeout=timedelta(seconds=60))
-    store.set_timeout(_COLLECTIVE_TIMEOUT)
-    # torchrun restarts ranks against the same store.
-    store = dist.PrefixStore(f"i2sb/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    size = int(store.compare_set("size", "", str(placement.size)))  # the first to come sets it
-    if size != placement.size or store.add(f"rank/{placement.rank}", 1) > 1:
-        who = f"rank {placement.rank} of {placement.size} came twice or to a run of {size} ranks"
-        store.set("refusal", f"{who}: give every node the same flags and its own --node-rank")
-    else:
-        _compare(store, placement.rank, shared)
-    store.add("arrived", 1)
-    return store
-
-
-def _compare(store: dist.Store, rank: int, shared: dict[str, str]) -> None:
-    """Refuse the run where an option is not that of the first rank to come."""
-    first, theirs = json.loads(store.compare_set("options", "", json.dumps([rank, shared])))
-    if wrong := [name for name in sorted({*shared, *theirs}) if shared.get(name) != theirs.get(name)]:
-        flag, own, other = wrong[0].replace("_", "-"), shared.get(wrong[0]), theirs.get(wrong[0])
-        who = f"rank {rank} has --{flag} {own}, rank {first} has {other}"
-        store.set("refusal", f"{who}: give every node the same flags")
