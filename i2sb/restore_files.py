@@ -139,7 +139,7 @@ def _conclude(bridge: Bridge, opt: argparse.Namespace, jobs: list[Job], before: 
 def find_inputs(inputs: Iterable[Path], output: Path) -> list[tuple[Path, Path]]:
     """(file, its name relative to the folder it was found in) of all files, folders and patterns, sorted.
 
-    Folders are searched to any depth for files that Pillow reads, but for hidden ones and the output folder.
+    Folders are searched to any depth for files that Pillow reads, but for hidden ones and those with restored pictures.
 
     Raises:
         UserError: nothing there.
@@ -168,7 +168,7 @@ def find_inputs(inputs: Iterable[Path], output: Path) -> list[tuple[Path, Path]]
 def _files_below(folder: Path) -> list[Path]:
     found = []
     for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(n for n in folders if not (n.startswith(".") or (Path(here) / n / RECORD).exists()))
         paths = (Path(here) / name for name in sorted(names) if not name.startswith("."))
         found += [path for path in paths if path.suffix.lower() in readable_suffixes() | {".npy"}]
     return found

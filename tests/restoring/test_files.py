@@ -143,6 +143,8 @@ def test_inputs_are_never_replaced(here, capsys):
         "grey.png",
         "alpha.webp",
     }
+    restored("jpeg-10", "--input", "pictures", "--output", "pictures/more", "--seed", "1")  # nor are earlier outputs
+    assert not (here / "pictures/more/out").exists()
     assert before.items() <= contents("pictures").items()
     shutil.copytree("pictures/sub", "mine")
     restored("jpeg-10", "--input", "pictures/sub", "--output", "mine", code=2)
