@@ -129,7 +129,7 @@ def test_ranks_with_different_weights_stop(here, script):
     command = [*torchrun, "--nproc-per-node", "2", "ranks.py", str(ROOT), script, *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert re.search(f"{script}.py: error: .*sr4x-pool.* replaced while the ranks loaded", done.stderr)
+    assert re.search(f"{script}.py: error: .*sr4x-pool.* is not rank 0's \\(replaced meanwhile", done.stderr)
     assert not (here / FOLDER / "recon.json").exists()
     assert not (here / "results/b/latest.pt").exists()
 

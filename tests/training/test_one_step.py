@@ -22,6 +22,7 @@ from i2sb.meter import Meter
 from i2sb.optimizer import Optimizer
 from i2sb.options import parse_train_options
 from i2sb.runner import Runner
+from i2sb.runtime.distributed import StopSignal
 from i2sb.training import Training
 
 
@@ -50,7 +51,7 @@ def blocks(training: Training, kind: type) -> list[nn.Module]:
 def test_degradations_compute_in_full_float32(begin):
     training, seen = begin("--precision", "tf32"), []
     training.corrupt = lambda x0: seen.append(torch.get_float32_matmul_precision()) or x0
-    training.step(images())
+    training.step(images(), StopSignal())
     assert seen == ["highest"]
     assert torch.get_float32_matmul_precision() == "high"
 
@@ -64,7 +65,7 @@ def test_checkpointed_blocks_compute_twice_and_no_others(begin, mode, again):
     for kind in (AttentionBlock, ResBlock):
         for block in blocks(training, kind):  # before, not after: the second computation may end early
             block.register_forward_pre_hook(lambda module, inputs: calls.update([module]))
-    training.step(images())
+    training.step(images(), StopSignal())
     for kind in (AttentionBlock, ResBlock):
         assert {calls[block] for block in blocks(training, kind)} == {2 if kind in again else 1}, kind
 
@@ -75,7 +76,7 @@ def test_channels_last_is_the_layout_of_weights_images_and_activations(begin, fl
     training.runner.net.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     convolution = training.runner.net.diffusion_model.middle_block[0].in_layers[2]  # of many channels and pixels
     convolution.register_forward_hook(lambda _, inputs, output: inner.append(output))
-    training.step(images())
+    training.step(images(), StopSignal())
     weights = [conv.weight for conv in blocks(training, nn.Conv2d) if conv.kernel_size == (3, 3)]
     last = [t.is_contiguous(memory_format=torch.channels_last) for t in (*weights, *inputs, *inner)]
     assert len(inputs) == len(inner) == 1
@@ -102,9 +103,9 @@ def test_no_step_reads_a_number(begin, as_on_a_gpu, corrupt, precision):
     training = begin("--precision", precision, *(recipe if corrupt != "sr4x-pool" else []), corrupt=corrupt)
     assert training.optimizer.adamw.param_groups[0]["fused"]
     batches, meter = images(1), Meter(training.runner.device, 1)
-    meter.add(*training.step(batches))
+    meter.add(*training.step(batches, StopSignal()))
     with Waits() as waits:
-        meter.add(*training.step(batches))
+        meter.add(*training.step(batches, StopSignal()))
     assert waits.count > 500
     assert [name for name in waits.seen if waits.reads_data(name)] == []
     assert training.optimizer.skipped() == (0, 0)
@@ -121,7 +122,7 @@ def test_no_step_takes_anything_from_the_device(begin, as_on_a_gpu, monkeypatch,
     training = begin(corrupt=corrupt, device="meta")
     batches, meter = images(40), Meter(training.runner.device, 40)  # 40: most kinds of mixture are among them
     for _ in range(2):
-        meter.add(*training.step(batches))
+        meter.add(*training.step(batches, StopSignal()))
     with pytest.raises((RuntimeError, NotImplementedError)):  # the probe works
         meter.read()
 

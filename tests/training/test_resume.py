@@ -100,7 +100,8 @@ def test_a_signal_during_an_evaluation_leaves_dropout_on(dataset, monkeypatch):
 
     monkeypatch.setattr(Runner, "compute_pred_x0", signalled)
     assert train.main(train_argv(dataset, *flags, "--name", "stopped", "--num-itr", "9")) == 0
-    assert state("stopped")["resume"]["iteration"] == 3
+    assert state("stopped")["resume"]["iteration"] == 2
+    assert train.main(train_argv(dataset, *flags, "--ckpt", "stopped", "--num-itr", "3")) == 0
     assert_same_bits(state("straight"), state("stopped"))
 
 

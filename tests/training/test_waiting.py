@@ -104,8 +104,7 @@ def test_a_loader_that_says_nothing_is_said(monkeypatch, caplog):
     batches = loader.ordered_loader(Slow(), [[3]], num_workers=0)
     threading.Timer(0.5, late.set).start()
     assert [batch.tolist() for batch in batches] == [[3]]
-    (line,) = caplog.messages
-    assert line.startswith("[Data] no images since ")
+    assert {line.partition("since")[0] for line in caplog.messages} == {"[Data] no images "}
 
 
 def test_a_folder_for_sockets_that_is_too_long(tmp_path, monkeypatch):
