@@ -1,12 +1,14 @@
 """Operators from a file of the user's: `--corruption-file my_op.py --corrupt my-op`.
 
 No checkpoint makes us run a file that the user does not know: one that a checkpoint names is run only if it is, byte
-for byte, the one that it was trained with; any other has to be named on the command line.
+for byte, the one that it was trained with, and this user has named the same bytes before; any other has to be named on
+the command line.  (The checksum alone would not do: who hands on a checkpoint may put a file beside it.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ def load_operators(opt: Any, given: str | None, log: Any) -> None:
     with operator_errors():
         check_task(opt.corrupt, file)
         load_file(file)
+    if given:
+        _remember(file.sha256)
     opt.corruption_file, opt.corruption_sha256 = file.path, file.sha256
 
 
@@ -53,10 +57,30 @@ def _read_saved(task: str, path: str | None, sha256: str | None) -> OperatorFile
         reason = f"comes from {one_line(path)}, which is not there"
     else:
         file = _read(path)
-        if file.sha256 == sha256:
+        if file.sha256 == sha256 and _is_known(sha256):
             return file
-        reason = f"comes from {one_line(path)}, which has changed since the training"
+        why = "you have not named before" if file.sha256 == sha256 else "has changed since the training"
+        reason = f"comes from {one_line(path)}, which {why}"
     raise UserError(f"the task '{one_line(task)}' {reason}; give --corruption-file FILE")
+
+
+def _known_files() -> Path:
+    """A folder with an empty file for each operator file that this user has named, called by its SHA-256."""
+    state = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+    return Path(state) / "i2sb" / "operators"
+
+
+def _is_known(sha256: str) -> bool:
+    try:
+        return (_known_files() / sha256).is_file()
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return False
+
+
+def _remember(sha256: str) -> None:
+    with contextlib.suppress(OSError, RuntimeError):  # then it is asked for again
+        _known_files().mkdir(parents=True, exist_ok=True)
+        (_known_files() / sha256).touch()
 
 
 @contextlib.contextmanager

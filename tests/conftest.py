@@ -2,10 +2,13 @@
 
 import os
 import shutil
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
+if "I2SB_TEST_STATE" not in os.environ:  # not the user's own; child processes share it
+    os.environ["XDG_STATE_HOME"] = os.environ["I2SB_TEST_STATE"] = tempfile.mkdtemp(prefix="i2sb-state-")
 
 import pytest
 import torch

@@ -92,6 +92,14 @@ def test_a_file_that_has_changed_is_not_run(here, place, capsys):
         (place / "my_op.py").unlink()
 
 
+def test_a_file_that_comes_with_a_checkpoint_is_not_run(here, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(here / "another user"))
+    assert sample.main(sample_argv(here / "DIR", "fog")) == 2
+    assert "my_op.py, which you have not named before; give --corruption-file FILE" in last_error(capsys)
+    assert sample.main(sample_argv(here / "DIR", "fog", "--corruption-file", "my_op.py")) == 0
+    assert sample.main(sample_argv(here / "DIR", "fog")) == 0
+
+
 class hidden:
     """A file is away for a while."""
 
