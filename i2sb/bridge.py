@@ -7,6 +7,7 @@ restored = bridge.restore(Image.open("small.png"))
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,6 +70,7 @@ class Bridge:
     def __init__(self, runner: Runner):
         self.runner = runner
         self._lock = threading.Lock()
+        self._swap = threading.RLock()
         self._operator: Corruption | None = None
 
     @classmethod
@@ -288,11 +290,13 @@ class Bridge:
             x1 = x1.expand(-1, channels, -1, -1)
         elif given != channels:
             raise ValueError(f"it has {given} channels, this bridge restores pictures of {channels}")
-        self._settle()
         x1 = x1.to(self.runner.device)
         ends = Given(x1, x1, mask=mask, cond=cond).to(self.runner.device)
         sampling |= {"log_count": 1, "tile": tile or self.tile}
-        _, states, _ = self.runner.restore(ends, None, [0] * len(x1), seed, **sampling)
+        # where there are weights besides their average, the two change places meanwhile
+        with contextlib.nullcontext() if self.ema is None else self._swap:
+            self._settle()
+            _, states, _ = self.runner.restore(ends, None, [0] * len(x1), seed, **sampling)
         restored = states[:, 0]
         if not restored.isfinite().all():
             raise ValueError("restored to NaN or inf; fp32 or bf16 may help")

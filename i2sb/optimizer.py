@@ -107,11 +107,12 @@ class Optimizer:
             "scaler": self.scaler.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any], keep: Iterable[str] = ()) -> None:
+    def load_state_dict(self, state: dict[str, Any], keep: Iterable[str] = (), iteration: int = 0) -> None:
         """Take over a state of `state_dict`, or the original's; "scaler" may be missing.
 
         Args:
             keep: which of lr, lr_gamma, lr_step, l2_norm stay as in the constructor.
+            iteration: how many steps were taken, which a state without a schedule does not say.
         """
         mine, my_rates = dict(self.adamw.param_groups[0]), self._rates()
         self.adamw.load_state_dict(state["optimizer"])
@@ -121,10 +122,10 @@ class Optimizer:
             if "l2_norm" in keep:
                 group["weight_decay"] = mine["weight_decay"]
         sched = state.get("sched")
-        another = sched is not None and ("step_size" in sched) != isinstance(self.sched, StepLR)
+        another = ("step_size" in sched if sched else None) != (isinstance(self.sched, StepLR) if self.sched else None)
         if another and self.sched is not None:
-            self.sched.last_epoch = sched["last_epoch"]
-        elif self.sched is not None and sched is not None:
+            self.sched.last_epoch = sched["last_epoch"] if sched else iteration
+        elif self.sched is not None:
             self.sched.load_state_dict(sched)
         loaded = self._rates()
         wanted = {key: my_rates[key] if key in keep else loaded[key] for key in loaded}

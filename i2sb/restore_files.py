@@ -73,7 +73,7 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
         if is_main():
             busy = f"--output {opt.output}: another process is restoring into it; wait for its end"
             stack.enter_context(only_one(opt.output / ".restoring.lock", busy))
-            _claim(opt, settings, [_result(opt, job) for job in jobs])
+            _claim(opt, settings, jobs)
         # Rank 0 looks for all: the folder changes as soon as the first rank is at work.
         missing = broadcast_object([job for job in jobs if not _result(opt, job).exists()])
         failed, restored, time_left = {}, 0, TimeLeft()
@@ -191,15 +191,15 @@ def _list_jobs(opt: argparse.Namespace) -> list[Job]:
         taken[target] = source
         jobs.append(Job(source, target, position))
     sources = {source.resolve() for source, _ in found}
-    if clash := next((job for job in jobs if _result(opt, job).resolve() in sources), None):
+    if clash := next((job for job in jobs if any(path.resolve() in sources for path in _written(opt, job))), None):
         raise UserError(f"--output {opt.output}: {printable(clash.name)} would replace an input; choose another folder")
     return jobs
 
 
-def _claim(opt: argparse.Namespace, settings: dict[str, Any], results: list[Path]) -> None:
+def _claim(opt: argparse.Namespace, settings: dict[str, Any], jobs: list[Job]) -> None:
     """Make the output folder this run's."""
     record, settings = opt.output / RECORD, json.loads(json.dumps(settings, default=str))
-    there = [path for path in results if path.exists()]
+    there = [path for job in jobs for path in _written(opt, job) if path.exists()]
     if not opt.overwrite:
         was = read_json(record) if record.is_file() else {}
         if was and (different := differences(was, settings)):
@@ -216,8 +216,14 @@ def _claim(opt: argparse.Namespace, settings: dict[str, Any], results: list[Path
         file.write((json.dumps(settings, indent=2) + "\n").encode())
 
 
+def _written(opt: argparse.Namespace, job: Job) -> list[Path]:
+    """All files that are written for a picture."""
+    return [opt.output / kind / job.name for kind in ((CLEAN, DEGRADED, RESTORED) if opt.degrade else ("",))]
+
+
 def _result(opt: argparse.Namespace, job: Job) -> Path:
-    return opt.output / RESTORED / job.name if opt.degrade else opt.output / job.name
+    """The last of them, which says that the picture is done."""
+    return _written(opt, job)[-1]
 
 
 # One picture

@@ -113,7 +113,7 @@ class Training:
             try:
                 iteration, num_images = starting_point(loaded, self.opt, log, len(self.train_dataset), self.data)
                 state = State(iteration, num_images, saved=iteration if self.opt.load == self.latest else -1)
-                self.optimizer.load_state_dict(loaded, keep=self.opt.given)
+                self.optimizer.load_state_dict(loaded, keep=self.opt.given, iteration=iteration)
                 restore_random_state(loaded, self.draws, log)
                 if self.balance and (balance := loaded.get("resume", {}).get("balance")):
                     self.balance.load_state_dict(balance)

@@ -25,7 +25,7 @@ EPILOG = (
 )
 # Flags of sample.py that mean the same to compute_metrices.py.
 OF_BOTH = ("ckpt", "dataset_dir", "val_list", "num_workers", "seed", "device", "image_size", "gpu")
-OF_BOTH += ("val_split", "source", "target", "pair_layout", "corruption_file")
+OF_BOTH += ("val_split", "source", "target", "pair_layout", "corruption_file", "skip_unreadable")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -120,6 +120,20 @@ def test_two_threads_give_what_one_gives(bridge):
     assert all((a == b).all() for a, b in zip(alone, together))
 
 
+def test_threads_share_a_bridge_that_can_be_trained():
+    bridge = Bridge.create({"task": "jpeg-10", "image_size": 16, "network": "tiny", "interval": 20}, device="cpu")
+    x = torch.rand(1, 3, 16, 16) * 2 - 1
+    bridge.ema.update()
+    with torch.no_grad():  # far from their average
+        for parameter in bridge.parameters():
+            parameter += 0.1
+    weights, alone = [p.clone() for p in bridge.parameters()], bridge.restore(x, nfe=5)
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda _: bridge.restore(x, nfe=5), range(9)))
+    assert all(torch.equal(one, alone) for one in together)
+    assert all(map(torch.equal, weights, bridge.parameters()))
+
+
 def test_degrading_gives_the_same_form_and_its_masks(here):
     bridge = Bridge.from_pretrained("inpaint-center", device="cpu")
     picture = photograph(60, 40)

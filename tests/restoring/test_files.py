@@ -146,6 +146,14 @@ def test_inputs_are_never_replaced(here, capsys):
     restored("jpeg-10", "--input", "pictures", "--output", "pictures/more", "--seed", "1")  # nor are earlier outputs
     assert not (here / "pictures/more/out").exists()
     assert before.items() <= contents("pictures").items()
+    for kind in ("clean", "degraded"):  # also not by what --degrade writes besides
+        shutil.copytree("pictures/sub", f"pairs/{kind}")
+        held = contents("pairs")
+        restored("jpeg-10", "--input", f"pairs/{kind}", "--output", "pairs", "--degrade", code=2)
+        assert "would replace an input" in last_line(capsys)
+        restored("jpeg-10", "--input", "pictures/sub", "--output", "pairs", "--degrade", code=2)
+        assert "is there already" in last_line(capsys)
+        assert contents("pairs").items() >= held.items()
     shutil.copytree("pictures/sub", "mine")
     restored("jpeg-10", "--input", "pictures/sub", "--output", "mine", code=2)
     assert "mine/alpha.webp: is there already; choose another --output" in last_line(capsys)

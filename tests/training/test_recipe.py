@@ -103,14 +103,14 @@ def test_the_rate_rises_and_falls():
     assert stepwise == pytest.approx([1 / 3, 2 / 3, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25])
 
 
-@pytest.mark.parametrize("before", [{}, {"lr_schedule": "cosine", "num_itr": 9}, {"warmup": 7}])
+@pytest.mark.parametrize("before", [{}, {"lr_schedule": "cosine", "num_itr": 9}, {"warmup": 7}, {"lr_gamma": 1.0}])
 @pytest.mark.parametrize("after", [{}, {"lr_schedule": "cosine", "warmup": 2}, {"warmup": 9}])
 def test_a_resumed_training_may_take_another_schedule(before, after):
     """The rate is then what it would be had training begun with it."""
     first, straight = (Optimizer(parameters(), options(**which)) for which in (before, after))
     rates(first, 6)
     resumed = Optimizer(parameters(), options(**after))
-    resumed.load_state_dict(first.state_dict())
+    resumed.load_state_dict(first.state_dict(), iteration=6)
     assert rates(resumed, 5) == pytest.approx(rates(straight, 11)[6:])
 
 
