@@ -2,7 +2,8 @@
 
 OUTPUT/NAME.png ..                              the restored pictures, under the names of their inputs
 OUTPUT/degraded/, OUTPUT/restored/, OUTPUT/clean/   with --degrade
-OUTPUT/restored.json                            of which run they are; pictures of another are refused
+OUTPUT/restored.json                            of which run they are, and a checksum of each input; pictures of
+                                                another run, or of another input of the same name, are refused
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +37,7 @@ from i2sb.runtime.picture_formats import readable_suffixes
 from i2sb.runtime.progress import Progress
 from i2sb.runtime.reading import read_json
 
-RECORD = "restored.json"
+RECORD, INPUTS = "restored.json", "inputs"
 DEGRADED, RESTORED, CLEAN = "degraded", "restored", "clean"
 
 
@@ -200,8 +202,11 @@ def _claim(opt: argparse.Namespace, settings: dict[str, Any], jobs: list[Job]) -
     """Make the output folder this run's."""
     record, settings = opt.output / RECORD, json.loads(json.dumps(settings, default=str))
     there = [path for job in jobs for path in _written(opt, job) if path.exists()]
+    was = read_json(record) if record.is_file() else {}
+    if not isinstance(was, dict) or not isinstance(was.get(INPUTS, {}), dict):
+        raise UserError(f"{printable(record)}: is no record of this program; choose another --output")
+    before, now = was.pop(INPUTS, {}), {str(job.name): _checksum(job.source) for job in jobs}
     if not opt.overwrite:
-        was = read_json(record) if record.is_file() else {}
         if was and (different := differences(was, settings)):
             raise UserError(
                 f"--output {opt.output}: holds pictures of other settings ({different}); choose another folder, or "
@@ -209,11 +214,25 @@ def _claim(opt: argparse.Namespace, settings: dict[str, Any], jobs: list[Job]) -
             )
         if there and not was:
             raise UserError(f"{printable(there[0])}: is there already; choose another --output, or give --overwrite")
+        for job in jobs:
+            if before.get(name := str(job.name), now[name]) != now[name] and _result(opt, job).exists():
+                raise UserError(
+                    f"{printable(_result(opt, job))}: was restored from another picture than {printable(job.source)} "
+                    "is now; choose another --output, or --overwrite restores again"
+                )
     else:
         for path in there:
             path.unlink()
     with atomic_write(record) as file:
-        file.write((json.dumps(settings, indent=2) + "\n").encode())
+        file.write((json.dumps({**settings, INPUTS: {**before, **now}}, indent=2) + "\n").encode())
+
+
+def _checksum(path: Path) -> str | None:
+    """CRC-32 of a file; None where it cannot be read."""
+    try:
+        return f"{zlib.crc32(path.read_bytes()):08x}"
+    except OSError:
+        return None
 
 
 def _written(opt: argparse.Namespace, job: Job) -> list[Path]:

@@ -161,6 +161,21 @@ def test_inputs_are_never_replaced(here, capsys):
     assert "would both be written to two/grey.png" in last_line(capsys)
 
 
+def test_another_picture_of_the_same_name_is_not_taken_for_the_one_that_is_there(here, capsys):
+    shutil.copy("pictures/a.jpg", "one.jpg")
+    restored("jpeg-10", "--input", "one.jpg", "--output", "out")
+    (here / "later").mkdir()
+    photograph(30, 20).save("later/one.jpg")
+    restored("jpeg-10", "--input", "later", "--output", "out", code=2)
+    assert "out/one.jpg: was restored from another picture than later/one.jpg is now" in last_line(capsys)
+    restored("jpeg-10", "--input", "one.jpg", "--output", "out")
+    restored("jpeg-10", "--input", "later", "--output", "out", "--overwrite")
+    assert Image.open("out/one.jpg").size == (30, 20)
+    (here / "out/restored.json").write_text("[1]")
+    restored("jpeg-10", "--input", "later", "--output", "out", code=2)
+    assert "restored.json: is no record of this program" in last_line(capsys)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
