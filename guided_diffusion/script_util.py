@@ -6,12 +6,12 @@ from .presets import DEFAULTS, DIFFUSION_ARGUMENTS, parse_attention_resolutions,
 from .unet import UNetModel
 
 
-def create_model(image_size: int, num_channels: int, num_res_blocks: int, **others: Any) -> UNetModel:
+def create_model(image_size: int, num_channels: int, num_res_blocks: int, *more: Any, **others: Any) -> UNetModel:
     """The U-Net these arguments describe; see `UNetModel` for those not listed here.
 
     Args:
-        others: those of `presets.DEFAULTS`, which has their defaults; the arguments of ADM's diffusion process are
-            ignored.  Among them:
+        more, others: those of `presets.DEFAULTS`, which has their order and defaults; the arguments of ADM's diffusion
+            process are ignored.  Among them:
         channel_mult: numbers with commas between them, one per level; "" is ADM's choice for an image_size of
             64, 128, 256 or 512.
         attention_resolutions: image sizes with commas between them ("" for none): attention sits on the
@@ -23,6 +23,12 @@ def create_model(image_size: int, num_channels: int, num_res_blocks: int, **othe
     Raises:
         ValueError: an unknown argument, or values that describe no network.
     """
+    named = dict(zip(DEFAULTS, more))
+    if len(named) < len(more):
+        raise TypeError(f"create_model takes {3 + len(DEFAULTS)} arguments, got {3 + len(more)}")
+    if twice := named.keys() & others.keys():
+        raise TypeError(f"create_model got {min(twice)} twice")
+    others = named | others
     unknown = [name for name in others if name not in (*DEFAULTS, *DIFFUSION_ARGUMENTS)]
     if unknown:
         raise ValueError(f"create_model knows no argument named {', '.join(unknown)}")

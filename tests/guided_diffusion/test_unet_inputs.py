@@ -54,6 +54,15 @@ def test_classes():
         tiny()(x, t, torch.tensor([0, 1]))
 
 
+def test_arguments_may_be_given_in_adms_order():
+    by_place = create_model(32, 32, 1, "1,2", False, False, False, "16", 2, -1, -1, True, 0.1)
+    names = {"channel_mult": "1,2", "attention_resolutions": "16", "num_heads": 2}
+    by_name = create_model(32, 32, 1, **names, use_scale_shift_norm=True, dropout=0.1)
+    assert str(by_place) == str(by_name)
+    with pytest.raises(TypeError, match="channel_mult twice"):
+        create_model(32, 32, 1, "1,2", channel_mult="1")
+
+
 def test_shapes_that_do_not_fit():
     with raises("H and W multiples of 2; got [1, 3, 16, 15]"):
         tiny()(torch.randn(1, 3, 16, 15), torch.rand(1))
