@@ -35,7 +35,7 @@ _LOSSLESS = {".png", ".tif", ".tiff", ".webp", ".bmp", ".dib", ".npy"}
 _JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
 _DEEP = {"PNG", "TIFF", "NPY"}  # formats that hold 16 bits per channel
 # Tags of TIFF and EXIF
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _PLANES, _SAMPLE_FORMAT = 258, 262, 274, 284, 339
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 274, 284, 338, 339
 _OVERSHOOT = 0.25  # resizing with sharp kernels leaves [0,1] by that much; beyond, white is another number
 
 
@@ -204,6 +204,8 @@ def _is_deep_colour(image: Image.Image, content: bytes) -> bool:
 
 def _read_deep(image: Image.Image, content: bytes, channels: int) -> Photograph:
     icc = image.info.get("icc_profile")
+    if image.format == "TIFF" and 1 in np.atleast_1d(image.tag_v2.get(_EXTRA_SAMPLES, ())):
+        raise ValueError("its 16-bit colours are multiplied by its transparency: save it with straight alpha")
     if image.format == "TIFF" and image.tag_v2.get(_PLANES) == 2:  # of which OpenCV mixes up the planes
         array = tifffile.imread(io.BytesIO(content)).transpose(1, 2, 0)
         return Photograph.of(_turned(array, image.tag_v2.get(_ORIENTATION)), channels, icc=icc, format="TIFF")

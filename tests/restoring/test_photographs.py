@@ -95,6 +95,14 @@ def test_16_bit_tiff_of_all_compressions(tmp_path):
     assert (read(path, 3).levels == levels).all()
 
 
+def test_16_bit_colours_multiplied_by_transparency_are_refused(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "a.tif", noise(8, 9, 4, dtype=np.uint16), photometric="rgb", extrasamples=["assocalpha"]
+    )
+    with pytest.raises(ValueError, match="save it with straight alpha"):
+        read(tmp_path / "a.tif", 3)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 def test_pictures_are_turned_as_their_exif_orientation_says(tmp_path, suffix, orientation):
