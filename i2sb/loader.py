@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -150,7 +150,7 @@ def _watched(batches: Iterator[Any]) -> Iterator[Any]:
                 timer.cancel()
             yield batch
     except BaseException:  # no more are wanted; torch would wait 5 s for each worker that does not answer
-        _end_workers()
+        _end_workers(getattr(batches, "_workers", []))  # not those of a training that this loader evaluates
         raise
 
 
@@ -161,12 +161,13 @@ def _say_silence(since: str) -> None:
     )
 
 
-def _end_workers() -> None:
-    """Kill the workers that are left when a process ends: they ignore the SIGTERM by which Python would ask them to.
+def _end_workers(workers: Sequence[Any] | None = None) -> None:
+    """Kill these workers, or all that are left when a process ends: they ignore the SIGTERM by which Python would ask.
 
     They only read, so nothing is lost.
     """
-    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers is None:
+        workers = [child for child in multiprocessing.active_children() if child.daemon]
     if workers and hasattr(signal, "SIGCHLD"):
         # torch's handler would call these deaths an error, on top of the one that is reported
         with contextlib.suppress(ValueError):  # not in the main thread

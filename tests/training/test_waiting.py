@@ -20,6 +20,7 @@ from processes import ROOT, free_port, until
 from small_runs import iteration, said, start, train_argv
 from torch.utils.data import Dataset
 
+import train
 from i2sb import loader
 from i2sb.errors import UserError
 
@@ -150,3 +151,8 @@ def test_ranks_with_other_pixels(dataset, tmp_path):
         assert (
             last == "train.py: error: rank 1: has other images than rank 0 in --dataset-dir; give every node the same"
         )
+
+
+def test_an_evaluation_leaves_the_workers_of_the_training_alone(dataset):
+    argv = train_argv(dataset, "--num-itr", "3", "--num-workers", "2", "--eval-every", "1", "--eval-nfe", "1")
+    assert train.main(argv) == 0
