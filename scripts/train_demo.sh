@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train one demo model as its model card says: a small bridge that also sees the degraded image, on free photographs.
+# Train a small bridge that also sees the degraded image on free photographs: the recipe of the demo models.
 #
 #   python scripts/make_demo_photographs.py --out photographs
 #   bash scripts/train_demo.sh sr4x-bicubic photographs [further options of train.py, such as --num-itr 20000]
@@ -10,10 +10,10 @@ set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: bash scripts/train_demo.sh TASK DIR [options of train.py]" >&2; exit 2; }
 TASK="$1" DATA="$2"; shift 2
 NAME="train-$TASK"
-RESUME=(); [ -e "results/$NAME/latest.pt" ] && RESUME=(--ckpt "$NAME")
+[ ! -e "results/$NAME/latest.pt" ] || set -- --ckpt "$NAME" "$@"
 
 export OMP_NUM_THREADS=1
-exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/../train.py" --name "$NAME" "${RESUME[@]}" \
+exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/../train.py" --name "$NAME" \
     --corrupt "$TASK" --dataset-dir "$DATA" --crop random --image-size 64 \
     --net small --cond-x1 --beta-max 0.3 \
     --batch-size 16 --microbatch 16 --num-itr 8000 \
