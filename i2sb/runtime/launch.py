@@ -176,6 +176,7 @@ def _run_children(main: Main, opt: argparse.Namespace, first: Placement, listene
     try:
         failed = context.Value("i", 0)  # the exit code of the first rank that failed
     except OSError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise UserError(
             f"no semaphore can be made: {error.strerror}; is /dev/shm full? (docker run --shm-size=8g)"
         ) from error

@@ -102,7 +102,10 @@ def test_a_node_does_not_come(monkeypatch, node_rank: int, address: str, state: 
         assert words in text
 
 
-def test_ctrl_c_ends_the_waiting() -> None:
+def test_ctrl_c_ends_the_waiting(monkeypatch) -> None:
+    monkeypatch.setenv("I2SB_RENDEZVOUS_SECONDS", "60")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever ran before in this process
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
