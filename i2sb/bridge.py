@@ -152,7 +152,7 @@ class Bridge:
 
     @property
     def tile(self) -> int:
-        """Side of the largest window that the network sees at once, unless `restore` is told otherwise [pixels]."""
+        """Side of the largest window that the network sees at once, the default of `restore` [pixels]."""
         return max(TILE, *height_width(self.config.image_size))
 
     # Training
