@@ -29,7 +29,7 @@ from i2sb.ckpt_util import LATEST, RESULTS, sampling_options, with_defaults
 from i2sb.config import FIELDS, BridgeConfig
 from i2sb.ema import ExponentialMovingAverage
 from i2sb.errors import UserError
-from i2sb.forms import Picture, mask_like, mask_tensor, opened
+from i2sb.forms import Picture, fit_channels, mask_like, mask_tensor, opened
 from i2sb.network import BridgeNet
 from i2sb.noise import ImageNoise, TrainingDraws
 from i2sb.operator_file import load_operators
@@ -265,7 +265,7 @@ class Bridge:
         is_shown: x1 is what the task's operator has given, so it is not enlarged.
         sampling: as `Runner.ddpm_sampling`.
         """
-        task, channels = lookup(self.config.task), self.config.channels
+        task = lookup(self.config.task)
         if task.scale > 1 and not is_shown and not _is_shown(x1, task.scale):
             x1 = task.enlarge(x1)
         if task.has_mask and mask is None:
@@ -279,17 +279,11 @@ class Bridge:
             if len(mask) not in (1, len(x1)):
                 raise ValueError(f"{len(mask)} masks for a batch of {len(x1)}: give one, or one each")
             mask = mask.expand(len(x1), -1, -1, -1)
-        count, given = x1.shape[:2]
-        opaque = channels == 4 and given in (1, 3)  # a picture without transparency, of a network that sees it
-        if channels == 1 < given:
-            x1 = x1.reshape(count * given, 1, *x1.shape[2:])
-            mask = None if mask is None else mask.repeat_interleave(given, 0)
-        elif opaque:
-            x1 = torch.cat([x1.expand(-1, 3, -1, -1), torch.ones_like(x1[:, :1])], dim=1)
-        elif given == 1 < channels:
-            x1 = x1.expand(-1, channels, -1, -1)
-        elif given != channels:
-            raise ValueError(f"it has {given} channels, this bridge restores pictures of {channels}")
+        count = len(x1)
+        x1, back = fit_channels(x1, self.config.channels)
+        if mask is not None:
+            mask = mask.repeat_interleave(len(x1) // count, 0)
+        cond = None if cond is None else fit_channels(cond, self.config.channels)[0]
         x1 = x1.to(self.runner.device)
         ends = Given(x1, x1, mask=mask, cond=cond).to(self.runner.device)
         sampling |= {"log_count": 1, "tile": tile or self.tile}
@@ -302,10 +296,7 @@ class Bridge:
             raise ValueError("restored to NaN or inf; fp32 or bf16 may help")
         if mask is not None:  # most samplers leave a trace of noise
             restored = fill_hole(x1.cpu(), mask.cpu(), restored)
-        if channels == 1 < given:
-            return restored.reshape(count, given, *restored.shape[2:])
-        restored = restored[:, :3] if opaque else restored
-        return restored.mean(1, keepdim=True) if given == 1 < channels else restored
+        return back(restored)
 
     def degrade(self, images: Picture | Sequence[Picture], seed: int = 0) -> Any:
         """Apply the bridge's task to clean pictures: the degraded ones, or for inpainting (degraded, masks).

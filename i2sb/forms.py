@@ -48,6 +48,29 @@ def opened(image: Picture, channels: int) -> tuple[Tensor, Callable[[Tensor], Pi
     return picture.tensor()[None], back
 
 
+def fit_channels(x: Tensor, channels: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """([B,C,H,W] for a network of `channels`, what makes C channels of its result): grey and RGB fit most networks.
+
+    A 1-channel network gets each channel as a picture, [B*C,1,H,W]; of grey all channels are the same; what has no
+    transparency is opaque.
+
+    Raises:
+        ValueError: other numbers of channels.
+    """
+    count, given, *size = x.shape
+    if given == channels:
+        return x, lambda y: y
+    if channels == 1:
+        return x.reshape(count * given, 1, *size), lambda y: y.reshape(count, given, *y.shape[2:])
+    if channels == 4 and given == 3:
+        return torch.cat([x, torch.ones_like(x[:, :1])], dim=1), lambda y: y[:, :3]
+    if channels == 4 and given == 1:
+        return fit_channels(x.expand(-1, 3, -1, -1), 4)[0], lambda y: y[:, :3].mean(1, keepdim=True)
+    if given == 1:
+        return x.expand(-1, channels, -1, -1), lambda y: y.mean(1, keepdim=True)
+    raise ValueError(f"it has {given} channels, this bridge restores pictures of {channels}")
+
+
 def mask_tensor(mask: Picture) -> Tensor:
     """A mask as float32 [B,1,H,W] with 1 = hole: all that is at least half white.  Whole numbers 0 and 1 are one, too.
 
