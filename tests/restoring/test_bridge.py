@@ -214,3 +214,12 @@ def test_a_loop_of_ones_own_trains_what_sample_restores_with(here, average):
     again.loss(clean, degraded, cond=zeros).backward()
     assert not torch.equal(again.restore(degraded, nfe=2, cond=zeros), again.restore(degraded, nfe=2))
     assert next(again.parameters()).grad is not None
+
+
+def test_what_is_seen_besides_is_taken_channel_by_channel_too():
+    fields = {"task": "denoise-25", "image_size": 32, "network": NETWORK, "interval": 20, "cond_x1": True}
+    bridge = Bridge.create({**fields, "channels": 1}, device="cpu")
+    colour, seen = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    whole = bridge.restore(colour, nfe=2, cond=seen)
+    single = [bridge.restore(colour[:, c : c + 1], nfe=2, cond=seen[:, c : c + 1]) for c in range(3)]
+    assert torch.allclose(whole, torch.cat(single, dim=1), atol=1e-5)
