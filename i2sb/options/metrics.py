@@ -10,6 +10,7 @@ from .parser import Parser, positive_int
 
 DESCRIPTION = "Evaluate restored images: FID, ResNet-50 accuracy, PSNR, SSIM and others."
 EPILOG = "Prints a table and writes metrics.json beside the samples."
+BASIC = ("ckpt", "sample_dir", "dataset_dir", "metrics", "report")
 
 DEFAULT_METRICS = ("psnr", "ssim", "accuracy", "fid")
 MODES = ("legacy_pytorch", "legacy_tensorflow", "clean")
@@ -35,6 +36,7 @@ def build_parser(metrics: Sequence[str] = ()) -> Parser:
     add("--batch-size", type=positive_int, default=64, metavar="N", help="images at a time through a network")
     add("--report", action="store_true", help="also write report.html beside the samples")
     shared.add_data(parser)
+    parser.lead_with(*BASIC)
     return parser
 
 

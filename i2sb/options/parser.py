@@ -55,6 +55,14 @@ class Parser(argparse.ArgumentParser):
             action.default, action.required = default, required
         return opt
 
+    def lead_with(self, *names: str) -> None:
+        """--help shows these options, by their attributes, in a group "basic" before all others."""
+        options = {action.dest: action for action in self._actions}
+        for group in self._action_groups:
+            group._group_actions = [action for action in group._group_actions if action.dest not in names]
+        self.add_argument_group("basic")._group_actions.extend(options[name] for name in names)
+        self._action_groups.insert(0, self._action_groups.pop())
+
     def defaults(self) -> dict[str, Any]:
         """The defaults of all options by name; None for those that must be given."""
         return {a.dest: a.default for a in self._actions if a.default is not argparse.SUPPRESS}

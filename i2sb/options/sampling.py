@@ -13,6 +13,7 @@ EPILOG = (
     "Writes results/CKPT/samples_nfeNFE/recon.pt, or pictures into --output. "
     "The same command resumes an interrupted run."
 )
+BASIC = ("ckpt", "input", "output", "dataset_dir", "nfe", "sampler", "batch_size", "device")
 OF_FILES = ("output", "tile", "degrade", "mask")
 OF_DATA = ("partition", "batch_size", "image_size", "dataset_dir", "val_list")
 OF_DATA += ("recon_dtype", "save_images", "save_trajectory")
@@ -30,7 +31,7 @@ def build_parser() -> Parser:
     add = group.add_argument
     nfe = "network calls per image (default: one less than the training's --interval)"
     # None: see schedule.num_evaluations
-    add("--nfe", type=positive_int, metavar="NFE", help=nfe)
+    add("--nfe", "--num-inference-steps", type=positive_int, metavar="NFE", help=nfe)
     shared.add_sampler(group)
     add("--clip-denoise", action="store_true", help="clamp predicted clean images to [-1,1] at each step")
     add("--batch-size", type=positive_int, default=32, metavar="N", help="images at a time, per process")
@@ -50,6 +51,7 @@ def build_parser() -> Parser:
     speed = shared.add_speed(parser, channels_last=None)
     speed.add_argument("--use-fp16", action="store_true", help="the same as --precision fp16")
     shared.add_launch(parser)
+    parser.lead_with(*BASIC)
     return parser
 
 

@@ -81,8 +81,9 @@ def add_sampler(group: Any) -> None:
 
 def add_launch(parser: Parser) -> None:
     add = parser.add_argument_group("several processes (torchrun's environment, where present, wins)").add_argument
-    add("--n-gpu-per-node", type=positive_int, default=1, metavar="G", help="processes, so GPUs, on each node")
-    add("--num-proc-node", type=positive_int, default=1, metavar="N", help="number of nodes")
+    processes = "processes, so GPUs, on each node"
+    add("--n-gpu-per-node", "--nproc-per-node", type=positive_int, default=1, metavar="G", help=processes)
+    add("--num-proc-node", "--nnodes", type=positive_int, default=1, metavar="N", help="number of nodes")
     rank = "index of this node, 0 to N-1 (default, or without a number: what mpirun or SLURM says, else 0)"
     # "?": `--node-rank $NODE_RANK` where the variable is not set
     add("--node-rank", type=non_negative_int, nargs="?", metavar="I", help=rank)

@@ -27,6 +27,7 @@ from .parser import (
 
 DESCRIPTION = "Train an image-to-image Schrodinger bridge that restores one kind of degraded images."
 EPILOG = "A run writes results/NAME/latest.pt and options.pkl. Ctrl-C and SIGTERM save first; --ckpt NAME resumes."
+BASIC = ("corrupt", "dataset_dir", "name", "ckpt", "net", "image_size", "batch_size", "microbatch", "num_itr", "device")
 
 
 def build_parser() -> Parser:
@@ -49,6 +50,7 @@ def build_parser() -> Parser:
     add("--deterministic", action="store_true", help="only kernels that give the same bits each time")
     shared.add_launch(parser)
     _add_logging(parser)
+    parser.lead_with(*BASIC)
     return parser
 
 
@@ -77,7 +79,8 @@ def _add_optimization(parser: Parser) -> None:
     gamma = number(float, 0, 1, above=True)
     add("--lr-gamma", type=gamma, default=0.99, metavar="G", help="factor by which the learning rate decays")
     add("--lr-step", type=positive_int, default=1000, metavar="N", help="iterations between these decays")
-    add("--l2-norm", type=non_negative_float, default=0.0, metavar="W", help="weight decay of AdamW")
+    decay = "weight decay of AdamW"
+    add("--l2-norm", "--weight-decay", type=non_negative_float, default=0.0, metavar="W", help=decay)
     add("--ema", type=number(float, 0, 1), default=0.99, metavar="D", help="decay of the weights' moving average")
     halflife = "seen images by which the moving average's memory halves, in place of --ema (0: --ema counts)"
     add("--ema-halflife-images", type=non_negative_int, default=0, metavar="N", help=halflife)
