@@ -29,7 +29,7 @@ def sample(opt: argparse.Namespace) -> None:
         from dataset.freeform import build_operator
         from dataset.images import WithChecksum
         from dataset.open import open_evaluation
-        from i2sb.ckpt_util import RESULTS, check_folder, sampling_options
+        from i2sb.ckpt_util import find_weights, sampling_options
         from i2sb.operator_file import load_operators
         from i2sb.pictures import Pictures
         from i2sb.recon import sample_folder
@@ -40,8 +40,7 @@ def sample(opt: argparse.Namespace) -> None:
         from i2sb.runtime.logger import build_logger
         from i2sb.runtime.script import explained
 
-    check_folder(RESULTS / opt.ckpt)
-    ckpt_opt, nfe = sampling_options(opt, RESULTS / opt.ckpt)
+    ckpt_opt, nfe = sampling_options(opt, find_weights(opt.ckpt))
     folder = sample_folder(opt.ckpt, nfe, opt)
     with only_if_used(folder, opt.global_rank):
         log = build_logger(folder, opt.global_rank)

@@ -30,8 +30,7 @@ def train(opt: argparse.Namespace) -> None:
         from dataset.freeform import build_operator
         from dataset.open import open_dataset
         from evaluation.metrics import training_judges
-        from i2sb.ckpt_util import RESULTS, only_training
-        from i2sb.export import is_export
+        from i2sb.ckpt_util import LATEST, find_weights, only_training
         from i2sb.operator_file import load_operators
         from i2sb.resume import training_options
         from i2sb.runner import Runner
@@ -43,7 +42,7 @@ def train(opt: argparse.Namespace) -> None:
 
     log_folder = Path(opt.log_dir, opt.name)
     with only_training(opt), only_if_used(log_folder, opt.global_rank):
-        resumed = opt.ckpt is not None and not is_export(RESULTS / opt.ckpt)
+        resumed = opt.ckpt is not None and find_weights(opt.ckpt).name == LATEST
         log = build_logger(log_folder, opt.global_rank, resumed=resumed)
         opt = training_options(opt, log)
         load_operators(opt, opt.corruption_file, log)

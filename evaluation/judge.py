@@ -19,7 +19,7 @@ from evaluation.spatial import Moments
 from evaluation.spatial import score as spatial_score
 from evaluation.table import Score, Scores, mean_scores, print_scores, read_csv, read_metrics, write_csv, write_metrics
 from evaluation.triples import Triples
-from i2sb.ckpt_util import RESULTS, build_ckpt_option, load_checkpoint
+from i2sb.ckpt_util import RESULTS, build_ckpt_option, find_weights, load_checkpoint
 from i2sb.config import as_image_size, size_text
 from i2sb.errors import UserError
 from i2sb.operator_file import load_operators
@@ -86,7 +86,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     Task, image size and channels are the samples' own, or the checkpoint's for the original's samples.
     Raises UserError where samples are missing, of different tasks, or not of this data set.
     """
-    ckpt_opt, samples, log = build_ckpt_option(opt, None, RESULTS / opt.ckpt), {}, None
+    ckpt_opt, samples, log = build_ckpt_option(opt, None, find_weights(opt.ckpt)), {}, None
     for name in opt.sample_dir:
         folder = RESULTS / opt.ckpt / name
         paths = find_recon(folder)

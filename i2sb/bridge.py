@@ -25,7 +25,7 @@ from corruption.registry import lookup
 from guided_diffusion import presets
 from i2sb import export
 from i2sb.batch import Given, degrade
-from i2sb.ckpt_util import LATEST, RESULTS, sampling_options, with_defaults
+from i2sb.ckpt_util import LATEST, RESULTS, find_weights, sampling_options, with_defaults
 from i2sb.config import FIELDS, BridgeConfig
 from i2sb.ema import ExponentialMovingAverage
 from i2sb.errors import UserError
@@ -86,8 +86,8 @@ class Bridge:
         """Load a trained bridge, with the average of its weights.
 
         Args:
-            name_or_path: a name in results/ of the current folder, a folder with latest.pt or exported weights, or
-                one of these files.
+            name_or_path: a name in results/ of the current folder, a folder with latest.pt or exported weights, one
+                of these files, or the name of a demo model, see `i2sb.export.demos`.
             device: "auto" (a GPU if there is one), "cpu", "mps", "cuda" or "cuda:1".
             precision: fp32, tf32, bf16 or fp16.
             trainable: keep what `loss` needs; training then continues from the average.
@@ -342,9 +342,9 @@ class Bridge:
 
 
 def locate(name_or_path: str | Path) -> Path:
-    """The folder or file that a bridge is loaded from: the one place that gives names their meaning."""
-    named = RESULTS / name_or_path
-    return named if named.is_dir() or not Path(name_or_path).exists() else Path(name_or_path)
+    """The folder or file that a bridge is loaded from: weights of results/NAME, else a path, else a demo model."""
+    is_path = Path(name_or_path).exists() and not (RESULTS / name_or_path).is_dir()
+    return Path(name_or_path) if is_path else find_weights(name_or_path)
 
 
 def _device(device: str, precision: str) -> str:

@@ -59,7 +59,7 @@ def with_defaults(opt: Any) -> argparse.Namespace:
 def only_training(opt: argparse.Namespace) -> Iterator[None]:
     """Keep other trainings out of results/NAME (rank 0 does, for all ranks)."""
     if opt.ckpt is not None:
-        check_folder(RESULTS / opt.ckpt)
+        find_weights(opt.ckpt)
     if opt.global_rank != 0:
         yield
         return
@@ -77,6 +77,19 @@ def only_training(opt: argparse.Namespace) -> Iterator[None]:
                 made.rmdir()  # if nothing was saved
 
 
+def find_weights(name: str | os.PathLike) -> Path:
+    """The file that --ckpt NAME stands for: weights of results/NAME, or those of the demo model of that name.
+
+    Raises:
+        UserError: there are none.
+    """
+    folder = RESULTS / name
+    if not (folder / LATEST).exists() and not export.is_export(folder) and str(name) in (demos := export.demos()):
+        return demos[str(name)]
+    check_folder(folder)
+    return folder / (export.WEIGHTS if export.is_export(folder) else LATEST)
+
+
 def check_folder(folder: Path) -> None:
     """Refuse what is no folder of results, with what there is."""
     if folder.is_file():
@@ -86,7 +99,7 @@ def check_folder(folder: Path) -> None:
         )
     if not folder.is_dir():
         found = (path.parent for file in (LATEST, export.WEIGHTS) for path in RESULTS.glob(f"*/{file}"))
-        there = {path.name for path in found}
+        there = {path.name for path in found} | {*export.demos()}
         hint = f"{those_there(folder.name, there)}; " if there else ""
         raise UserError(
             f"--ckpt {folder.name}: there is no folder {folder} here; {hint}scripts/download_checkpoint.sh fetches "

@@ -1,7 +1,7 @@
 """A bridge for others: the averaged weights as safetensors, with a description inside.
 
-    ema.safetensors     tensors `diffusion_model.*`, float32; metadata "bridge": the record of `BridgeConfig`, and
-                        "sha256" of both: the format itself has no checksums
+    ema.safetensors     tensors `diffusion_model.*`, float32 or float16; metadata "bridge": the record of
+                        `BridgeConfig`, and "sha256" of both: the format itself has no checksums
     ema.json            the same record, for people
 
 Neither pickle nor optimizer state; sample.py and train.py take a folder with these in place of a latest.pt.
@@ -26,14 +26,23 @@ from i2sb.runtime.files import atomic_write
 from i2sb.runtime.reading import read_json
 
 WEIGHTS, DESCRIPTION = "ema.safetensors", "ema.json"
+DEMOS = Path(__file__).with_name("pretrained")
 
 
-def export(runner: Any, folder: Path) -> tuple[Path, Path]:
-    """Write the averaged weights of a `Runner` and their description into `folder`."""
+def demos() -> dict[str, Path]:
+    """The trained models that come with the package: name -> weights.  Beside each lies its model card, NAME.md."""
+    return {path.stem: path for path in sorted(DEMOS.glob("*.safetensors"))}
+
+
+def export(runner: Any, folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Path, Path]:
+    """Write the averaged weights of a `Runner` and their description into `folder`.
+
+    dtype: of the tensors in the file; float16 halves it and costs about 3 digits.
+    """
     from safetensors.torch import save
 
     tensors = {
-        name: average.detach().float().cpu().contiguous()
+        name: average.detach().to("cpu", dtype).contiguous()
         for (name, _), average in zip(runner.net.named_parameters(), runner.ema.shadow_params)
     }
     record = runner.config.to_dict()

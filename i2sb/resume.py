@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion import presets
-from i2sb.ckpt_util import LATEST, RESULTS, SAFETENSORS, as_trained, bridge_of
+from i2sb.ckpt_util import LATEST, RESULTS, SAFETENSORS, as_trained, bridge_of, find_weights
 from i2sb.config import FIELDS, size_text
 from i2sb.errors import UserError
 from i2sb.noise import TrainingDraws
@@ -44,7 +44,7 @@ def training_options(opt: argparse.Namespace, log: Any) -> argparse.Namespace:
             "--name, or give --overwrite"
         )
     if opt.ckpt is not None:
-        saved = as_trained(RESULTS / opt.ckpt, log)
+        saved = as_trained(find_weights(opt.ckpt), log)
         opt.load = saved.load
         _check_bridge(opt, saved)
         _take_over(opt, saved, of_all_ranks(log, opt.global_rank))
@@ -71,14 +71,13 @@ def _check_bridge(opt: argparse.Namespace, saved: argparse.Namespace) -> None:
             wrong.append(f"{flags} (trained with {', '.join(f'{key} {trained.get(key)}' for key in different)})")
     if wrong:
         raise UserError(
-            f"--ckpt {saved.ckpt_path.name} cannot be resumed with {'; '.join(wrong)}: leave it out, or train "
-            "from scratch"
+            f"--ckpt {opt.ckpt} cannot be resumed with {'; '.join(wrong)}: leave it out, or train from scratch"
         )
 
 
 def _take_over(opt: argparse.Namespace, saved: argparse.Namespace, log: Any) -> None:
     """Set the options of the checkpoint where the command line does not ask for others; differences are logged."""
-    name, keys = saved.ckpt_path.name, [*BRIDGE_OPTIONS, *TASK_OPTIONS]
+    name, keys = opt.ckpt, [*BRIDGE_OPTIONS, *TASK_OPTIONS]
     if opt.corrupt == saved.corrupt:
         keys += ["pair_layout"] if "dataset_dir" in opt.given else ["pair_layout", "source", "target"]
     if opt.dataset_dir.exists() and not saved.dataset_dir.exists():  # trained elsewhere

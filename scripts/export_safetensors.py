@@ -21,9 +21,13 @@ def main(argv: list[str] | None = None) -> int:
     where = "the checkpoint is results/NAME/latest.pt"
     parser.add_argument("--ckpt", type=experiment, required=True, metavar="NAME", help=where)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the two files (default: results/NAME)")
+    half = "store the weights in float16: half the size, and pictures that differ by less than a grey level"
+    parser.add_argument("--float16", action="store_true", help=half)
     args = parser.parse_args(argv)
 
     def work() -> int:
+        import torch
+
         from i2sb.ckpt_util import RESULTS, build_ckpt_option
         from i2sb.export import export
         from i2sb.runner import Runner
@@ -31,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         opt = build_ckpt_option(argparse.Namespace(device="cpu"), None, RESULTS / args.ckpt)
         runner = Runner(opt, logging.getLogger("export"), save_opt=False)
-        for path in export(runner, args.out or RESULTS / args.ckpt):
+        dtype = torch.float16 if args.float16 else torch.float32
+        for path in export(runner, args.out or RESULTS / args.ckpt, dtype):
             print(path)
         return 0
 

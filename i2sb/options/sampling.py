@@ -23,7 +23,7 @@ def build_parser() -> Parser:
     parser = Parser("sample.py", DESCRIPTION, EPILOG)
     run = shared.add_run(parser)
     shared.add_gpu(run)
-    where = "the checkpoint is results/NAME/latest.pt"
+    where = "the checkpoint is results/NAME/latest.pt, or the demo model of this name"
     run.add_argument("--ckpt", type=experiment, required=True, metavar="NAME", help=where)
     run.add_argument("--overwrite", action="store_true", help="restore again, and remove what is there")
 
