@@ -29,7 +29,7 @@ from i2sb.bridge import Bridge
 from i2sb.errors import SomeFailed, UserError, one_line, printable
 from i2sb.forecast import TimeLeft, before_sampling
 from i2sb.forms import mask_tensor
-from i2sb.photographs import encode, output_name, read
+from i2sb.photographs import Photograph, encode, output_name, read
 from i2sb.recon import differences, sampling_of
 from i2sb.runtime.distributed import broadcast_object, gather_patiently, is_main, share, world_size
 from i2sb.runtime.files import atomic_write, only_one
@@ -249,23 +249,35 @@ def _result(opt: argparse.Namespace, job: Job) -> Path:
 
 
 def _restore_one(bridge: Bridge, opt: argparse.Namespace, nfe: int, job: Job, on_step: Any) -> dict[Path, bytes]:
-    """The files to write; the last of them says that the picture is done.
+    """The files to write, of `_written`.
 
     Raises:
         ValueError: what is wrong with the picture or its mask.
     """
     photograph, mask = read(job.source, bridge.config.channels), _mask_of(opt.mask, job)
-    x, files = photograph.tensor()[None], {}
-    if opt.degrade:
+    sampling = {"tile": opt.tile, "nfe": nfe, "clip_denoise": opt.clip_denoise, "on_step": on_step, **sampling_of(opt)}
+    position = job.position if opt.degrade else None
+    made = restore_photograph(bridge, photograph, mask, opt.seed, degrade_as=position, **sampling)
+    return dict(zip(_written(opt, job), map(encode, made)))
+
+
+def restore_photograph(
+    bridge: Bridge, photograph: Photograph, mask: Tensor | None, seed: int, *, degrade_as: int | None, **sampling: Any
+) -> list[Photograph]:
+    """[restored]; or of a clean one that is degraded first [clean, degraded, restored], to be written without loss.
+
+    Args:
+        mask: [1,1,H,W], 1 = hole.
+        degrade_as: position in an evaluation, for the operator's draws; None: it is degraded already.
+        sampling: see `Bridge.restore_tensor`.
+    """
+    x, others = photograph.tensor()[None], []
+    if degrade_as is not None:
         photograph = photograph.lossless()
-        files[opt.output / CLEAN / job.name] = encode(photograph)
-        x, mask = _degraded(bridge, x, mask, job.position, opt.seed)
-        files[opt.output / DEGRADED / job.name] = encode(photograph.with_colours(x[0]))
-    sampling = {"tile": opt.tile, "nfe": nfe, "clip_denoise": opt.clip_denoise, "on_step": on_step}
-    sampling |= sampling_of(opt)
-    restored = bridge.restore_tensor(x, opt.seed, mask, is_shown=opt.degrade, **sampling)
-    files[_result(opt, job)] = encode(photograph.with_colours(restored[0]))
-    return files
+        x, mask = _degraded(bridge, x, mask, degrade_as, seed)
+        others = [photograph, photograph.with_colours(x[0])]
+    restored = bridge.restore_tensor(x, seed, mask, is_shown=bool(others), **sampling)
+    return [*others, photograph.with_colours(restored[0])]
 
 
 def _degraded(bridge: Bridge, x: Tensor, mask: Tensor | None, position: int, seed: int) -> tuple[Tensor, Tensor | None]:
