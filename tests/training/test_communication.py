@@ -1,4 +1,4 @@
-"""What ranks send each other: gradients once per step; and train.py under torchrun and README's mpirun."""
+"""What ranks send each other: gradients once per step; and train.py under torchrun and mpirun."""
 
 import json
 import os
@@ -53,9 +53,11 @@ def travelled(sent: list, step: int) -> Counter:
     return numbers
 
 
-def readme_command() -> str:
-    """README's block for several nodes, as it stands there."""
-    (command,) = re.findall(r"^```\w*\n(mpirun .*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def page_command() -> str:
+    """The block of docs/scale.md for several nodes, as it stands there."""
+    (command,) = re.findall(
+        r"^```\w*\n(mpirun .*?)^```", (ROOT / "docs/scale.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     return command
 
 
@@ -66,10 +68,10 @@ def two_nodes(folder: Path) -> dict[str, str]:
     startup.write_text("export NODE_RANK=$OMPI_COMM_WORLD_RANK\n")
     mpi = {"plm_ssh_agent": stand_in_for_ssh(folder), "prte_default_hostfile": hosts}
     variables = {f"PRTE_MCA_{name}": str(path) for name, path in mpi.items()}
-    return variables | ({"BASH_ENV": str(startup)} if "NODE_RANK" in readme_command() else {})
+    return variables | ({"BASH_ENV": str(startup)} if "NODE_RANK" in page_command() else {})
 
 
-def test_torchrun_and_the_very_command_of_the_readme_train_alike(dataset, tmp_path):
+def test_torchrun_and_the_very_command_of_the_page_train_alike(dataset, tmp_path):
     flags = ["--num-itr", "3", "--microbatch", "2"]
     assert train.main(train_argv(dataset, *flags, "--name", "one", "--microbatch", "4")) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -82,7 +84,7 @@ def test_torchrun_and_the_very_command_of_the_readme_train_alike(dataset, tmp_pa
     argv = train_argv(dataset, *flags, "--name", "mpirun", "--master-port", str(free_port()))
     variables = {"TRAIN": shlex.join(argv), "ARRAY_SIZE": "2", "IP_ADDR": "127.0.0.1", **two_nodes(tmp_path)}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    run(["bash", "-c", readme_command()], env={**os.environ, "PATH": path, **variables})
+    run(["bash", "-c", page_command()], env={**os.environ, "PATH": path, **variables})
     assert logged("mpirun") == logged("torchrun")
 
     # USR1 to mpirun, which hands it on: all ranks save and end; no node rank is given
