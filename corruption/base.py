@@ -40,6 +40,7 @@ class Corruption(nn.Module):
     has_mask: ClassVar[bool] = False  # `forward` returns (image, mask)
     uses_mask_bank: ClassVar[bool] = False  # the constructor takes `mask_bank` besides `image_size`
     file_sha256: ClassVar[str | None] = None  # of the user's file that it is from, see `registry.load_file`
+    baseline_name: ClassVar[str] = "the degraded image"  # what `baseline` gives
     draws_noise: ClassVar[bool] = False  # `degrade` takes `randn` besides, the source of the noise in its images
 
     # How the published results of a task were made; `corruption.registry.lookup(task)` reads them.
@@ -102,6 +103,14 @@ class Corruption(nn.Module):
         whenever it is restored or judged.
         """
         raise NotImplementedError(f"{type(self).__name__} must define degrade or forward")
+
+    def baseline(self, x1: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The classical answer that a user has without a network; what restored images are compared with.
+
+        x1: degraded images [B,C,H,W], about [-1,1], of the operator's size; mask: [B,1,H,W], 1 = hole.  Returns the
+        same shape, device and dtype.  By default the degraded images themselves.
+        """
+        return x1
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError unless x is floating point of shape [B,C,H,W]."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .base import Corruption
+from .classical import NOISE_TO_SIGNAL, as_file, wiener
 from .geometry import Size, mirrored
 from .registry import corruption, family
 
@@ -63,6 +64,7 @@ class Blur(Corruption):
     """U ((V^T X V) * gains) U^T on the [0,1] scale.  [B,C,S,S] in [-1,1] -> same, darker."""
 
     kernel: ClassVar[tuple[float, ...]]
+    baseline_name = "Wiener filter"
     any_size = False
     beta_max = 1.0
     ot_ode = True
@@ -78,12 +80,25 @@ class Blur(Corruption):
         self.add_table("gains", gains)
 
     def degrade(self, x: Tensor) -> Tensor:
-        u, v, gains = self.u.to(x), self.v.to(x), self.gains.to(x)
-        if x.shape[1] != len(gains):
-            gains = torch.as_tensor(spectrum(self.kernel, self.height, x.shape[1])[2]).to(x)
+        u, v, gains = self._tables(x)
         z = v.T @ ((x + 1) / 2 @ v)
         y = u @ ((z * gains) @ u.T)
         return y * 2 - 1
+
+    def baseline(self, x1: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Wiener's filter in the spectrum above; f^2 is what the differences of a column of V tell of it."""
+        y = as_file(x1)
+        u, v, gains = self._tables(y)
+        squares = v.diff(dim=0).square().sum(0) / (2 * torch.pi) ** 2
+        z = u.T @ ((y + 1) / 2 @ u) * gains / (gains**2 + NOISE_TO_SIGNAL * (squares[:, None] + squares))
+        return (v @ (z @ v.T) * 2 - 1).to(x1)
+
+    def _tables(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """U, V and the gains for as many channels as x has."""
+        gains = self.gains
+        if x.shape[1] != len(gains):
+            gains = torch.as_tensor(spectrum(self.kernel, self.height, x.shape[1])[2])
+        return self.u.to(x), self.v.to(x), gains.to(x)
 
 
 @corruption("blur-uni")
@@ -107,6 +122,7 @@ class TextbookBlur(Corruption):
     [B,C,H,W] in [-1,1] -> same, as bright.
     """
 
+    baseline_name = "Wiener filter"
     beta_max = 1.0
     ot_ode = True
 
@@ -130,6 +146,10 @@ class TextbookBlur(Corruption):
     def degrade(self, x: Tensor) -> Tensor:
         x = self._convolve(x, self.columns)[..., : self.width].mT
         return self._convolve(x, self.rows)[..., : self.height].mT.contiguous()
+
+    def baseline(self, x1: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See `classical.wiener`."""
+        return wiener(as_file(x1), self.weights() / self.weights().sum()).to(x1)
 
     def _convolve(self, x: Tensor, pixels: Tensor) -> Tensor:
         """The last axis, continued by `pixels`, strip after strip times one banded matrix: [..,L] -> [..,L or more].

@@ -13,6 +13,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of gamma-corrected red, green and 
 class Grey(Corruption):
     """Luma in all three channels.  [B,3,H,W] in [-1,1] -> same."""
 
+    baseline_name = "the grey image"
     channels = 3
 
     def degrade(self, x: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ def scaled_table(table: np.ndarray, quality: int) -> np.ndarray:
 class JPEG(Corruption):
     """JPEG there and back.  [B,C,H,W] in [-1,1] -> same shape, beyond [-1,1] where blocks overshoot."""
 
+    baseline_name = "the JPEG itself"
     qf: ClassVar[int]
 
     def __init__(self, image_size: Size):

@@ -31,6 +31,7 @@ class Mixture(Corruption):
     """
 
     any_size = False
+    baseline_name = "each task's own baseline"
     uses_mask_bank = True
     draws_noise = True
 
@@ -68,6 +69,17 @@ class Mixture(Corruption):
                 out[rows] = shown * (1 - mask) + noise[rows] * mask
             else:
                 out[rows] = operator(x[rows], mask_numbers[rows])
+        return out
+
+    def baseline(self, x1: Tensor, mask: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """That of the kind at each position `index` of the evaluation order; without, the images themselves."""
+        if index is None:
+            return x1
+        out, numbers = torch.empty_like(x1), check_index(index, len(x1))
+        for row, (image, number) in enumerate(zip(x1.split(1), numbers.split(1))):
+            operator = self.operators[number % len(KINDS)]
+            hole = operator.masks(1, number, None).to(x1) if operator.has_mask else None
+            out[row] = operator.baseline(image, hole)[0]
         return out
 
 

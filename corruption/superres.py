@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Corruption
+from .classical import as_file
 from .geometry import Size, mirrored
 from .registry import corruption, family
 
@@ -39,6 +40,7 @@ class SuperResolution(Corruption):
     """Judged on all of ImageNet's validation set, against the statistics of its training set."""
 
     scale: ClassVar[int] = 4
+    baseline_name = "bicubic enlargement"
     val_subset = "full"
     fid_split = "train"
 
@@ -49,6 +51,13 @@ class SuperResolution(Corruption):
 
     def degrade(self, x: Tensor) -> Tensor:
         return self.enlarge(self.shrink(x))[..., : self.height, : self.width]
+
+    def baseline(self, x1: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As Pillow enlarges the small image (Keys 1981, a = -0.5): rows, then columns, each rounded to 8 bits."""
+        out = as_file(x1)[..., :: self.scale, :: self.scale]
+        for scale in ((1, self.scale), (self.scale, 1)):
+            out = as_file(F.interpolate(out, scale_factor=scale, mode="bicubic", antialias=True))  # without, a is -0.75
+        return out[..., : x1.shape[2], : x1.shape[3]].to(x1)
 
     def shrink(self, x: Tensor) -> Tensor:
         """[B,C,H,W] -> [B,C,ceil(H/scale),ceil(W/scale)]."""

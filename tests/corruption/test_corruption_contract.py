@@ -149,6 +149,18 @@ def test_mask_contract(operator):
     assert torch.equal(y[~hole], x[~hole])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_baseline_of_any_dtype_and_number_of_channels(operator, dtype):
+    for channels in (operator.channels,) if operator.channels else (1, 3, 4):
+        y, mask = degrade(operator, pictures(2, channels=channels).to(dtype), index=torch.tensor([0, 3]))
+        before = y.clone()
+        found = operator.baseline(y, mask)
+        assert (found.shape, found.dtype, found.device) == (y.shape, y.dtype, y.device)
+        assert found.isfinite().all()
+        assert torch.equal(y, before)
+        assert operator.baseline_name
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_any_number_of_channels(operator, channels):
     """Channels alike come out alike, except for the published blurs, whose channels differ by their quirk."""
@@ -180,6 +192,7 @@ def test_any_size(task, size):
     assert y.shape == x.shape
     assert y.isfinite().all()
     assert mask is None or mask.shape == (2, 1, *size)
+    assert create_corruption(task, size).baseline(y, mask).shape == x.shape
     if size == (40, 56):
         assert not torch.equal(x, y)
 
