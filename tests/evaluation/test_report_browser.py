@@ -3,83 +3,27 @@
 Plain red (degraded), green (restored) and blue (clean) images let the tests name the pixels on the screen.
 """
 
-import base64
-import io
-import json
-import shutil
-
 import numpy as np
 import pytest
-from PIL import Image
+from browser import DESKTOP, PHONE, Browser, driver_fixture, needs_chromium  # noqa: F401
 from report_sample import BLUE, GREEN, RED, sample_report
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from evaluation.report import render
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="no Chromium with its driver on this machine (Debian: apt-get install chromium chromium-driver)",
-)
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars"
-)
-DESKTOP, PHONE = (1280, 900), (360, 740)
+pytestmark = needs_chromium
 
 
-class Browser:
+class Report(Browser):
     """Chromium with the report open, and what a person would do to it."""
-
-    def __init__(self, driver, address):
-        self.driver, self.address = driver, address
-        self.run = driver.execute_script
-
-    def open(self, size=DESKTOP, *, dark=False, media=""):
-        command = self.driver.execute_cdp_cmd
-        phone = size == PHONE
-        screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": phone}
-        command("Emulation.setDeviceMetricsOverride", screen)
-        command("Emulation.setTouchEmulationEnabled", {"enabled": phone})
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        command("Emulation.setEmulatedMedia", {"media": media, "features": [scheme]})
-        self.driver.get(self.address)
-        return self
-
-    def find(self, selector, index=0):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)[index]
-
-    def see(self, element):
-        """Scrolls it to the middle of the window; what is seen of it, [H, W, 3], and its box there."""
-        self.run("arguments[0].scrollIntoView({block: 'center'})", element)
-        box = self.run("return arguments[0].getBoundingClientRect().toJSON()", element)
-        picture = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
-        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"))
-        return pixels[round(box["top"]) : round(box["bottom"]), round(box["left"]) : round(box["right"])], box
 
     def shares(self, element):
         """Which shares of the width show red, green and blue, along a line above the slider's knob and the badges."""
         pixels, _ = self.see(element)
         row = pixels[len(pixels) // 4].astype(int)
         return [float(np.mean(np.abs(row - colour).max(axis=1) <= 3)) for colour in (RED, GREEN, BLUE)]
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))  # its path: selenium fetches no driver
-    driver.get("data:,")
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +38,10 @@ def browser(driver, address):
     """Whatever a test does: nothing on the console, no request but the page itself."""
     driver.get_log("browser")
     driver.get_log("performance")
-    yield Browser(driver, address)
+    browser = Report(driver, address)
+    yield browser
     assert driver.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    requests = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert {url.split("#")[0] for url in requests if not url.startswith("data:")} == {address}
+    assert browser.requests() == {address}
 
 
 def test_pointer_and_keyboard_move_the_slider_and_pixels_follow(browser):
@@ -169,12 +112,7 @@ def test_a_trajectory_shows_one_step_at_a_time(browser):
 def test_nothing_is_cut_and_colours_are_as_wished(browser, size, dark):
     browser.open(size, dark=dark)
     assert browser.run("return [document.documentElement.scrollWidth, innerWidth]") == [size[0], size[0]]
-    wide = browser.run(
-        "return [...document.querySelectorAll('body *')].filter(e => !e.closest('.compare')"  # its slider is wider
-        " && (e.getBoundingClientRect().right > innerWidth || e.clientWidth && e.scrollWidth > e.clientWidth + 1))"
-        ".map(e => e.outerHTML.slice(0, 80))"
-    )
-    assert wide == []
+    assert browser.wide(".compare") == []  # its slider is wider
     ground = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(19, 21, 25)" if dark else "rgb(246, 246, 244)")
     if size == PHONE:
