@@ -16,7 +16,7 @@ import compute_metrices
 import sample
 import train
 from i2sb import Bridge
-from scripts import build_lmdb, make_photo_dataset, sweep_nfe
+from scripts import build_lmdb, draw_method, make_photo_dataset, sweep_nfe
 
 SCRIPTS = {
     "train.py": train,
@@ -147,3 +147,10 @@ def test_the_messages_of_readme_are_the_programs():
     code = re.sub(r"\{[^{}]*\}", "…", code)  # what a message fills in
     assert len(rows) > 10
     assert [message for message in rows if message not in code] == ["No module named 'torch'"]
+
+
+def test_the_figures_of_the_method_are_drawn(tmp_path):
+    assert draw_method.main(["--out", str(tmp_path)]) == 0
+    for path in tmp_path.iterdir():
+        assert 0.8 < path.stat().st_size / (ROOT / "docs/figures" / path.name).stat().st_size < 1.25
+    assert len([*tmp_path.iterdir()]) == 2
