@@ -59,7 +59,7 @@ def draw_bridge(path: Path) -> None:
         for axis, n in zip(row, steps):
             torch.manual_seed(0)
             xn = diffusion.q_sample(torch.tensor([n]), x0, x1, ot_ode)[0]
-            axis.imshow((xn.permute(1, 2, 0) * 0.5 + 0.5).clamp(0, 1))
+            axis.imshow((xn.permute(1, 2, 0) * 0.5 + 0.5).clamp(0, 1).numpy())
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         row[0].set_ylabel(name)

@@ -95,3 +95,9 @@ def test_there_is_no_second_list():
         lines = [line.strip(" -") for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
         assert lines[-1] == "e ."
         assert not distributions(PROJECT["dependencies"]) & set(re.findall(r"[\w-]+", " ".join(lines)))
+
+
+def test_there_is_one_version():
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert cited == newest == PROJECT["version"]
