@@ -40,6 +40,8 @@ def train(opt: argparse.Namespace) -> None:
         from i2sb.runtime.script import explained
         from i2sb.runtime.writers import build_writer
 
+    if opt.init_from is not None and not Path(opt.init_from).is_file():
+        opt.init_from = str(find_weights(opt.init_from, "--init-from"))
     log_folder = Path(opt.log_dir, opt.name)
     with only_training(opt), only_if_used(log_folder, opt.global_rank):
         resumed = opt.ckpt is not None and find_weights(opt.ckpt).name == LATEST

@@ -77,8 +77,8 @@ def only_training(opt: argparse.Namespace) -> Iterator[None]:
                 made.rmdir()  # if nothing was saved
 
 
-def find_weights(name: str | os.PathLike) -> Path:
-    """The file that --ckpt NAME stands for: weights of results/NAME, or those of the demo model of that name.
+def find_weights(name: str | os.PathLike, flag: str = "--ckpt") -> Path:
+    """The file that NAME in `flag` stands for: weights of results/NAME, or those of the demo model of that name.
 
     Raises:
         UserError: there are none.
@@ -86,11 +86,11 @@ def find_weights(name: str | os.PathLike) -> Path:
     folder = RESULTS / name
     if not (folder / LATEST).exists() and not export.is_export(folder) and str(name) in (demos := export.demos()):
         return demos[str(name)]
-    check_folder(folder)
+    check_folder(folder, flag)
     return folder / (export.WEIGHTS if export.is_export(folder) else LATEST)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, flag: str = "--ckpt") -> None:
     """Refuse what is no folder of results, with what there is."""
     if folder.is_file():
         raise UserError(
@@ -102,7 +102,7 @@ def check_folder(folder: Path) -> None:
         there = {path.name for path in found} | {*export.demos()}
         hint = f"{those_there(folder.name, there)}; " if there else ""
         raise UserError(
-            f"--ckpt {folder.name}: there is no folder {folder} here; {hint}scripts/download_checkpoint.sh fetches "
+            f"{flag} {folder.name}: there is no folder {folder} here; {hint}scripts/download_checkpoint.sh fetches "
             "published checkpoints, train.py --name makes others"
         )
 

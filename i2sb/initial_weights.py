@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,7 @@ def is_adm_256(kwargs: Mapping[str, Any]) -> bool:
 def load_initial_weights(net: BridgeNet, path: str | Path) -> str:
     """Start from the weights of a diffusion model: ADM's published file, or any bare U-Net state dict.
 
-    ADM also predicts variances: the first half of the output channels is kept. Of a network that sees the degraded
-    image, the first half of the input channels takes ADM's kernel, the others stay as initialized.
-
-    For images of other than three channels first and last convolution of an RGB network are adapted, see `_of_rgb`.
-
-    Returns what was adapted, in one line; "" where nothing was.
+    First and last convolution are adapted, see `_adapted`.  Returns how, in one line; "" where nothing was.
     """
     state = load_torch(path)
     mine = net.diffusion_model.state_dict()
@@ -63,6 +58,27 @@ def load_initial_weights(net: BridgeNet, path: str | Path) -> str:
     state, adapted = _adapted(bare, mine)
     load_weights(net.diffusion_model, state, path)
     return "; ".join(filter(None, (prefixed, adapted)))
+
+
+def load_fitting(net: BridgeNet, loaded: Mapping[str, Any], path: str | Path) -> str:
+    """Start from what fits by name and shape of another bridge's averaged weights (`loaded`: of `load_checkpoint`).
+
+    First and last convolution are adapted, see `_adapted`.  Returns in one line how, and which layers stay random.
+
+    Raises:
+        UserError: nothing fits.
+    """
+    state, mine = bare_names(loaded["net"]), net.diffusion_model.state_dict()
+    if loaded["ema"] is not None:
+        state = dict(zip(state, loaded["ema"]["shadow_params"]))
+    state, adapted = _adapted(state, mine)
+    fitting = {name: value for name, value in state.items() if name in mine and value.shape == mine[name].shape}
+    if not fitting:
+        raise UserError(f"--init-from: nothing of {path} fits the network of the options, see --net and --num-channels")
+    net.diffusion_model.load_state_dict(fitting, strict=False)
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in mine if name not in fitting)
+    random = f"of {len(mine)} tensors {len(mine) - len(fitting)} stay random: {', '.join(layers)}" if layers else ""
+    return "; ".join(filter(None, (adapted, random)))
 
 
 def bare_names(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,31 +97,40 @@ def load_weights(module: nn.Module, state: Mapping[str, Any], path: str | Path) 
 
 
 def _adapted(state: dict[str, Any], mine: Mapping[str, Tensor]) -> tuple[dict[str, Any], str]:
-    """The weights for the network `mine`, and in one line how RGB became its channels; see `load_initial_weights`."""
-    keys, adapted = (FIRST, *LAST), ""
-    if any(key not in state or state[key].ndim != mine[key].ndim for key in keys):
+    """The weights for the network `mine`, where first and last convolution differ in channels alone; how, in one line.
+
+    Twice as many output as input channels (ADM's) hold variances, too: only the means are kept.  Twice as many input
+    channels are those of a network that sees the degraded image: the second half of ours takes theirs, else it stays as
+    initialized.  On images of other channels see `_of_channels`.
+    """
+    keys = (FIRST, *LAST)
+    if any(_beside_channels(key, state.get(key)) != _beside_channels(key, mine[key]) for key in keys):
         return state, ""  # of no network like ours: loading says which keys are missing or wrong
     first, *last = (state[key] for key in keys)
-    channels, seen = len(mine[LAST[0]]), mine[FIRST].shape[1]
-    own = channels == 3 or first.shape[1] == len(last[0]) == channels
-    if not own and first.shape[1] in (3, 6) and len(last[0]) in (3, 6):
-        # two halves where the file's network sees the degraded image, too
-        halves = [_of_rgb(half.transpose(0, 1), channels, torch.sum) for half in first.split(3, dim=1)]
-        first, last = torch.cat(halves).transpose(0, 1), [_of_rgb(x[:3], channels, torch.mean) for x in last]
-        how = "grey takes their sum and their mean" if channels < 3 else "the others start from zero"
-        adapted = f"first and last convolution, of RGB, adapted to {channels} channel{'s'[: channels - 1]} ({how})"
-    elif len(last[0]) == 2 * channels:
-        last = [x[:channels] for x in last]
-    if 2 * first.shape[1] == seen:
-        first = torch.cat([first.to(mine[FIRST]), mine[FIRST][:, first.shape[1] :]], dim=1)
-    return {**state, **dict(zip(keys, (first, *last)))}, adapted
+    theirs, ours = min(first.shape[1], len(last[0])), len(mine[LAST[0]])
+    halves = first.transpose(0, 1).split(theirs)
+    first = torch.cat([_of_channels(half, ours, summed=True) for half in halves]).transpose(0, 1)
+    first = torch.cat([first.to(mine[FIRST]), mine[FIRST][:, first.shape[1] :]], dim=1)[:, : mine[FIRST].shape[1]]
+    last = [_of_channels(weights[:theirs], ours, summed=False) for weights in last]
+    before = "RGB" if theirs == 3 else f"{theirs} channel{'s'[: theirs - 1]}"
+    adapted = f"first and last convolution, of {before}, adapted to {ours} channel{'s'[: ours - 1]}"
+    return {**state, **dict(zip(keys, (first, *last)))}, adapted if ours != theirs else ""
 
 
-def _of_rgb(weights: Tensor, channels: int, to_grey: Callable) -> Tensor:
-    """[3,..] of the channels R, G and B -> [channels,..]: grey of them, or themselves, and zeros for further ones.
+def _beside_channels(key: str, weights: Tensor | None) -> tuple[int, ...] | None:
+    """The shape of a tensor of the first or last convolution without the images' channels; None: there is none."""
+    dim = int(key == FIRST)
+    return None if weights is None or not weights.numel() else (*weights.shape[:dim], *weights.shape[dim + 1 :])
 
-    A grey image then gives what it gave as an RGB image of three equal channels: the first convolution takes the sum
-    over its input channels, the last the mean over its output channels.
+
+def _of_channels(weights: Tensor, channels: int, summed: bool) -> Tensor:
+    """[n,..] of the channels of an image -> [channels,..]; one or two are grey (and alpha), others begin with RGB.
+
+    A grey image then gives what it gives as an RGB image of three equal channels: the first convolution is `summed`
+    over its input channels, of the last the mean is taken.  Further channels are taken over; new ones start from zero.
     """
-    colours = to_grey(weights, dim=0, keepdim=True) if channels < 3 else weights
-    return torch.cat([colours, weights.new_zeros(channels - len(colours), *weights.shape[1:])])
+    theirs, ours = (1 if count < 3 else 3 for count in (len(weights), channels))
+    colours = weights[:theirs]
+    if ours != theirs:
+        colours = colours.mean(0, keepdim=True).expand(ours, *weights.shape[1:]) * (theirs / ours if summed else 1)
+    return torch.cat([colours, weights[theirs:], weights.new_zeros(channels, *weights.shape[1:])])[:channels]

@@ -27,7 +27,7 @@ TASK_OPTIONS += ("lr", "lr_gamma", "lr_step", "lr_schedule", "warmup", "l2_norm"
 TASK_OPTIONS += ("ema_halflife_images", "loss_weight", "loss_s2", "perceptual", "crop", "val_split")
 TASK_OPTIONS += ("precision", "grad_checkpoint", "channels_last", "deterministic", "clip_denoise", "max_nonfinite")
 TASK_OPTIONS += ("save_every", "keep_every", "eval_every", "eval_nfe")
-TASK_OPTIONS += ("dataset_dir", "val_list", "exif_rotate", "skip_unreadable")
+TASK_OPTIONS += ("init_from", "dataset_dir", "val_list", "exif_rotate", "skip_unreadable")
 
 
 def training_options(opt: argparse.Namespace, log: Any) -> argparse.Namespace:

@@ -23,7 +23,7 @@ from i2sb.config import BridgeConfig
 from i2sb.diffusion import Diffusion, label_from_x0, x0_from_label
 from i2sb.ema import ExponentialMovingAverage, average_decay
 from i2sb.errors import UserError
-from i2sb.initial_weights import load_initial, load_weights
+from i2sb.initial_weights import load_fitting, load_initial, load_weights
 from i2sb.loss import Balance, Perceptual
 from i2sb.network import build_network
 from i2sb.noise import ImageNoise, Noise, TrainingDraws
@@ -75,6 +75,9 @@ class Runner:
             self.identity = self.loaded["identity"]
             load_weights(self.net, self.loaded["net"], opt.load)
             log.info(f"[Net] weights of {opt.load}")
+        elif opt.init_from is not None:
+            said = load_fitting(self.net, load_checkpoint(opt.init_from, log), opt.init_from)
+            log.info(f"[Net] initial weights: {opt.init_from}{said and f'; {said}'}")
         elif opt.no_pretrained:
             log.info("[Net] random weights")
         else:

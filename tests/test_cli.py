@@ -110,6 +110,8 @@ WRONG = [
     ("sample", "--ckpt x --nfe 0", "--nfe/--num-inference-steps: '0' is invalid: expected a whole number"),
     ("sample", "--ckpt x --use-fp16 --precision bf16", "--use-fp16 and --precision bf16 contradict each other"),
     ("sample", "--ckpt missing", "--ckpt missing: there is no folder results/missing here"),
+    ("train", "--corrupt jpeg-5 --init-from missing", "--init-from missing: there is no folder results/missing here"),
+    ("train", "--corrupt jpeg-5 --init-from a --ckpt b", "--init-from a: contradicts --ckpt b, which resumes"),
     ("train", "--corrupt jpeg-5 --ckpt missing", "--ckpt missing: there is no folder results/missing here"),
     ("compute_metrices", "--ckpt x --sample-dir y --mode best", "--mode: invalid choice: 'best' .*legacy_pytorch"),
     ("compute_metrices", "--ckpt x --sample-dir y --metrics psnr nice", "--metrics: invalid choice: 'nice'"),

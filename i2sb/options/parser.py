@@ -136,6 +136,11 @@ def experiment(text: str) -> str:
     return name.rstrip("/")
 
 
+def weights(text: str) -> str:
+    """An argparse type: a file of weights, or what `experiment` takes."""
+    return text if Path(text).is_file() else experiment(text)
+
+
 def device(text: str) -> str:
     """An argparse type: a kind of device, or one GPU by its index."""
     if text not in DEVICES and not re.fullmatch(r"cuda:\d{1,4}", text):

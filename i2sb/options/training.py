@@ -23,6 +23,7 @@ from .parser import (
     path,
     positive_float,
     positive_int,
+    weights,
 )
 
 DESCRIPTION = "Train an image-to-image Schrodinger bridge that restores one kind of degraded images."
@@ -37,6 +38,8 @@ def build_parser() -> Parser:
     add = run.add_argument
     add("--name", type=experiment, metavar="NAME", help="the results go to results/NAME (default: --corrupt)")
     add("--ckpt", type=experiment, metavar="NAME", help="resume from results/NAME (its own name by default)")
+    start = "start from what fits of these weights (a run's, a demo model's, a file); all else is as for a new training"
+    add("--init-from", type=weights, metavar="NAME|FILE", help=start)
     add("--overwrite", action="store_true", help="start from scratch where a checkpoint is already")
     _add_bridge(parser)
     shared.add_data(parser, training=True)
@@ -135,6 +138,9 @@ def parse_train_options(argv: Sequence[str] | None = None) -> argparse.Namespace
         check_task(opt.corrupt, read_operators(opt.corruption_file) if opt.corruption_file else None)
     except ValueError as error:
         parser.error(f"argument --corrupt: {error}")
+    if opt.init_from is not None and (opt.ckpt is not None or opt.no_pretrained):
+        other = "--no-pretrained" if opt.ckpt is None else f"--ckpt {opt.ckpt}, which resumes a training"
+        parser.error(f"--init-from {opt.init_from}: contradicts {other}; give one of them")
     opt.name = opt.name or opt.ckpt or opt.corrupt.replace("/", "-")  # inpaint-masks=DIR
     opt.network = shared.resolve_network(parser, opt)
     if opt.ckpt is None and (reason := contradiction(opt)):  # else see `resume.training_options`

@@ -88,6 +88,21 @@ def test_rgb_weights_are_adapted_to_other_channels(tmp_path, channels, cond, fil
     assert not answer[:, colours:].any()
 
 
+def test_grey_weights_are_adapted_to_rgb(tmp_path):
+    """The other direction: three equal channels give what grey gave, in each of them."""
+    grey = create_model(**{**SMALL, "in_channels": 1, "out_channels": 1})
+    for value in grey.state_dict().values():
+        value.normal_()
+    torch.save(grey.state_dict(), tmp_path / "grey.pt")
+    net, image = BridgeNet(SMALL, LEVELS), torch.randn(1, 1, 8, 8)
+    said = load_initial_weights(net, tmp_path / "grey.pt")
+    assert said == "first and last convolution, of 1 channel, adapted to 3 channels"
+    with torch.no_grad():
+        expected = grey(image, torch.tensor([0.5])).expand(1, 3, 8, 8)
+        answer = net.diffusion_model(image.expand(1, 3, 8, 8), torch.tensor([0.5]))
+    torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_which_networks_adm_has_weights_for():
     golden = json.loads((GOLDEN / "adm256_uncond_keys.json").read_text())
     assert is_adm_256(golden["create_model_kwargs"])

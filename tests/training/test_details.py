@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import logged, photos, script, train_argv
+from small_runs import logged, photos, refusal, script, train_argv
+from test_resume import state
 
 import train
 from i2sb import ckpt_util
@@ -70,6 +71,32 @@ def test_the_loss_is_the_mean_over_micro_batches_and_iterations(dataset, monkeyp
     assert len(values) == 15
     expected = {3: sum(values[:9]) / 9, 5: sum(values[9:]) / 6}
     assert logged("a", "loss") == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_new_training_starts_from_what_fits_of_another(dataset, capsys):
+    """--init-from with other channels, levels and bridge; the steps of the new training are too small to matter."""
+    assert train.main(train_argv(dataset, "--name", "rgb", "--num-itr", "2")) == 0
+    before = state("rgb")
+    trained = dict(zip(before["net"], before["ema"]["shadow_params"], strict=True))
+    flags = ["--lr", "1e-12", "--num-itr", "1", "--interval", "20", "--channels", "1", "--channel-mult", "1,1,2"]
+    for name, source in (("by-name", "rgb"), ("by-file", "results/rgb/latest.pt")):
+        capsys.readouterr()
+        argv = train_argv(dataset, *flags, "--init-from", source, "--name", name, corrupt="denoise-25")
+        assert train.main(argv) == 0
+        said = capsys.readouterr().err
+        assert "of RGB, adapted to 1 channel; of 1" in said
+        assert " stay random: input_blocks.4.0.op, " in " ".join(said.split())
+        after = state(name)
+        assert (after["resume"]["iteration"], after["options"]["interval"]) == (1, 20)
+        fitting = [key for key, value in after["net"].items() if key in trained and value.shape == trained[key].shape]
+        assert "diffusion_model.middle_block.0.in_layers.2.weight" not in fitting  # twice as wide
+        assert len(fitting) > 40
+        for key in fitting:
+            torch.testing.assert_close(after["net"][key], trained[key], rtol=0, atol=1e-8)
+        first = "diffusion_model.input_blocks.0.0.weight"
+        torch.testing.assert_close(after["net"][first], trained[first].sum(1, keepdim=True))
+    last = refusal(capsys, train, train_argv(dataset, "--init-from", "rgb", "--name", "b", "--num-channels", "64"))
+    assert "--init-from: nothing of results/rgb/latest.pt fits the network of the options" in last
 
 
 def test_the_speed_is_that_of_training_alone(monkeypatch):
