@@ -17,7 +17,17 @@ from evaluation.published import IMAGE_SIZE, PUBLISHED, SOURCE
 from evaluation.reference import NUM_KEPT, build_reference
 from evaluation.spatial import Moments
 from evaluation.spatial import score as spatial_score
-from evaluation.table import Score, Scores, mean_scores, print_scores, read_csv, read_metrics, write_csv, write_metrics
+from evaluation.table import (
+    Score,
+    Scores,
+    gains,
+    mean_scores,
+    print_scores,
+    read_csv,
+    read_metrics,
+    write_csv,
+    write_metrics,
+)
 from evaluation.triples import Triples
 from i2sb.ckpt_util import RESULTS, build_ckpt_option, find_weights, load_checkpoint
 from i2sb.config import as_image_size, size_text
@@ -30,6 +40,7 @@ from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress
 from i2sb.runtime.script import printing
 
+ROWS = ("degraded", "baseline", "restored", "clean")
 Values = dict[str, dict[str, list[float]]]  # row -> metric -> value per image
 
 
@@ -43,7 +54,10 @@ class Samples(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """options: the checkpoint's, with the task and image size of the samples and the data set of this run."""
+    """options: the checkpoint's, with the task and image size of the samples and the data set of this run.
+
+    iterations: of the training behind the samples, where the checkpoint is still the same and tells.
+    """
 
     options: Any
     dataset: Any
@@ -51,6 +65,7 @@ class Evaluation(NamedTuple):
     imagenet: bool
     samples: dict[str, Samples]
     log: Any
+    iterations: int | None = None
 
 
 def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
@@ -74,8 +89,11 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
         write_reports(opt)
     size = size_text(found.options.image_size)
     title = f"{opt.ckpt}: {found.options.corrupt}, {len(found.dataset)} images of {size} px"
+    baseline = found.corrupt.baseline_name
+    table = _one_table(results, published_scores(found.options, found.imagenet), baseline)
+    lines = [gains(scores, name, baseline) for name, scores in results.items()]
     with printing():
-        print_scores(_one_table(results, published_scores(found.options, found.imagenet)), title)
+        print_scores(table, title, lines=filter(None, lines))
     return results
 
 
@@ -104,8 +122,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     dataset = open_evaluation(ckpt_opt, log)
     corrupt = build_operator(ckpt_opt, dataset.classes, log)
     found = Evaluation(ckpt_opt, dataset, corrupt, is_imagenet(dataset.classes), samples, log)
-    _check(found)
-    return found
+    return found._replace(iterations=_check(found))
 
 
 def _common(key: str, samples: Mapping[str, Samples], default: Any) -> Any:
@@ -117,13 +134,16 @@ def _common(key: str, samples: Mapping[str, Samples], default: Any) -> Any:
     return next(iter(values.values()))
 
 
-def _check(found: Evaluation) -> None:
+def _check(found: Evaluation) -> int | None:
     """Compare the samples with the data set (UserError) and the checkpoint (a warning) as they are now.
+
+    Returns the iterations of the checkpoint's training; None where it is another one now, or does not tell.
 
     Where the checksums of the image files are known, `Triples` compares each file as it is read instead.
     """
     known = any("checkpoint" in samples.run for samples in found.samples.values())
-    weights = load_checkpoint(found.options.load, found.log)["identity"] if known else None
+    state = load_checkpoint(found.options.load, found.log) if known else {}
+    weights, iterations = state.get("identity"), state.get("resume", {}).get("iteration")
     targets, data = [label for _, label in found.dataset.samples], found.dataset.fingerprint()
     as_sampled = "give the --dataset-dir, --val-list and --val-split of sample.py"
     masks = holes(found.corrupt, len(targets), (found.options.channels, *height_width(found.options.image_size)))
@@ -145,6 +165,8 @@ def _check(found: Evaluation) -> None:
                 f"[Eval] {folder}: {found.options.load} is no longer the checkpoint that restored these images; they "
                 f"are evaluated as {found.options.corrupt}, as they were made"
             )
+            iterations = None
+    return iterations
 
 
 def _judge(
@@ -153,15 +175,18 @@ def _judge(
     """The values of each image, the features of the restored ones, metric -> row -> moments of its features."""
     count = len(samples.recon)
     values: Values = {}
-    moments = {metric: {row: Moments() for row in ("degraded", "restored", "clean")} for metric in judges.to_clean}
+    moments = {metric: {row: Moments() for row in ROWS} for metric in judges.to_clean}
     features = FeatureSums(count, NUM_KEPT if "kid" in opt.metrics else 0) if judges.features else None
-    images = Triples(samples.recon, found.dataset, found.corrupt, samples.seed, opt.device)
+    with_baseline = bool(judges.per_image or judges.to_clean)
+    images = Triples(samples.recon, found.dataset, found.corrupt, samples.seed, opt.device, with_baseline)
     with Progress(f"evaluating {samples.folder.name}", count, text=f"0/{count} images") as progress:
         for batch in images.batches(opt.batch_size, opt.num_workers):
             if not batch.restored.isfinite().all():
                 where = f"images {batch.numbers[0]} to {batch.numbers[-1]}"
                 raise UserError(f"{samples.folder}: NaN or inf in {where}; run sample.py --overwrite")
-            rows = {"degraded": batch.degraded, "restored": to_float(batch.restored), "clean": batch.clean}
+            rows = dict(zip(ROWS, (batch.degraded, batch.baseline, to_float(batch.restored), batch.clean)))
+            if batch.baseline is batch.degraded:
+                del rows["baseline"]  # its scores are copied below
             for row, shown in rows.items():
                 for metric, judge in judges.per_image.items():
                     if row != "clean" or metric == "accuracy":
@@ -172,6 +197,9 @@ def _judge(
             if features is not None:
                 features.add(judges.features(to_uint8(batch.restored)))
             progress.update(batch.numbers[-1] + 1, f"{batch.numbers[-1] + 1}/{count} images")
+    if "baseline" not in rows:
+        values = {row: values.get(row if row != "baseline" else "degraded", {}) for row in ROWS}
+        moments = {metric: {**of, "baseline": of["degraded"]} for metric, of in moments.items()}
     return values, features, moments
 
 
@@ -190,7 +218,7 @@ def _table(
     metrics: list[str], values: Values, features: FeatureSums | None, moments: dict, judges: Judges, reference: Any
 ) -> dict[str, dict[str, Score]]:
     """Row -> metric -> score.  features, moments: of `_judge`; reference: of `_reference`."""
-    table: dict[str, dict[str, Score]] = {row: {} for row in ("degraded", "restored", "clean")}
+    table: dict[str, dict[str, Score]] = {row: {} for row in ROWS}
     for metric in metrics:
         if metric in judges.unavailable:
             table["restored"][metric] = Score(None, judges.unavailable[metric])
@@ -201,7 +229,7 @@ def _table(
                 value, note = None, str(error)
             table["restored"][metric] = Score(value, note, features.num_images)
         elif metric in moments:
-            for row in ("degraded", "restored"):
+            for row in ("degraded", "baseline", "restored"):
                 value, interval = spatial_score(moments[metric][row], moments[metric]["clean"])
                 table[row][metric] = Score(value, "to the clean images", moments[metric][row].num_images, interval)
         else:
@@ -215,7 +243,7 @@ def _write(samples: Samples, found: Evaluation, table: Scores, values: Values, s
     """metrics.json and metrics_per_image.csv; other scores of the same run, judged alike, stay in them."""
     names = [found.dataset.short_name(path) for path, _ in found.dataset.samples]
     earlier, scores, columns = _earlier(samples, names, settings)
-    merged = {row: dict(scores.get(row, {})) for row in ("degraded", "restored", "clean") if row in {*table, *scores}}
+    merged = {row: dict(scores.get(row, {})) for row in ROWS if row in {*table, *scores}}
     for row, new in table.items():
         merged[row] |= {m: score for m, score in new.items() if score.value is not None or m not in merged[row]}
     columns |= {f"{metric}_{row}": column for row, new in values.items() for metric, column in new.items()}
@@ -243,12 +271,15 @@ def _settings(opt: Any, found: Evaluation, samples: Samples, reference: tuple[Fe
         "checkpoint": opt.ckpt,
         "samples": samples.folder.name,
         "corrupt": found.options.corrupt,
+        "baseline": found.corrupt.baseline_name,
         "image_size": size if isinstance(size := found.options.image_size, int) else list(size),
         "dataset_dir": str(opt.dataset_dir),
         "data": found.dataset.fingerprint(),
         "num_images": len(found.dataset),
         "seed": samples.seed,
     }
+    if found.iterations is not None:
+        settings["iterations"] = found.iterations
     if reference is not None:
         settings |= {"fid_mode": opt.mode, "fid_reference": opt.fid_ref or reference[1]}
     return settings
@@ -262,11 +293,12 @@ def published_scores(ckpt_opt: Any, imagenet: bool) -> Scores:
     return {"published": {metric: Score(value, SOURCE) for metric, value in PUBLISHED[ckpt_opt.corrupt].items()}}
 
 
-def _one_table(results: Mapping[str, Scores], published: Scores) -> Scores:
+def _one_table(results: Mapping[str, Scores], published: Scores, baseline: str) -> Scores:
     """All folders in one table; a row that is the same for all of them once."""
     rows: dict[str, Any] = {}
     for name, table in results.items():
         for row, scores in table.items():
+            row = f"baseline: {baseline}" if row == "baseline" else row
             own = row == "restored" or rows.get(row, scores) != scores
             rows[f"{row}, {name}" if own else row] = scores
     return rows | dict(published)

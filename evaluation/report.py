@@ -22,7 +22,7 @@ from PIL import Image
 from evaluation.judge import Evaluation, open_samples, published_scores
 from evaluation.metrics import metrics_of, shown_as
 from evaluation.scored_images import Case, JudgedImages
-from evaluation.sweep import Point, draw_curves, read_curve
+from evaluation.sweep import Point, draw_curves, read_curve, title_of
 from evaluation.table import notes
 from i2sb.config import FIELDS
 from i2sb.recon import BYTES, SECONDS, made_with, sampling_name
@@ -34,7 +34,10 @@ NOT_SHOWN = (BYTES, "data", "network", "task")  # fingerprints, and what --net a
 
 
 class Report(NamedTuple):
-    """All that the page shows; what is empty has no section.  `ranked_by`: what worst and best are ordered by."""
+    """All that the page shows; what is empty has no section.
+
+    ranked_by: what worst and best are ordered by.  baseline: its name.
+    """
 
     title: str
     settings: Mapping[str, Any] = {}
@@ -44,7 +47,8 @@ class Report(NamedTuple):
     worst: Sequence[Case] = ()
     best: Sequence[Case] = ()
     trajectories: Sequence[tuple[str, Sequence[np.ndarray]]] = ()
-    ranked_by: str = "PSNR"
+    ranked_by: str = "gain in PSNR"
+    baseline: str = ""
 
 
 def write_reports(opt: Any, *, num_gallery: int = 12) -> list[Path]:
@@ -62,7 +66,7 @@ def write_reports(opt: Any, *, num_gallery: int = 12) -> list[Path]:
         num_ranked = min(NUM_RANKED, len(ranked) // 2)
         nfe = f"NFE {images.run['nfe']}, {sampling_name(images.run)}" if "nfe" in images.run else None
         report = Report(
-            title=", ".join(filter(None, dict.fromkeys([opt.ckpt, found.options.corrupt, nfe]))),
+            title=", ".join(filter(None, [title_of(images.settings), nfe])),
             settings=_settings(found, images),
             scores={**images.scores, **published},
             curves=read_curve(images.folder),
@@ -70,7 +74,8 @@ def write_reports(opt: Any, *, num_gallery: int = 12) -> list[Path]:
             worst=[images.case(number) for number in ranked[:num_ranked]],
             best=[images.case(number) for number in ranked[::-1][:num_ranked]],
             trajectories=images.trajectories(NUM_TRAJECTORIES, found.log),
-            ranked_by=shown_as(metric).title,
+            ranked_by=f"gain in {shown_as(metric).title}",
+            baseline=found.corrupt.baseline_name,
         )
         paths.append(images.folder / "report.html")
         with atomic_write(paths[-1]) as file:
@@ -91,7 +96,6 @@ def render(report: Report) -> str:
     """The HTML document.  Every text is escaped; images are PNG."""
     style, script = (PAGE / "report.css").read_text("utf-8"), (PAGE / "report.js").read_text("utf-8")
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
-    degraded = report.scores.get("degraded", {})
     curves = []
     for metric in metrics_of(point.scores for point in report.curves):
         points = [point for point in report.curves if metric in point.scores]
@@ -104,9 +108,11 @@ def render(report: Report) -> str:
         style=Markup(style),  # our own files, the only texts that are not escaped
         script=Markup(script),
         scored=metrics_of(report.scores.values()),
-        before={metric: score.value for metric, score in degraded.items()},
+        before={metric: score.value for metric, score in report.scores.get("baseline", {}).items()},
         notes=notes(report.scores),
         curves=curves,
+        kinds=("degraded", "baseline", "restored", "clean"),
+        has_baseline=any(case.baseline is not None for case in (*report.gallery, *report.worst, *report.best)),
         shown=shown_as,
         number=_number,
         gain=_gain,
@@ -127,7 +133,7 @@ def _number(metric: str, value: float, sign: str = "") -> str:
 
 
 def _gain(metric: str, value: float, before: float | None) -> Markup | str:
-    """The signed difference from the degraded images, coloured by whether it is good; "" where it is unknown."""
+    """The signed difference from the baseline, coloured by whether it is good; "" where it is unknown."""
     if before is None or not math.isfinite(value - before):
         return ""
     better = {"↑": 1, "↓": -1}.get(shown_as(metric).better, 0) * (value - before)

@@ -19,12 +19,16 @@ from i2sb.recon import run_identity
 
 
 class Case(NamedTuple):
-    """One image three times, see `to_pixels`; metrics: name -> (value restored, value degraded or None)."""
+    """One image, see `to_pixels`; metrics: name -> (value restored, value of the baseline or None).
+
+    baseline: None where it is the degraded image itself.
+    """
 
     name: str
     degraded: np.ndarray
     restored: np.ndarray
     clean: np.ndarray
+    baseline: np.ndarray | None = None
     metrics: Mapping[str, tuple[float, float | None]] = {}
 
 
@@ -55,10 +59,12 @@ class JudgedImages:
             raise UserError(f"{table}: is of other images; run compute_metrices.py again")
 
     def ranking(self) -> tuple[str, list[int]]:
-        """(the metric, images from the worst to the best by it): LPIPS, else PSNR, else no images."""
+        """(the metric, images from the worst to the best by their gain over the baseline in it): LPIPS, else PSNR."""
         for metric, sign in (("lpips", -1), ("psnr", 1)):
-            if values := self.columns.get(f"{metric}_restored"):
-                return metric, sorted(range(len(values)), key=lambda i: sign * values[i])
+            if f"{metric}_baseline" in self.columns:
+                gains = np.array(self.columns[f"{metric}_restored"]) - self.columns[f"{metric}_baseline"]
+                gains[np.isnan(gains)] = 0  # both are infinite
+                return metric, np.argsort(sign * gains, kind="stable").tolist()
         return "psnr", []
 
     def spread(self, count: int) -> list[int]:
@@ -77,10 +83,11 @@ class JudgedImages:
         for column, values in self.columns.items():
             metric, _, row = column.rpartition("_")
             if row == "restored" and metric != "accuracy":  # of one image it is 0 or 100
-                before = self.columns.get(f"{metric}_degraded")
+                before = self.columns.get(f"{metric}_baseline")
                 metrics[metric] = values[number], before[number] if before else None
-        shots = (to_pixels(image[0]) for image in (found.degraded, found.restored, found.clean))
-        return Case(self.names[number], *shots, metrics)
+        shots = [to_pixels(image[0]) for image in (found.degraded, found.restored, found.clean)]
+        baseline = None if found.baseline is found.degraded else to_pixels(found.baseline[0])
+        return Case(self.names[number], *shots, baseline, metrics)
 
     def trajectories(self, count: int, log: Any) -> list[tuple[str, list[np.ndarray]]]:
         """(name, steps from the degraded to the restored image, see `read_frames`) of the first `count` images.

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from evaluation.metrics import OF_SETS, metrics_of, shown_as
 from evaluation.scored_images import read_judged
 from evaluation.table import Score, print_scores, run_key
@@ -27,7 +29,7 @@ SVG = {"svg.fonttype": "path", "svg.hashsalt": "i2sb"}  # no font is needed to s
 
 
 class Point(NamedTuple):
-    """One setting of a sweep: network evaluations, seconds per image, metric -> score of the restored images.
+    """One setting of a sweep: network evaluations, seconds per image, metric -> score of restored and baseline images.
 
     made: how it was made and judged; points of one curve are equal in it.  run: identity of its samples.
     """
@@ -37,6 +39,7 @@ class Point(NamedTuple):
     scores: Mapping[str, Score]
     made: Sequence[Mapping[str, Any]] = ()
     run: Mapping[str, Any] = {}
+    baseline: Mapping[str, Score] = {}
 
     @property
     def sampler(self) -> str:
@@ -65,7 +68,7 @@ def read_point(folder: Path) -> Point:
     known = {metric: score for metric, score in scores.get("restored", {}).items() if score.value is not None}
     full = {"clip_denoise": folder.name.endswith("_clip"), **run}
     made = [{key: value for key, value in found.items() if key not in FREE} for found in (full, settings)]
-    return Point(nfe, made_with(find_recon(folder)[0]).get(SECONDS), known, made, run)
+    return Point(nfe, made_with(find_recon(folder)[0]).get(SECONDS), known, made, run, scores.get("baseline", {}))
 
 
 def read_curve(folder: Path) -> list[Point]:
@@ -97,10 +100,16 @@ def write_sweep(folders: Iterable[Path], out: Path) -> None:
         file.write(text.getvalue().encode())
     if metrics:
         with atomic_write(out / SWEEP[1]) as file:
-            file.write(draw_curves(points, metrics, "png"))
+            file.write(draw_curves(points, metrics, "png", title_of(points[0].made[1])))
 
 
-def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> bytes:
+def title_of(settings: Mapping[str, Any]) -> str:
+    """What was trained, of the settings in metrics.json: "NAME, TASK, 5,000 iterations"."""
+    parts = dict.fromkeys([settings["checkpoint"], settings["corrupt"]])
+    return ", ".join([*parts, *(f"{n:,} iterations" for n in [settings.get("iterations")] if n is not None)])
+
+
+def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str, title: str = "") -> bytes:
     """A picture ("svg" or "png") with a panel per metric, one below the other: value against NFE."""
     import matplotlib  # a second to import
     from matplotlib.figure import Figure  # without pyplot no display is looked for
@@ -111,6 +120,13 @@ def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> b
         figure = Figure(figsize=(4.5, 2.7 * len(metrics)), layout="constrained")
         for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics):
             _draw(axes, [point for point in points if metric in point.scores], metric)
+        if title:
+            figure.suptitle(title, fontsize=12, wrap=True, parse_math=False)
+        labels = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels())}
+        if len(labels) > 1:  # below the panels, where it hides no line
+            legend = figure.legend(labels.values(), labels, loc="outside lower center", frameon=False, fontsize=9)
+            for text in legend.get_texts():
+                text.set_parse_math(False)
         buffer = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"Software": None}  # equal points give equal bytes
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
@@ -118,14 +134,17 @@ def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str) -> b
 
 
 def _draw(axes: Any, points: Sequence[Point], metric: str) -> None:
-    """One panel; what each point costs in seconds stands above it."""
+    """One panel, intervals as bars, the baseline dashed; what each point costs in seconds stands above it."""
     nfes = sorted({point.nfe for point in points})
     samplers = list(dict.fromkeys(point.sampler for point in points))
     for sampler, color in zip(samplers, itertools.cycle(COLORS)):
-        own = [(point.nfe, point.scores[metric].value) for point in points if point.sampler == sampler]
-        axes.plot(*zip(*own), "o-", color=color, label=sampler)
-    if len(samplers) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        own = [(point.nfe, point.scores[metric]) for point in points if point.sampler == sampler]
+        x, y = [nfe for nfe, _ in own], np.array([score.value for _, score in own])
+        ends = np.array([score.interval or (score.value, score.value) for _, score in own])
+        axes.errorbar(x, y, abs(ends.T - y), fmt="o-", color=color, capsize=3, label=sampler)
+    baseline = points[0].baseline.get(metric)
+    if baseline is not None and baseline.value is not None:
+        axes.axhline(baseline.value, color="#57534e", linestyle="--", label=points[0].made[1]["baseline"])
     if nfes[-1] >= 8 * nfes[0]:
         axes.set_xscale("log")
     axes.margins(x=0.08, y=0.15)

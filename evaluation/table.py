@@ -1,6 +1,6 @@
 """Scores as people see them: the table on the screen, metrics.json and metrics_per_image.csv.
 
-Rows are sets of images (degraded, restored, clean, published), columns are metrics.
+Rows are sets of images (degraded, baseline, restored, clean, published), columns are metrics.
 """
 
 from __future__ import annotations
@@ -86,8 +86,20 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     return tuple(map(float, result.confidence_interval))
 
 
-def print_scores(scores: Scores, title: str = "", console: Console | None = None) -> None:
-    """The table ("-" where a row has no value); below it what ± is, and each reason or caveat once."""
+def gains(scores: Scores, name: str, baseline: str) -> str:
+    """One line: by how much the restored images of the folder `name` differ from `baseline`; "" where nothing tells."""
+    found = []
+    for metric, before in scores.get("baseline", {}).items():
+        after, shown = scores["restored"].get(metric, Score(None)), shown_as(metric)
+        if None not in (before.value, after.value):
+            gain = after.value - before.value
+            word = "better" if gain * {"↑": 1, "↓": -1}.get(shown.better, 0) > 0 else "worse" if gain else "equal"
+            found.append(f"{shown.title} {gain:+.{shown.digits}f} {shown.unit}".rstrip() + f" ({word})")
+    return f"{name} over {baseline}: {', '.join(found)}" if found else ""
+
+
+def print_scores(scores: Scores, title: str = "", console: Console | None = None, *, lines: Iterable[str] = ()) -> None:
+    """The table ("-" where a row has no value); below it `lines`, what ± is, and each reason or caveat once."""
     console, columns = console or Console(), metrics_of(scores.values())
     table = Table(title=Text(title) if title else None)
     table.add_column("images")  # Text throughout: "[dB]" in a plain string would be read as markup
@@ -96,10 +108,12 @@ def print_scores(scores: Scores, title: str = "", console: Console | None = None
     for name, row in scores.items():
         table.add_row(Text(name), *(_cell(metric, row.get(metric)) for metric in columns))
     console.print(table)
-    lines = notes(scores)
-    if any(score.interval for row in scores.values() for score in row.values()):
-        lines.insert(0, INTERVAL_NOTE)
-    for line in lines:  # paths and addresses stay whole: no wrapping, no markup
+    has_interval = any(score.interval for row in scores.values() for score in row.values())
+    for line in (
+        *lines,
+        *[INTERVAL_NOTE] * has_interval,
+        *notes(scores),
+    ):  # paths and addresses stay whole: no wrapping, no markup
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 

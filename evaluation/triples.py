@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,20 +10,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from corruption import Corruption
+from corruption.mixture import Mixture
 from dataset.images import WithChecksum
 from i2sb.batch import degrade, unpack
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.noise import ImageNoise
+from i2sb.operator_file import operator_errors
 from i2sb.recon import Recon
 
 
 class Triple(NamedTuple):
-    """numbers: positions in the data set; the images [B,C,H,W], restored as stored; labels [B]."""
+    """numbers: positions in the data set; the images [B,C,H,W], restored as stored; labels [B].
+
+    baseline: see `Corruption.baseline`; the same object as `degraded` where the task has no other.
+    """
 
     numbers: list[int]
     clean: Tensor
     degraded: Tensor
+    baseline: Tensor
     restored: Tensor
     labels: Tensor
 
@@ -33,13 +40,15 @@ class Triples:
     """The images of `recon` beside those of the data set; the degraded ones are as people see them: holes are white.
 
     seed: of sample.py, so that the degraded images see the same noise.
+    with_baseline: else the degraded images stand in its place.
     """
 
     recon: Recon
     dataset: Any
-    corrupt: Callable
+    corrupt: Corruption
     seed: int
     device: str = "cpu"
+    with_baseline: bool = True
 
     def batches(self, batch_size: int, num_workers: int) -> Iterator[Triple]:
         """All in order.  Raises UserError for an image file that changed since, and, at the end, a damaged recon.pt."""
@@ -63,8 +72,13 @@ class Triples:
                 raise UserError(
                     f"{name}: has changed since it was restored; put the former file back, or run sample.py"
                 )
-        degraded = given.x1
+        degraded, mask, index = given.x1, given.mask, torch.tensor(numbers)
         if degraded is None:
             noise = ImageNoise(self.seed, numbers, self.device)
-            degraded, _ = degrade(given.x0, self.corrupt, torch.tensor(numbers), randn=noise.randn_like)
-        return Triple(numbers, given.x0, degraded, restored.to(self.device), given.labels)
+            degraded, mask = degrade(given.x0, self.corrupt, index, randn=noise.randn_like)
+        baseline = degraded
+        if self.with_baseline:
+            kinds = {"index": index} if isinstance(self.corrupt, Mixture) else {}
+            with operator_errors():
+                baseline = self.corrupt.baseline(degraded, mask, **kinds)
+        return Triple(numbers, given.x0, degraded, baseline, restored.to(self.device), given.labels)

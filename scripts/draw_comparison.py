@@ -1,4 +1,4 @@
-"""Draw degraded, restored and clean images side by side, labelled with PSNR; see --help."""
+"""Draw degraded, baseline, restored and clean images side by side, labelled with PSNR; see --help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from i2sb.runtime.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser("draw_comparison.py", "Draw degraded, restored and clean images of evaluated samples side by side.")
+    parser = Parser(
+        "draw_comparison.py", "Draw evaluated samples beside the degraded and clean images and the baseline."
+    )
     run = shared.add_run(parser, shared.OF_DEGRADED)
     shared.add_samples(run)
     run.add_argument("--out", type=Path, default=Path("comparison.png"), metavar="FILE", help="PNG to write")
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from evaluation.compare import draw_comparison
 
         for name, gain in draw_comparison(opt, opt.out, rows=opt.rows, tile=opt.tile).items():
-            print(f"{name}: {gain:+.2f} dB PSNR over the degraded images")
+            print(f"{name}: {gain:+.2f} dB PSNR over the baseline")
         print(f"The picture: {opt.out}")
         return 0
 

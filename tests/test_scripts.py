@@ -58,7 +58,8 @@ def test_train_resume_sample_judge_in_own_processes(tmp_path):
     assert judged.returncode == 0, judged.stderr
     assert "PSNR" in judged.stdout
     scores = json.loads((folder / "samples_nfe2/metrics.json").read_text())["scores"]
-    assert set(scores) == {"degraded", "restored"}
+    assert set(scores) == {"degraded", "baseline", "restored"}
+    assert "samples_nfe2 over bicubic enlargement: PSNR " in judged.stdout
     assert scores["restored"]["psnr"]["num_images"] == 12
 
 
@@ -75,11 +76,13 @@ def test_metrics_agree_with_numpy(here):
     restored = np.round(np.clip((arr + 1) * 127.5, 0, 255))
     blocks = clean.reshape(len(clean), 8, 4, 8, 4, 3).mean((2, 4))
     degraded = np.round(blocks.repeat(4, 1).repeat(4, 2))
-    for name, images in {"restored": restored, "degraded": degraded}.items():
+    small = [Image.fromarray(image[::4, ::4].astype(np.uint8)) for image in degraded]
+    baseline = np.stack([image.resize((32, 32), Image.Resampling.BICUBIC) for image in small]).astype(np.float64)
+    for name, images in {"restored": restored, "degraded": degraded, "baseline": baseline}.items():
         psnr = 20 * np.log10(255) - 10 * np.log10(((images - clean) ** 2).mean((1, 2, 3)))
         assert scores[name]["psnr"]["value"] == pytest.approx(psnr.mean(), abs=0.02)
     rows = (folder / "metrics_per_image.csv").read_text().splitlines()
-    assert rows[0] == "image,psnr_degraded,ssim_degraded,psnr_restored,ssim_restored,run"
+    assert rows[0] == "image,psnr_degraded,ssim_degraded,psnr_baseline,ssim_baseline,psnr_restored,ssim_restored,run"
     assert len(rows) == 13
 
 

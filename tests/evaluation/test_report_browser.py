@@ -60,6 +60,8 @@ def test_pointer_and_keyboard_move_the_slider_and_pixels_follow(browser):
     assert browser.shares(box)[0] > 0.97
     browser.find("input[name=left][value=clean]").click()
     assert browser.shares(box)[2] > 0.97
+    browser.find("input[name=left][value=baseline]").click()
+    assert sum(browser.shares(box)) < 0.03  # yellow
 
 
 def test_finger_drags_sideways_and_still_scrolls_the_page(browser):
@@ -128,8 +130,8 @@ def test_paper_and_browsers_without_script_show_all_versions_side_by_side(browse
     try:
         browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not script})
         browser.open(media=media)
-        for box in (browser.find(".compare"), browser.find(".frames")):
-            assert browser.shares(box) == pytest.approx([1 / 3] * 3, abs=0.03)
+        for box, versions in ((browser.find(".compare"), 4), (browser.find(".frames"), 3)):
+            assert browser.shares(box) == pytest.approx([1 / versions] * 3, abs=0.03)
         shown = browser.driver.find_elements(By.CSS_SELECTOR, "button, input")
         assert not any(each.is_displayed() for each in shown)
     finally:

@@ -68,7 +68,7 @@ def page(document):
 def test_every_image_is_there_pixel_by_pixel(page):
     report = sample_report()
     cases = [*report.gallery, *report.worst, *report.best]
-    expected = [image for case in cases for image in (case.degraded, case.restored, case.clean)]
+    expected = [image for case in cases for image in (case.degraded, case.baseline, case.restored, case.clean)]
     expected += [frame for _, frames in report.trajectories for frame in frames]
     found = page.images()
     assert len(found) == len(expected)
@@ -96,10 +96,11 @@ def test_hostile_texts_stay_texts(page):
         worst=[colours(HOSTILE)],
         trajectories=[(HOSTILE, [plain(0)])],
         ranked_by=HOSTILE,
+        baseline=HOSTILE,
     )
     usual, page = page, Page(render(report))
     assert len(page.all("script")) == 1
-    assert len(page.all("img")) == 3 + 3 + 1 + 1
+    assert len(page.all("img")) == 4 + 4 + 1 + 1
     assert {name for _, a in page.tags for name in a} <= {name for _, a in usual.tags for name in a}
     assert page.texts["title"] == page.texts["h1"] == [HOSTILE]
     assert page.texts["h3"] == [HOSTILE] * 3
@@ -115,16 +116,16 @@ def test_names_that_are_not_text_are_written_all_the_same():
 
 def test_scores_have_gains_intervals_notes_and_the_published_values(page):
     assert [squeezed(text) for text in page.texts["tr"]] == [
-        "degradedrestoredcleanpublished",
-        "PSNR [dB] ↑ 24.46 25.91 +1.46 [25.10, 26.70] – –",
-        "SSIM ↑ 0.7123 0.7000 −0.0123 [0.6000, 0.8000] – –",
-        "Accuracy [%] ↑ – – 76.1 67.9",
-        "FID ↓ 33.40 8.31 −25.09 – 4.60",
+        "degradedbaseline the JPEG itselfrestoredcleanpublished",
+        "PSNR [dB] ↑ 22.10 24.46 [23.90, 25.10] 25.91 +1.46 [25.10, 26.70] – –",
+        "SSIM ↑ 0.6100 0.7123 0.7000 −0.0123 [0.6000, 0.8000] – –",
+        "Accuracy [%] ↑ – – – 76.1 67.9",
+        "FID ↓ – 33.40 8.31 −25.09 – 4.60",
     ]
     gains = [a["class"] for a in page.all("span") if a.get("class") in ("better", "worse", "same")]
     assert gains[:3] == ["better", "worse", "better"]  # a lower FID is better
     assert page.texts["li"] == [
-        "FID (degraded, restored): from 3 images: FID needs thousands",
+        "FID (baseline, restored): from 3 images: FID needs thousands",
         "Accuracy (restored): ResNet-50 weights: could not be fetched",
         "FID (published): Liu et al. 2023",
         "Accuracy (published): Liu et al. 2023",
@@ -155,3 +156,15 @@ def test_curves_have_a_picture_without_fonts_and_their_numbers_beside_it(page):
     points = sample_report().curves
     assert draw_curves(points, ["psnr"], "svg") == pictures[0][1]  # equal points, equal bytes
     assert draw_curves(points[:1], ["psnr"], "svg")  # a single point is drawn too
+
+
+def test_a_sweep_has_its_title_and_the_baseline_whatever_they_are_called():
+    named = [
+        point._replace(baseline={"psnr": Score(24.0)}, made=({}, {"baseline": "$x_"}))
+        for point in sample_report().curves
+    ]
+    with_line, without = (pixels(draw_curves(p, ["psnr"], "png", "$x_")) for p in (named, sample_report().curves))
+    dashes = [
+        np.all(np.abs(image[..., :3].astype(int) - (87, 83, 78)) < 9, axis=2).sum() for image in (with_line, without)
+    ]
+    assert dashes[0] > dashes[1] + 200

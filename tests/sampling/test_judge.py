@@ -215,7 +215,7 @@ def test_scores_of_the_same_run_are_merged_and_of_another_dropped(restored, feat
     assert {"psnr_restored", "ssim_restored", "ssim_degraded"} < set(columns(folder))
     with_fid = judge(restored, "--metrics", "fid", "--fid-ref", restored / "photos/val")
     assert set(values(with_fid)) == {"psnr", "ssim", "fid"}
-    assert list(with_fid["scores"]) == ["degraded", "restored"]
+    assert list(with_fid["scores"]) == ["degraded", "baseline", "restored"]
     kept = judge(restored, "--metrics", "psnr")
     assert kept["scores"] == with_fid["scores"]
     assert kept["settings"]["fid_reference"] == str(restored / "photos/val")
@@ -226,7 +226,7 @@ def test_scores_of_the_same_run_are_merged_and_of_another_dropped(restored, feat
     now = values(judge(restored, "--metrics", "psnr"))
     assert set(now) == {"psnr"}
     assert now["psnr"] != first["psnr"]
-    assert columns(folder) == ["image", "psnr_degraded", "psnr_restored", "run"]
+    assert columns(folder) == ["image", "psnr_degraded", "psnr_baseline", "psnr_restored", "run"]
 
 
 def as_the_original_writes(place, brighter=0.0):

@@ -34,6 +34,10 @@ def sweep_argv(here, *more):
     return sample_argv(here / "photos", NAME, "--nfe", "1", "2", "5", "--metrics", "psnr", "ssim", *more)
 
 
+def gain(row):
+    return float(row["psnr_restored"]) - float(row["psnr_baseline"])
+
+
 def rows(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
@@ -91,14 +95,21 @@ def test_a_report_from_flag_and_from_script(here):
     pages = {name: (folder / name / "report.html").read_text() for name in names}
     for name, page in pages.items():
         assert re.findall(r"<h2>([^<]+)</h2>", page) == [
-            *("Settings", "Scores", "NFE curves", "Gallery", "Worst images by PSNR", "Best images by PSNR"),
+            *(
+                "Settings",
+                "Scores",
+                "NFE curves",
+                "Gallery",
+                "Worst images by gain in PSNR",
+                "Best images by gain in PSNR",
+            ),
             "Trajectories",
         ]
         assert f"NFE {name[-1]}" in page
         assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page)
         assert page.count('class="card trajectory') == 2
     page, table = pages[names[0]], rows(folder / names[0] / "metrics_per_image.csv")
-    ranked = [row["image"] for row in sorted(table, key=lambda row: float(row["psnr_restored"]))]
+    ranked = [row["image"] for row in sorted(table, key=gain)]
     cards = re.findall(r"<h3><bdi>(\S+)</bdi>", page)
     assert [name.split("/")[0] for name in cards[:6]] == ["chelsea", "china", "coffee"] * 2  # spread over the classes
     assert cards[12:24] == ranked[:6] + ranked[:-7:-1]
@@ -175,10 +186,9 @@ def test_a_comparison_shows_the_images_that_were_judged(here, capsys):
     judge(here, "samples_nfe1", "samples_nfe5")
     assert draw_comparison.main(argv) == 0
     table = rows(here / "results" / NAME / "samples_nfe5/metrics_per_image.csv")
-    gain = np.mean([float(row["psnr_restored"]) - float(row["psnr_degraded"]) for row in table])
-    assert f"samples_nfe5: {gain:+.2f} dB" in capsys.readouterr().out
+    assert f"samples_nfe5: {np.mean([gain(row) for row in table]):+.2f} dB" in capsys.readouterr().out
     clean = np.asarray(Image.open(here / "photos/val/chelsea/chelsea_0000.png"))
     picture = np.asarray(Image.open(here / "comparison.png"))
     height, width, _ = picture.shape
-    assert (height, width) == (32 + 54 + 3 * 92, 32 + 4 * 72 - 8)
-    np.testing.assert_array_equal(picture[70 : 70 + 64 : 2, -80:-16:2], clean)
+    assert (height, width) == (32 + 74 + 3 * 92, 32 + 5 * 72 - 8)  # degraded, bicubic, two restored, clean
+    np.testing.assert_array_equal(picture[90 : 90 + 64 : 2, -80:-16:2], clean)
