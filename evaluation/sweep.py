@@ -117,14 +117,16 @@ def draw_curves(points: Sequence[Point], metrics: Sequence[str], kind: str, titl
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
         matplotlib.rcParams.update(STYLE | PADDING | SVG)
-        figure = Figure(figsize=(4.5, 2.7 * len(metrics)), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.6 * len(metrics)), layout="constrained")
         for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics):
             _draw(axes, [point for point in points if metric in point.scores], metric)
         if title:
             figure.suptitle(title, fontsize=12, wrap=True, parse_math=False)
         labels = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels())}
         if len(labels) > 1:  # below the panels, where it hides no line
-            legend = figure.legend(labels.values(), labels, loc="outside lower center", frameon=False, fontsize=9)
+            legend = figure.legend(
+                labels.values(), labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9
+            )
             for text in legend.get_texts():
                 text.set_parse_math(False)
         buffer = io.BytesIO()

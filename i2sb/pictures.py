@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image, ImageDraw, ImageFont, ImageSequence
 from torch import Tensor
 
 from i2sb.errors import UserError, one_line
@@ -19,6 +19,7 @@ from i2sb.recon import Recon, ReconStore
 from i2sb.runtime.files import atomic_write
 
 FRAME_MILLISECONDS = 120
+CAPTION = 16  # pixels above and below a strip
 _KINDS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 _LONGEST_STEM = 240  # bytes of a picture's name before its number and suffix
 
@@ -59,14 +60,26 @@ def read_frames(path: Path) -> list[np.ndarray]:
         raise UserError(f"{path}: cannot be read ({one_line(error)}); remove it") from error
 
 
+def labelled_strip(frames: Sequence[np.ndarray], name: str) -> np.ndarray:
+    """Frames of `to_pixels` side by side, the image's name above and the numbers of the steps below: [h,w,3]."""
+    height, width = frames[0].shape[:2]
+    strip = Image.new("RGB", (width * len(frames), height + 2 * CAPTION), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(11)
+    draw.text((2, 1), name.encode("utf-8", "replace").decode(), "black", font)
+    for step, frame in enumerate(frames):
+        strip.paste(Image.fromarray(frame), (step * width, CAPTION))
+        draw.text((step * width + 2, CAPTION + height + 1), f"step {step}" if width >= 64 else str(step), "black", font)
+    return np.asarray(strip)
+
+
 class Pictures:
     """Writes restored images as png or jpg (None: not at all) and the first trajectories; `restore`'s on_batch."""
 
     def __init__(self, folder: Path, dataset: Any, image_format: str | None, num_trajectories: int):
         self.folder, self.num_trajectories = folder, num_trajectories
-        names = [dataset.short_name(path) for path, _ in dataset.samples] if image_format else []
+        self._names = [dataset.short_name(path) for path, _ in dataset.samples]
         # the same bytes as in the data set, whatever this locale calls them
-        names = [os.fsdecode(name.encode("utf-8", "surrogateescape")) for name in names]
+        names = [os.fsdecode(name.encode("utf-8", "surrogateescape")) for name in self._names if image_format]
         self._images = [folder / "images" / name for name in picture_names(names, image_format or "")]
 
     def __call__(self, numbers: list[int], states: Tensor) -> None:
@@ -74,7 +87,7 @@ class Pictures:
             if self._images:
                 _save(self._images[number], to_pixels(trajectory[0]))
             if number < self.num_trajectories:
-                _save_trajectory(trajectory_file(self.folder, number), trajectory)
+                _save_trajectory(trajectory_file(self.folder, number), trajectory, self._names[number])
 
     def complete(self, store: ReconStore, log: Any) -> None:
         """Write what a run lacks that began without pictures; trajectories cannot be made from restored images."""
@@ -88,10 +101,10 @@ class Pictures:
             log.warning(f"[Sample] no trajectory of {lacking} images; --overwrite restores again and writes them")
 
 
-def _save_trajectory(path: Path, states: Tensor) -> None:
+def _save_trajectory(path: Path, states: Tensor, name: str) -> None:
     """Write states [K,C,H,W] in [-1,1], index 0 the last, as an animation (WebP) and beside it as a strip (PNG)."""
     frames = [to_pixels(state) for state in states.flip(0)]
-    _save(path.with_suffix(".png"), np.concatenate(frames, axis=1))
+    _save(path.with_suffix(".png"), labelled_strip(frames, name))
     others = [Image.fromarray(frame) for frame in frames[1:]]
     times = [FRAME_MILLISECONDS] * len(others) + [8 * FRAME_MILLISECONDS]
     _save(path, frames[0], save_all=True, append_images=others, duration=times, loop=0, lossless=True)

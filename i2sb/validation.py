@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from i2sb.batch import unpack
 from i2sb.loader import ordered_loader
+from i2sb.pictures import labelled_strip, to_pixels
 from i2sb.pixels import shown_channels
 from i2sb.runtime.distributed import StopSignal, gather_objects
 from i2sb.runtime.progress import Progress
@@ -58,13 +60,19 @@ def evaluate(training: Any, stop: StopSignal) -> str | None:
             return str(stopped)
         finally:
             runner.net.train()
-    shown = {"clean": batch.x0, "corrupt": batch.x1, "recon": xs[:, 0]}
+    shown = {"degraded": batch.x1, "restored": xs[:, 0], "clean": batch.x0}
     _write_scores(training, shown, given.labels)
     for name, grid in shown.items():
         training.writer.add_image(iteration, f"image/{name}", _grid(grid))
-    for name, states in (("recon_traj", xs), ("pred_clean_traj", pred_x0s)):
-        rows = states.flip(1).flatten(0, 1)  # a row per image, from degraded to restored
-        training.writer.add_image(iteration, f"trajectory/{name}", _grid(rows, columns=states.shape[1]))
+    samples = getattr(dataset, "samples", None)  # data sets of one's own may have no names
+    names = [dataset.short_name(samples[n][0]) if samples else f"image {n}" for n in numbers]
+    for kind, trajectories in (("restored", xs), ("predicted_clean", pred_x0s)):
+        rows = [
+            labelled_strip([*map(to_pixels, states.flip(0).nan_to_num(0))], name)
+            for states, name in zip(trajectories, names)
+        ]
+        picture = torch.from_numpy(np.concatenate(rows)).permute(2, 0, 1) / 255
+        training.writer.add_image(iteration, f"trajectory/{kind}", picture)
     return None
 
 
@@ -84,8 +92,8 @@ def _write_scores(training: Any, shown: dict[str, Tensor], labels: Any) -> None:
         training.log.info("[Eval] " + " | ".join(f"{key} {value:.4g}" for key, value in means.items()))
 
 
-def _grid(images: Tensor, columns: int = 8) -> Tensor:
+def _grid(images: Tensor) -> Tensor:
     """[N,C,H,W] in [-1,1] -> one picture [3,h,w] in [0,1], without transparency."""
     from torchvision.utils import make_grid
 
-    return make_grid((shown_channels(images)[:, :3].float().cpu() + 1) / 2, nrow=columns).clamp(0, 1)
+    return make_grid((shown_channels(images)[:, :3].float().cpu() + 1) / 2).clamp(0, 1)

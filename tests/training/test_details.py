@@ -16,7 +16,11 @@ from i2sb.ckpt_util import load_checkpoint
 from i2sb.meter import Meter
 from i2sb.noise import TrainingDraws
 
-GRIDS = {"image/clean", "image/corrupt", "image/recon", "trajectory/recon_traj", "trajectory/pred_clean_traj"}
+GRIDS = {
+    *(f"image/{kind}" for kind in ("degraded", "restored", "clean")),
+    "trajectory/restored",
+    "trajectory/predicted_clean",
+}
 
 
 def test_numbered_checkpoints_need_not_fall_on_saves(dataset):
@@ -118,8 +122,8 @@ def test_evaluations_at_0_and_500_and_in_between(dataset):
     state["resume"]["iteration"] = 497
     torch.save(state, "results/a/latest.pt")
     assert train.main([*argv, "--ckpt", "a", "--num-itr", "502"]) == 0
-    assert list(logged("a", "psnr/recon")) == [0, 499, 500]
-    assert set(logged("a", "psnr/recon")) == set(logged("a", "psnr/corrupt"))
+    assert list(logged("a", "psnr/restored")) == [0, 499, 500]
+    assert set(logged("a", "psnr/restored")) == set(logged("a", "psnr/degraded"))
 
 
 def test_another_data_set_is_logged(dataset, tmp_path, capsys):
@@ -155,7 +159,7 @@ def test_two_ranks_evaluate_like_one_and_stop_together(dataset, tmp_path, capsys
         assert errors.count("--max-nonfinite 3: ") == 1
         assert "Traceback" not in errors
     assert logged("one", "skipped_steps") == logged("two", "skipped_steps")
-    for key in ("psnr/corrupt", "psnr/recon"):
+    for key in ("psnr/degraded", "psnr/restored"):
         assert logged("two", key)[0] == pytest.approx(logged("one", key)[0], rel=1e-5)
 
 
@@ -172,7 +176,9 @@ def test_wandb_offline_has_scalars_grids_and_options(dataset, tmp_path):
     assert len(pictures) == 2 * len(GRIDS)  # iterations 0 and 2
     rows = history(next(run.glob("*.wandb")))
     assert [rows[step]["loss"] for step in (1, 2, 3)] == pytest.approx(list(logged("a", "loss").values()))
-    assert [rows[step]["psnr/recon"] for step in (0, 2)] == pytest.approx(list(logged("a", "psnr/recon").values()))
+    assert [rows[step]["psnr/restored"] for step in (0, 2)] == pytest.approx(
+        list(logged("a", "psnr/restored").values())
+    )
     for path in filter(Path.is_file, tmp_path.rglob("*")):
         assert secret.encode() not in path.read_bytes(), path
 
