@@ -36,8 +36,8 @@ def build_schedule(adamw: AdamW, opt: Any) -> LRScheduler | None:
 class Optimizer:
     """What happens between the backward pass and the next forward pass.
 
-    A step with NaN or inf in a loss or gradient is skipped and counted.  On a GPU neither the check nor the
-    skipping waits for the device.
+    A step with NaN or inf in a loss or gradient is skipped and counted; neither the check nor the skipping waits for
+    the device.
 
     Args:
         parameters: what is optimized.
@@ -49,8 +49,7 @@ class Optimizer:
     def __init__(self, parameters: Iterable[Parameter], opt: Any):
         self.parameters = list(parameters)
         device = self.parameters[0].device
-        self._on_gpu = device.type == "cuda"
-        self.adamw = AdamW(self.parameters, lr=opt.lr, weight_decay=opt.l2_norm, fused=self._on_gpu or None)
+        self.adamw = AdamW(self.parameters, lr=opt.lr, weight_decay=opt.l2_norm, fused=True)
         self.sched = build_schedule(self.adamw, opt)
         self.clip = opt.grad_clip
         self.scaler = torch.amp.GradScaler(device.type, enabled=opt.precision == "fp16")
@@ -83,10 +82,8 @@ class Optimizer:
         if self.scaler.is_enabled():
             self.scaler.step(self.adamw)  # skips by itself
             self.scaler.update()
-        elif self._on_gpu:
+        else:
             self.adamw.found_inf = bad  # the fused kernel leaves everything as it is where this is 1
-            self.adamw.step()
-        elif not bad:
             self.adamw.step()
         if self.sched is not None:
             with warnings.catch_warnings():

@@ -1,57 +1,88 @@
 #!/usr/bin/env bash
-# From nothing to restored photographs in minutes on a CPU: sets up .venv if needed, cuts a small data set from
-# photographs inside installed packages, trains a small bridge, restores photographs it has never seen, evaluates
-# them, and draws a picture.  All it writes goes to ./quickstart of the current folder.
+# From nothing to restored photographs on a CPU: sets up .venv if needed, restores eight whole photographs with the demo
+# models (seconds), then trains a small bridge on crops of photographs inside installed packages (minutes) and shows it
+# beside the demo model, on photographs that neither has seen.  All it writes goes to ./quickstart.
 #
 #   bash scripts/quickstart.sh                      # 4x super-resolution
-#   bash scripts/quickstart.sh --corrupt jpeg-5     # any other task
+#   bash scripts/quickstart.sh --corrupt jpeg-10    # any other task; --help lists them
 set -euo pipefail
 
-TASK=sr4x-bicubic
-usage() { echo "usage: bash scripts/quickstart.sh [--corrupt TASK]" >&2; exit 2; }
+TASK=sr4x-bicubic HELP=""
 while [ $# -gt 0 ]; do
     case "$1" in
-        --corrupt) [ $# -ge 2 ] || usage; TASK="$2"; shift 2 ;;
+        --corrupt) [ $# -ge 2 ] || { echo "--corrupt: say which task; --help lists them" >&2; exit 2; }
+                   TASK="$2"; shift 2 ;;
         --corrupt=*) TASK="${1#--corrupt=}"; shift ;;
-        *) usage ;;
+        -h|--help) HELP=1; shift ;;
+        *) echo "$1: not known; usage: bash scripts/quickstart.sh [--corrupt TASK]" >&2; exit 2 ;;
     esac
 done
 
-source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+EXTRAS=perceptual source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+if [ -n "$HELP" ]; then
+    echo "usage: bash scripts/quickstart.sh [--corrupt TASK]      writes ./quickstart; tasks:"
+    PYTHONPATH="$ROOT" exec "$PYTHON" -c 'from corruption.names import *; print(*TASKS, *PATTERNS, sep="\n")'
+fi
+PYTHONPATH="$ROOT" "$PYTHON" - "$TASK" <<'PY'
+import sys
+from corruption.names import check_task
+try:
+    if sys.argv[1] == "paired":
+        raise ValueError("paired: needs pictures of yours, see docs/your-data.md; choose a task with an operator")
+    check_task(sys.argv[1])
+except ValueError as error:
+    sys.exit(f"quickstart.sh: --corrupt {error}")
+PY
+case "$TASK" in
+    sr4x-bicubic|jpeg-10|colorize) DEMO="demo-$TASK" ;;
+    blur-gauss-2) DEMO=demo-deblur ;;
+    inpaint-freeform*) DEMO=demo-inpaint ;;
+    *) DEMO="" ;;
+esac
 mkdir -p quickstart && cd quickstart
+ACTIVATE="source $(printf %q "$(dirname "$PYTHON")/activate")"
+printf 'The commands below can be typed after\n%s\ncd %q\n' "$ACTIVATE" "$PWD"
 
-step() {  # a headline, then the command, shown as one could type it
-    printf '\n== %s\n' "$1"; shift
-    echo "python $*"
-    "$PYTHON" "$ROOT/$1" "${@:2}"
+step() {  # a headline, then the command as one could type it
+    printf '\n== %s\npython %s\n' "$1" "$(printf '%q ' "$ROOT/$2" "${@:3}")"
+    "$PYTHON" "$ROOT/$2" "${@:3}"
 }
 
 DATA=photographs
-SAMPLES=(samples_nfe1_clip samples_nfe5_clip)
-# 10000 steps with --beta-max 1 make all betas equal: clean and degraded image are then mixed 20, 40, .. to 80 %
-# at the steps that NFE 5 visits.  The steeper published schedules need longer training to be as good there.
+SAMPLES=(samples_nfe1 samples_nfe5_dbim2)
 TRAIN=(
-    --net tiny --channels-last --image-size 32 --num-workers 1
-    --ot-ode --interval 10000 --beta-max 1.0 --T 0.1
-    --batch-size 8 --microbatch 8 --num-itr 1300 --lr 2e-3 --lr-gamma 0.8 --lr-step 120
-    --eval-every 0 --log-every 100
+    --net tiny --cond-x1 --channels-last --image-size 64 --num-workers 1
+    --batch-size 8 --microbatch 8 --num-itr 400
+    --lr 2e-3 --warmup 50 --lr-schedule cosine --grad-clip 1 --loss-weight balanced --ema-halflife-images 400
+    --eval-every 0 --log-every 50
 )
 
-step "A data set of crops; coffee, china and chelsea are held out" \
-    scripts/make_photo_dataset.py --out "$DATA" --size 32 --val-size 64 --num-train 6000
+step "Whole photographs, degraded and restored by the demo models" scripts/restore_examples.py --out examples.png
 
-step "Training a small OT-ODE bridge for $TASK" \
+step "A data set of crops; of coffee, china and chelsea nothing is used in training" \
+    scripts/make_photo_dataset.py --out "$DATA" --size 64 --val-size 256 --num-train 3000 --num-val 2
+
+step "Training a small bridge for $TASK" \
     train.py --name "$TASK" --corrupt "$TASK" --dataset-dir "$DATA" --overwrite "${TRAIN[@]}"
 
-for nfe in 1 5; do
-    step "Restoring the held-out photographs with $nfe network call(s) each" \
-        sample.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 64 --nfe "$nfe" --clip-denoise --overwrite
-done
+step "Restoring the held-out photographs with one network call each" \
+    sample.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 256 --nfe 1 --overwrite
+step "The same with five" \
+    sample.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 256 --nfe 5 --sampler dbim2 --overwrite
 
-step "Evaluating" compute_metrices.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 64 \
-    --sample-dir "${SAMPLES[@]}" --metrics psnr ssim
+step "Evaluating, against the classical answer too" compute_metrices.py --ckpt "$TASK" --dataset-dir "$DATA" \
+    --image-size 256 --sample-dir "${SAMPLES[@]}" --metrics psnr ssim perceptual
 
-step "Drawing" scripts/draw_comparison.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 64 \
-    --sample-dir "${SAMPLES[@]}" --out "$TASK.png"
-echo
-echo "Look at $PWD/$TASK.png"
+step "Your bridge ${DEMO:+beside the demo model, }at one network call" \
+    scripts/restore_examples.py --input "$DATA/val" --ckpt "$TASK" $DEMO --nfe 1 --out "$TASK.png"
+
+cat <<END
+
+Look at $PWD/examples.png
+    and $PWD/$TASK.png
+
+To restore a photograph of your own:
+$ACTIVATE
+cd $(printf %q "$PWD")
+python $(printf %q "$ROOT/sample.py") --ckpt ${DEMO:-demo-jpeg-10} --input PHOTOGRAPH --output restored --nfe 1
+END
