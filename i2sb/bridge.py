@@ -330,15 +330,23 @@ class Bridge:
 
         positions: of the images in the evaluation order [B].
         """
-        height, width = x0.shape[2:]
         noise = ImageNoise(seed, [_DEGRADING + p for p in positions], self.runner.device)
         with self._lock:  # the operator, and torch's global precision
-            if self._operator is None or self._operator.image_size != (height, width):
-                device = self.runner.device
-                self._operator = create_corruption(self.config.task, (height, width), device, stored_bank)
-            x0 = x0.to(self.runner.device)
-            x1, mask = degrade(x0, self._operator, torch.tensor(list(positions)), randn=noise.randn_like)
+            operator, x0 = self._operator_of(x0), x0.to(self.runner.device)
+            x1, mask = degrade(x0, operator, torch.tensor(list(positions)), randn=noise.randn_like)
         return x1.cpu().contiguous(), None if mask is None else mask.cpu()
+
+    def baseline_tensor(self, x1: Tensor, mask: Tensor | None) -> Tensor:
+        """The task's classical answer to degraded pictures [B,C,H,W], see `Corruption.baseline`, on the CPU."""
+        with self._lock:
+            return self._operator_of(x1).baseline(x1, mask)
+
+    def _operator_of(self, x: Tensor) -> Corruption:
+        """The task for pictures of this size."""
+        size = tuple(x.shape[2:])
+        if self._operator is None or self._operator.image_size != size:
+            self._operator = create_corruption(self.config.task, size, self.runner.device, stored_bank)
+        return self._operator
 
 
 def locate(name_or_path: str | Path) -> Path:
