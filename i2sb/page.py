@@ -227,7 +227,7 @@ class Handlers:
 
         sampling = {"nfe": nfe, "sampler": sampler, "tile": tile, "on_step": on_step}
         with in_one_line(self.desk.device):
-            done = self.desk.restore(name, file, painted, degrade, seed, **sampling)
+            done = self.desk.restore(name, file, painted, degrade, seed or 0, **sampling)
         pair = gr.update(value=(done.before, done.after), label=done.title)
         return pair, f"{done.line} · NFE {nfe}", gr.update(value=done.path, visible=True)
 
