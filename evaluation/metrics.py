@@ -209,9 +209,10 @@ def labelled_classes(dataset: Any) -> Sequence[str]:
 
 
 def training_judges(dataset: Any, opt: Any, log: Any) -> dict[str, Judge]:
-    """The scores that training shows: PSNR [dB], and ResNet-50's accuracy (0 to 1) where it can be had."""
+    """The scores that training shows: PSNR [dB], ResNet-50's accuracy (0 to 1) where it can be had, --keep-best's."""
     shape = (opt.channels, *height_width(opt.image_size))
-    judges = build_judges(["psnr", "accuracy"], labelled_classes(dataset), opt.device, shape=shape)
+    metrics = ["psnr", *(["ssim"] if opt.keep_best == "ssim" else []), "accuracy"]
+    judges = build_judges(metrics, labelled_classes(dataset), opt.device, shape=shape)
     for metric, reason in judges.unavailable.items():
         log.info(f"[Eval] no {metric}: {reason}")
     return judges.per_image

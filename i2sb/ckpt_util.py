@@ -4,6 +4,7 @@ latest.pt
     net, ema, optimizer, sched      as the original has them
     scaler, resume                  what an exact resume needs besides, see `resume`
     bridge, options                 `BridgeConfig` and all training options: they count, whatever lies beside
+best.pt, iteration_*.pt             --keep-best, --keep-every: earlier ones in the same form
 options.pkl, options.json           the same options for the original's loaders, and for people
 ema.safetensors, ema.json           an exported bridge in place of these, see `export`
 """
@@ -39,7 +40,7 @@ from i2sb.schedule import num_evaluations
 __all__ = ["RESULTS", "build_ckpt_option", "download_ckpt", "load_checkpoint", "save_checkpoint", "with_defaults"]
 
 RESULTS = Path("results")
-LATEST, SAFETENSORS = "latest.pt", ".safetensors"
+LATEST, BEST, SAFETENSORS = "latest.pt", "best.pt", ".safetensors"
 # Options of this run, in place of those of the run that trained.
 _OF_THIS_RUN = ("device", "distributed", "global_rank", "local_rank", "global_size", "compile", "channels_last", "gpu")
 _OF_THIS_RUN += ("dataset_dir", "val_list", "num_workers", "exif_rotate")
@@ -234,12 +235,12 @@ def save_checkpoint(path: Path, state: dict[str, Any], opt: Any, bridge: BridgeC
         save_options(options, path.parent)
 
 
-def keep_checkpoint(latest: Path, iteration: int) -> Path:
-    """Keep the present latest.pt under a name with its iteration: a hard link, or a copy where there are none.
+def keep_checkpoint(latest: Path, name: str) -> Path:
+    """Keep the present latest.pt under another name: a hard link, or a copy where there are none.
 
     What has that name stays until the new one takes its place.
     """
-    kept, draft = latest.with_name(f"iteration_{iteration:07d}.pt"), latest.with_name(".kept.tmp")
+    kept, draft = latest.with_name(name), latest.with_name(".kept.tmp")
     if kept.exists() and kept.samefile(latest):
         return kept
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from guided_diffusion import presets
-from i2sb.ckpt_util import LATEST, RESULTS, SAFETENSORS, as_trained, bridge_of, find_weights
+from i2sb.ckpt_util import BEST, LATEST, RESULTS, SAFETENSORS, as_trained, bridge_of, find_weights
 from i2sb.config import FIELDS, size_text
 from i2sb.errors import UserError
 from i2sb.noise import TrainingDraws
@@ -26,7 +27,7 @@ TASK_OPTIONS = ("corrupt", "image_size", "add_x1_noise", "seed", "batch_size", "
 TASK_OPTIONS += ("lr", "lr_gamma", "lr_step", "lr_schedule", "warmup", "l2_norm", "grad_clip", "ema")
 TASK_OPTIONS += ("ema_halflife_images", "loss_weight", "loss_s2", "perceptual", "crop", "val_split")
 TASK_OPTIONS += ("precision", "grad_checkpoint", "channels_last", "deterministic", "clip_denoise", "max_nonfinite")
-TASK_OPTIONS += ("save_every", "keep_every", "eval_every", "eval_nfe")
+TASK_OPTIONS += ("save_every", "keep_every", "eval_every", "eval_nfe", "eval_images", "keep_best")
 TASK_OPTIONS += ("init_from", "dataset_dir", "val_list", "exif_rotate", "skip_unreadable")
 
 
@@ -129,6 +130,13 @@ def starting_point(
     elif None not in (data, resume.get("data")) and data != resume["data"]:
         log.warning("[Resume] the training images are not those of before: other names, classes or file sizes")
     return iteration, resume["num_images"]
+
+
+def best_before(state: Mapping[str, Any], opt: Any) -> dict[str, Any] | None:
+    """The best evaluation of a checkpoint, where its best.pt is here and --keep-best asks for the same metric."""
+    best = state.get("resume", {}).get("best")
+    here = best and best["metric"] == opt.keep_best and Path(opt.ckpt_path, BEST).exists()
+    return best if here else None
 
 
 def iterations_done(state: Mapping[str, Any]) -> int:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from guided_diffusion import presets
 from i2sb.batch import unpack
-from i2sb.ckpt_util import LATEST, keep_checkpoint, save_checkpoint
+from i2sb.ckpt_util import BEST, LATEST, keep_checkpoint, save_checkpoint
 from i2sb.errors import UserError
 from i2sb.forecast import TimeLeft, before_training
 from i2sb.loader import check_same_images, training_loader
@@ -28,7 +28,7 @@ from i2sb.noise import TrainingDraws
 from i2sb.optimizer import Optimizer
 from i2sb.options import batch_fault
 from i2sb.precision import use_deterministic_kernels
-from i2sb.resume import capture_random_state, restore_random_state, starting_point
+from i2sb.resume import best_before, capture_random_state, restore_random_state, starting_point
 from i2sb.runtime.distributed import StopSignal, check_agreement, gather_objects
 from i2sb.runtime.logger import of_all_ranks
 from i2sb.runtime.memory import peak_memory
@@ -46,6 +46,7 @@ class State:
 
     Attributes:
         iteration, num_images: iterations done, and images seen over all ranks.
+        best: --keep-best's metric, value and iteration of the best evaluation.
         saved: the iteration of latest.pt; -1: this run has none yet.
         worth_saving: weights, average and optimizer belong to one iteration, and training has not diverged.
         random: the random states (of this rank's global generators, of the bridge's noise) at that iteration.
@@ -53,6 +54,7 @@ class State:
 
     iteration: int = 0
     num_images: int = 0
+    best: dict | None = None
     saved: int = -1
     worth_saving: bool = True
     random: tuple[dict, dict] = ({}, {})
@@ -80,6 +82,8 @@ class Training:
         self.data = fingerprint() if fingerprint and self.rank == 0 else None
         if val_dataset is None and opt.eval_every:
             raise UserError(f"evaluations every {opt.eval_every} iterations need a validation set (eval_every 0: none)")
+        if opt.eval_every and opt.keep_best not in (None, "loss", *self.judges):
+            raise UserError(f"--keep-best {opt.keep_best}: cannot be measured here; choose another")
         if reason := batch_fault(opt.batch_size, opt.microbatch, self.world_size):
             raise UserError(reason)
         self.num_micro = opt.batch_size // (self.world_size * opt.microbatch)
@@ -112,7 +116,8 @@ class Training:
             check_tensors(self.opt.load, [loaded["net"], loaded.get("optimizer")])  # the average was checked at loading
             try:
                 iteration, num_images = starting_point(loaded, self.opt, log, len(self.train_dataset), self.data)
-                state = State(iteration, num_images, saved=iteration if self.opt.load == self.latest else -1)
+                state = State(iteration, num_images, best_before(loaded, self.opt))
+                state.saved = iteration if self.opt.load == self.latest else -1
                 self.optimizer.load_state_dict(loaded, keep=self.opt.given, iteration=iteration)
                 restore_random_state(loaded, self.draws, log)
                 if self.balance and (balance := loaded.get("resume", {}).get("balance")):
@@ -168,8 +173,8 @@ class Training:
         opt, state, stopped_by, time_left = self.opt, self.state, None, TimeLeft()
         batches = training_loader(self.train_dataset, opt, state.num_images, self.runner.device)
         state.random = self._random_state()
-        if self.rank == 0 and state.saved == state.iteration and self._to_be_kept():
-            keep_checkpoint(self.latest, state.iteration)  # a kill may have come between the two
+        if state.saved == state.iteration:
+            self._keep()  # a kill may have come between the two
         while state.iteration < opt.num_itr:
             if self._due_for_evaluation():
                 with self.meter.paused():
@@ -253,6 +258,14 @@ class Training:
     def _to_be_kept(self) -> bool:
         return bool(self.opt.keep_every) and self.state.iteration % self.opt.keep_every == 0
 
+    def _keep(self) -> None:
+        """Rank 0 keeps the latest.pt of now under the other names that it is to have."""
+        iteration = self.state.iteration
+        names = [f"iteration_{iteration:07d}.pt"] if self._to_be_kept() else []
+        names += [BEST] if self.state.best and self.state.best["iteration"] == iteration else []
+        for name in names if self.rank == 0 else ():
+            keep_checkpoint(self.latest, name)
+
     def _random_state(self) -> tuple[dict, dict]:
         return capture_random_state(self.runner.device), self.draws.state_dict()
 
@@ -267,6 +280,7 @@ class Training:
                 **self.optimizer.state_dict(),
                 "resume": {
                     "iteration": state.iteration,
+                    "best": state.best,
                     "num_images": state.num_images,
                     "dataset_size": len(self.train_dataset),
                     "data": self.data,
@@ -278,8 +292,7 @@ class Training:
             }
             save_checkpoint(self.latest, content, self.opt, self.runner.config, self.runner.net.kwargs)
             self.log.info(f"[Save] {self.latest}, iteration {state.iteration}")
-            if self._to_be_kept():
-                keep_checkpoint(self.latest, state.iteration)
+            self._keep()
         state.saved = state.iteration
 
     def _rescue(self) -> None:

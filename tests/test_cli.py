@@ -105,6 +105,7 @@ WRONG = [
     ("train", "--corrupt jpeg-5 --net tiny --num-channels 33", "--net tiny: .*33"),
     ("train", "--corrupt jpeg-5 --t0 2", "--t0 2: must be below --T 1"),
     ("train", "--corrupt jpeg-5 --eval-nfe 1000", "--eval-nfe 1000: must lie in 1..999"),
+    ("train", "--corrupt jpeg-5 --keep-best psnr --eval-every 0", "--keep-best psnr: needs evaluations"),
     ("train", "--corrupt jpeg-5 --name ../x", "--name: '../x' is invalid"),
     ("sample", "--ckpt x --partition 4_4", "--partition: '4_4' is invalid: expected I_N"),
     ("sample", "--ckpt x --nfe 0", "--nfe/--num-inference-steps: '0' is invalid: expected a whole number"),

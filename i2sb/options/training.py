@@ -113,6 +113,10 @@ def _add_periodic(parser: Parser) -> None:
     add("--eval-every", type=non_negative_int, default=3000, metavar="N", help=evaluate)
     nfe = "network calls per image in evaluations (default: one less than --interval)"
     add("--eval-nfe", type=positive_int, metavar="NFE", help=nfe)
+    images = "validation images of an evaluation (default: a micro-batch of each process)"
+    add("--eval-images", type=positive_int, metavar="N", help=images)
+    best = "also keep the checkpoint of the best evaluation, as best.pt"
+    add("--keep-best", choices=("psnr", "ssim", "loss"), help=best)
     add("--log-every", type=positive_int, default=10, metavar="N", help="iterations between log lines")
 
 
@@ -160,6 +164,8 @@ def contradiction(opt: argparse.Namespace) -> str | None:
         return f"--t0 {opt.t0:g}: must be below --T {opt.T:g}"
     if opt.eval_nfe is not None and opt.eval_nfe >= opt.interval:
         return f"--eval-nfe {opt.eval_nfe}: must lie in 1..{opt.interval - 1} (--interval - 1)"
+    if "keep_best" in opt.given and not opt.eval_every:
+        return f"--keep-best {opt.keep_best}: needs evaluations, an --eval-every above 0"
     if opt.ema_halflife_images and "ema" in opt.given:
         return f"--ema {opt.ema:g}: --ema-halflife-images {opt.ema_halflife_images} is given in its place; give one"
     if opt.ckpt is not None and opt.network is None:

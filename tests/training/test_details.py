@@ -17,7 +17,7 @@ from i2sb.meter import Meter
 from i2sb.noise import TrainingDraws
 
 GRIDS = {
-    *(f"image/{kind}" for kind in ("degraded", "restored", "clean")),
+    *(f"image/{kind}" for kind in ("degraded", "restored", "clean", "degraded_restored_clean")),
     "trajectory/restored",
     "trajectory/predicted_clean",
 }
@@ -44,7 +44,7 @@ def test_a_numbered_checkpoint_is_there_whenever_the_run_was_killed(dataset, mon
 
     monkeypatch.setattr(ckpt_util.os, "link", killed)
     with pytest.raises(KeyboardInterrupt):
-        ckpt_util.keep_checkpoint(Path("results/a/latest.pt"), 3)
+        ckpt_util.keep_checkpoint(Path("results/a/latest.pt"), "iteration_0000003.pt")
     assert kept.read_bytes() == before
 
 
@@ -149,7 +149,7 @@ def test_noise_of_a_gpu_run_continues_as_far_as_a_cpu_can():
 
 def test_two_ranks_evaluate_like_one_and_stop_together(dataset, tmp_path, capsys):
     argv = train_argv(dataset, "--num-itr", "40", "--eval-every", "1000", "--eval-nfe", "2", "--lr", "1e30")
-    argv += ["--max-nonfinite", "3", "--save-every", "1"]
+    argv += ["--max-nonfinite", "3", "--save-every", "1", "--keep-best", "loss", "--eval-images", "8"]
     assert train.main([*argv, "--microbatch", "4", "--name", "one"]) == 2
     two = script("train", [*argv, "--microbatch", "2", "--name", "two", "--n-gpu-per-node", "2"], tmp_path)
     assert two.returncode == 2
@@ -159,7 +159,7 @@ def test_two_ranks_evaluate_like_one_and_stop_together(dataset, tmp_path, capsys
         assert errors.count("--max-nonfinite 3: ") == 1
         assert "Traceback" not in errors
     assert logged("one", "skipped_steps") == logged("two", "skipped_steps")
-    for key in ("psnr/degraded", "psnr/restored"):
+    for key in ("psnr/degraded", "psnr/restored", "loss/restored"):
         assert logged("two", key)[0] == pytest.approx(logged("one", key)[0], rel=1e-5)
 
 

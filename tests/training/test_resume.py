@@ -80,6 +80,20 @@ def test_the_scaling_of_fp16_resumes(dataset, monkeypatch):
     assert state("parts")["scaler"]["scale"] == 2 * 2.0**16  # twice what torch begins with: no step was skipped
 
 
+@pytest.mark.parametrize("lr", ["0.05", "1e-12"])
+def test_the_best_evaluation_is_kept_across_resumes(dataset, lr):
+    """Of scores that change, and of equal ones the first."""
+    flags = ["--eval-every", "2", "--eval-nfe", "1", "--eval-images", "3", "--keep-best", "psnr", "--lr", lr]
+    run_in_parts(dataset, (3, 4, 7), flags, "jpeg-10")
+    for name in ("straight", "parts"):
+        scores = logged(name, "psnr/restored")
+        best = max((2, 4, 6), key=lambda step: scores[step])
+        found = torch.load(f"results/{name}/best.pt", weights_only=True)
+        assert found["resume"]["iteration"] == best
+        assert state(name)["resume"]["best"] == {"metric": "psnr", "value": scores[best], "iteration": best}
+        assert_same_bits(found, torch.load("results/straight/best.pt", weights_only=True))
+
+
 def test_evaluations_change_no_number(dataset):
     for name, every in (("with", "2"), ("without", "0")):
         flags = ["--num-itr", "5", "--name", name, "--eval-every", every, "--eval-nfe", "2", "--dropout", "0.3"]
@@ -164,12 +178,15 @@ def two_ranks(dataset, tmp_path, *flags, corrupt="inpaint-freeform1020"):
 
 def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path):
     # with dropout, for which every rank has its own random numbers
-    each = ["--microbatch", "1", "--dropout", "0.3"]
+    each = ["--microbatch", "1", "--dropout", "0.3", "--eval-every", "2", "--eval-nfe", "1", "--keep-best", "ssim"]
     two_ranks(dataset, tmp_path, "--num-itr", "6", "--name", "straight", *each)
     two_ranks(dataset, tmp_path, "--num-itr", "4", "--name", "parts", "--num-workers", "2", *each)
     two_ranks(dataset, tmp_path, "--num-itr", "6", "--ckpt", "parts", *each)
     assert_same_bits(state("straight"), state("parts"))
     assert logged("straight") == logged("parts")
+    best = [torch.load(f"results/{name}/best.pt", weights_only=True) for name in ("straight", "parts")]
+    assert best[0]["resume"]["best"] == best[1]["resume"]["best"] == state("parts")["resume"]["best"]
+    assert_same_bits(*best)
     own = [random["cpu"] for random in state("straight")["resume"]["random_states"]]
     assert not torch.equal(*own)
 
