@@ -22,6 +22,25 @@ def psnr(images: Tensor, clean: Tensor) -> Tensor:
     return -10 * torch.log10((images - clean).square().mean(dim=(1, 2, 3)))
 
 
+def psnr_y(images: Tensor, clean: Tensor, border: int = 0) -> Tensor:
+    """PSNR [dB] of the luma alone, [B] float32, as super-resolution papers report it.
+
+    images, clean: as `psnr`, of 3 channels.  border: pixels at each side that do not count, the scale in those papers.
+    """
+    inside = slice(border, -border or None)
+    return psnr(*(luma(x)[..., inside, inside] for x in (images, clean)))
+
+
+def luma(images: Tensor) -> Tensor:
+    """Y of ITU-R BT.601 in 16..235, as MATLAB's rgb2ycbcr rounds it: RGB [B,3,H,W] as for `psnr` -> uint8 [B,1,H,W].
+
+    16 + (65.481 R + 128.553 G + 24.966 B) / 255 of 8-bit pixels, here in whole numbers.
+    """
+    weights = torch.tensor([65_481, 128_553, 24_966], device=images.device).view(3, 1, 1)
+    thousands = (nearest_uint8(images).long() * weights).sum(dim=1, keepdim=True)
+    return (16 + (thousands + 127_500) // 255_000).to(torch.uint8)
+
+
 def ssim(images: Tensor, clean: Tensor) -> Tensor:
     """Structural similarity, at most 1, [B] float32; Gaussian window of 11 pixels, sigma 1.5.
 

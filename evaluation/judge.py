@@ -76,7 +76,9 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     """
     found = open_samples(opt)
     shape = (found.options.channels, *height_width(found.options.image_size))
-    judges = build_judges(opt.metrics, labelled_classes(found.dataset), opt.device, opt.mode, shape)
+    judges = build_judges(
+        opt.metrics, labelled_classes(found.dataset), opt.device, opt.mode, shape, found.corrupt.scale
+    )
     reference = _reference(opt, found, judges)
     results: dict[str, Scores] = {}
     for name, samples in found.samples.items():

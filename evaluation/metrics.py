@@ -30,7 +30,8 @@ class Metric(NamedTuple):
     title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.  scale: what values per image are shown as.
     of_rgb: a network of RGB photographs measures it; grey images are shown to it as RGB, others cannot be.
     min_size: of images that can be measured [pixels].
-    per_image: (class names, device) -> a function of (images [B,C,H,W] in [-1,1], clean ones, labels [B]) -> [B].
+    per_image: (class names, device, pixels at each border of super-resolved images that do not count) ->
+        a function of (images [B,C,H,W] in [-1,1], clean ones, labels [B]) -> [B].
     of_sets: (restored, reference) -> the distance of two sets of images.
     to_clean: device -> the features whose distribution is compared with that of the clean images.
     All raise MetricUnavailable where there is no such score.
@@ -43,7 +44,7 @@ class Metric(NamedTuple):
     scale: float = 1.0
     of_rgb: bool = True
     min_size: int = 1
-    per_image: Callable[[Sequence[str], str], Judge] | None = None
+    per_image: Callable[[Sequence[str], str, int], Judge] | None = None
     of_sets: Callable[[Features, Features], float] | None = None
     to_clean: Callable[[str], Callable[[Tensor], Tensor]] | None = None
 
@@ -53,19 +54,25 @@ class Metric(NamedTuple):
         return " ".join(part for part in (self.title, self.unit and f"[{self.unit}]", self.better) if part)
 
 
-def _psnr(classes: Sequence[str], device: str) -> Judge:
+def _psnr(classes: Sequence[str], device: str, border: int) -> Judge:
     from evaluation.image_quality import psnr
 
     return lambda images, clean, labels: psnr(images, clean)
 
 
-def _ssim(classes: Sequence[str], device: str) -> Judge:
+def _psnr_y(classes: Sequence[str], device: str, border: int) -> Judge:
+    from evaluation.image_quality import psnr_y
+
+    return lambda images, clean, labels: psnr_y(images, clean, border)
+
+
+def _ssim(classes: Sequence[str], device: str, border: int) -> Judge:
     from evaluation.image_quality import ssim
 
     return lambda images, clean, labels: ssim(images, clean)
 
 
-def _accuracy(classes: Sequence[str], device: str) -> Judge:
+def _accuracy(classes: Sequence[str], device: str, border: int) -> Judge:
     from dataset.names import is_imagenet
     from evaluation.resnet import build_resnet50, top1
 
@@ -77,14 +84,14 @@ def _accuracy(classes: Sequence[str], device: str) -> Judge:
     return lambda images, clean, labels: top1(network(images.to(device)), labels).float()
 
 
-def _lpips(classes: Sequence[str], device: str) -> Judge:
+def _lpips(classes: Sequence[str], device: str, border: int) -> Judge:
     from evaluation.lpips import build_lpips
 
     network = build_lpips(device)
     return lambda images, clean, labels: network(images, clean)
 
 
-def _perceptual(classes: Sequence[str], device: str) -> Judge:
+def _perceptual(classes: Sequence[str], device: str, border: int) -> Judge:
     import torch
 
     from i2sb.features import PerceptualDistance
@@ -131,6 +138,7 @@ def _kid(restored: Features, reference: Features) -> float:
 # In the order of the table's columns.
 METRICS = {
     "psnr": Metric("PSNR", "dB", "↑", 2, of_rgb=False, per_image=_psnr),
+    "psnr_y": Metric("PSNR of Y", "dB", "↑", 2, min_size=17, per_image=_psnr_y),
     "ssim": Metric("SSIM", "", "↑", 4, of_rgb=False, min_size=11, per_image=_ssim),
     "accuracy": Metric("Accuracy", "%", "↑", 1, 100, per_image=_accuracy),
     "lpips": Metric("LPIPS", "", "↓", 4, min_size=31, per_image=_lpips),
@@ -170,10 +178,12 @@ def build_judges(
     device: str,
     mode: str = "legacy_pytorch",
     shape: tuple[int, int, int] = (3, 256, 256),
+    scale: int = 1,
 ) -> Judges:
     """The judges of `metrics` for images of `shape` [C,H,W], as far as they can be had.
 
-    classes: of the data set, none where it has no labels; mode: clean-fid's, for FID and KID.
+    classes: of the data set, none where it has no labels; mode: clean-fid's, for FID and KID; scale: of the task's
+    super-resolution, see `Corruption`.
     """
     from evaluation import inception
 
@@ -189,7 +199,7 @@ def build_judges(
             elif METRICS[name].to_clean:
                 judges.to_clean[name] = _shown_rgb(METRICS[name].to_clean(device), channels)
             else:
-                judge = METRICS[name].per_image(classes, device)
+                judge = METRICS[name].per_image(classes, device, scale if scale > 1 else 0)
                 judges.per_image[name] = _shown_rgb(judge, channels) if METRICS[name].of_rgb else judge
         except MetricUnavailable as error:
             judges.unavailable[name] = str(error)

@@ -10,8 +10,9 @@ from golden.formulas import image
 from torchvision.models import AlexNet_Weights, alexnet
 from webserver import Site, serving
 
-from evaluation.image_quality import psnr, ssim
+from evaluation.image_quality import luma, psnr, psnr_y, ssim
 from evaluation.lpips import build_lpips
+from evaluation.metrics import build_judges
 from i2sb import addresses
 from i2sb.pixels import nearest_uint8
 
@@ -41,6 +42,28 @@ def test_ssim_as_scikit_image(size, noise):
         for x, y in zip(images, clean)
     ]
     assert ssim(images, clean).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("border", [0, 4])
+def test_psnr_of_luma_by_its_formula_and_scikit_image(border):
+    from skimage.color import rgb2ycbcr
+
+    images, clean = (nearest_uint8(x) for x in pair())
+    arrays = [x.permute(0, 2, 3, 1).numpy() for x in (images, clean)]
+    exact = [16 + z.astype(np.float64) @ [65.481, 128.553, 24.966] / 255 for z in arrays]
+    y = [np.floor(z + 0.5) for z in exact]  # MATLAB rounds halves up
+    assert np.allclose(exact[0], rgb2ycbcr(arrays[0])[..., 0], atol=1e-6)
+    assert (luma(images)[:, 0].numpy() == y[0]).all()
+    inside = np.s_[:, border : 64 - border, border : 64 - border]
+    expected = 10 * np.log10(255**2 / ((y[0] - y[1])[inside] ** 2).mean(axis=(1, 2)))
+    assert psnr_y(images, clean, border).tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_the_border_of_the_luma_is_the_task_s_scale():
+    images, clean = pair(32)
+    for scale, border in ((1, 0), (4, 4)):
+        judge = build_judges(["psnr_y"], [], "cpu", shape=(3, 32, 32), scale=scale).per_image["psnr_y"]
+        assert torch.equal(judge(images, clean, None), psnr_y(images, clean, border))
 
 
 def test_refuses_what_does_not_match():
