@@ -191,7 +191,7 @@ def _judge(
                 del rows["baseline"]  # its scores are copied below
             for row, shown in rows.items():
                 for metric, judge in judges.per_image.items():
-                    if row != "clean" or metric == "accuracy":
+                    if row != "clean" or METRICS[metric].of_one:
                         scores = judge(shown, batch.clean, batch.labels).tolist()
                         values.setdefault(row, {}).setdefault(metric, []).extend(scores)
                 for metric, network in judges.to_clean.items():

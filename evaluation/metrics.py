@@ -30,6 +30,7 @@ class Metric(NamedTuple):
     title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.  scale: what values per image are shown as.
     of_rgb: a network of RGB photographs measures it; grey images are shown to it as RGB, others cannot be.
     min_size: of images that can be measured [pixels].
+    of_one: judges images without looking at the clean ones, which have a score, too.
     per_image: (class names, device, pixels at each border of super-resolved images that do not count) ->
         a function of (images [B,C,H,W] in [-1,1], clean ones, labels [B]) -> [B].
     of_sets: (restored, reference) -> the distance of two sets of images.
@@ -44,6 +45,7 @@ class Metric(NamedTuple):
     scale: float = 1.0
     of_rgb: bool = True
     min_size: int = 1
+    of_one: bool = False
     per_image: Callable[[Sequence[str], str, int], Judge] | None = None
     of_sets: Callable[[Features, Features], float] | None = None
     to_clean: Callable[[str], Callable[[Tensor], Tensor]] | None = None
@@ -106,6 +108,20 @@ def _perceptual(classes: Sequence[str], device: str, border: int) -> Judge:
     return judge
 
 
+def _dists(classes: Sequence[str], device: str, border: int) -> Judge:
+    from evaluation.quality_networks import build_dists
+
+    distance = build_dists(device)
+    return lambda images, clean, labels: distance(images, clean)
+
+
+def _arniqa(classes: Sequence[str], device: str, border: int) -> Judge:
+    from evaluation.quality_networks import build_arniqa
+
+    quality = build_arniqa(device)
+    return lambda images, clean, labels: quality(images)
+
+
 def _spatial(device: str) -> Callable[[Tensor], Tensor]:
     from evaluation.spatial import SpatialFeatures
 
@@ -140,8 +156,10 @@ METRICS = {
     "psnr": Metric("PSNR", "dB", "↑", 2, of_rgb=False, per_image=_psnr),
     "psnr_y": Metric("PSNR of Y", "dB", "↑", 2, min_size=17, per_image=_psnr_y),
     "ssim": Metric("SSIM", "", "↑", 4, of_rgb=False, min_size=11, per_image=_ssim),
-    "accuracy": Metric("Accuracy", "%", "↑", 1, 100, per_image=_accuracy),
+    "accuracy": Metric("Accuracy", "%", "↑", 1, 100, of_one=True, per_image=_accuracy),
     "lpips": Metric("LPIPS", "", "↓", 4, min_size=31, per_image=_lpips),
+    "dists": Metric("DISTS", "", "↓", 4, per_image=_dists),
+    "arniqa": Metric("ARNIQA", "", "↑", 4, of_one=True, min_size=2, per_image=_arniqa),
     "perceptual": Metric("Perceptual", "", "↓", 4, per_image=_perceptual),
     "fd_spatial": Metric("FD spatial", "", "↓", 2, to_clean=_spatial),
     "fid": Metric("FID", "", "↓", 2, of_sets=_fid),
