@@ -10,3 +10,4 @@ if grep -rnE '<(script|img|link|iframe)[^>]* (src|href)="?(https?:)?//' site --i
     echo "The site asks other hosts for the files above." >&2
     exit 1
 fi
+"$PYTHON" -m jupyter execute --timeout=900 docs/tutorial.ipynb

@@ -59,7 +59,7 @@ NOT_RUN = {  # command of README -> why no test runs it
     "conda env create --file requirements.yaml": "needs conda",
     "conda activate i2sb": "needs conda",
     "docker run --shm-size=8g": "needs docker",
-    "python scripts/demo.py": "tests/test_demo_page.py serves it",
+    "python scripts/demo.py": "tests/restoring/test_demo.py serves it",
 }
 
 
@@ -114,6 +114,8 @@ def test_readme_is_short_and_every_command_is_run_or_named():
     blocks = [shlex.join(command) for command in commands(ROOT / "README.md") if command[0] != "python"]
     assert {*inline, *blocks} == {*NOT_RUN}
     assert len(README.splitlines()) <= 200
+    links = re.findall(r"\]\((?!http)([^)#]+)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_the_commands_of_readme_run_in_their_order(place, tmp_path, monkeypatch):
