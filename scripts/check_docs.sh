@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the site of docs/ into site/, strictly, and runs the notebook docs/tutorial.ipynb.  Both keep to this machine.
 set -euo pipefail
-EXTRAS=docs,perceptual source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+EXTRAS=docs source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 cd "$ROOT"
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 "$PYTHON" -m zensical build --strict --clean
