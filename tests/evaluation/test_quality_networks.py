@@ -1,14 +1,13 @@
-"""DISTS and ARNIQA with random weights from a real server, against torchmetrics' own functions with the same files."""
+"""DISTS with random weights from a real server, against torchmetrics' own function with the same file."""
 
 import io
-import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 from golden.formulas import image
-from torch import Tensor, nn
-from torchvision.models import VGG16_Weights, resnet50, vgg, vgg16
+from torch import Tensor
+from torchvision.models import VGG16_Weights, vgg, vgg16
 from webserver import Site, serving
 
 from evaluation.metrics import build_judges
@@ -16,31 +15,9 @@ from i2sb import addresses
 from i2sb.pixels import nearest_uint8
 
 
-class Regressor(nn.Module):
-    """In the form of the published one, which is a TorchScript archive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights, self.biases = nn.Parameter(torch.randn(1, 4096) * 100), nn.Parameter(torch.tensor(50.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weights.T + self.biases
-
-
 def saved(state) -> bytes:
     torch.save(state, file := io.BytesIO())
     return file.getvalue()
-
-
-def files_of_arniqa() -> dict[str, bytes]:
-    torch.manual_seed(0)
-    encoder = nn.Sequential(*list(resnet50(weights=None).children())[:-1])
-    state = {f"model.{name}": value for name, value in encoder.state_dict().items()}
-    torch.jit.save(torch.jit.script(Regressor()), file := io.BytesIO())
-    return {
-        "ARNIQA_ENCODER": saved({**state, "projector.0.weight": torch.zeros(2)}),
-        "ARNIQA_REGRESSOR": file.getvalue(),
-    }
 
 
 def files_of_dists() -> dict[str, bytes]:
@@ -96,23 +73,7 @@ def test_dists_equals_torchmetrics(serve):
     assert judge("dists", clean[:1], clean[:1]).tolist() == pytest.approx([0], abs=1e-5)
 
 
-def test_arniqa_equals_torchmetrics(serve):
-    from torchmetrics.functional.image.arniqa import _base_url, arniqa
-
-    for remote in (addresses.ARNIQA_ENCODER, addresses.ARNIQA_REGRESSOR):
-        assert remote.url.startswith(f"{_base_url}/")
-    serve(files_of_arniqa())
-    images, clean = pair()
-    got = judge("arniqa", images, clean)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its way to open TorchScript
-        expected = arniqa(nearest_uint8(images).float() / 255, reduction="none")  # finds the files that we fetched
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    assert len(set(got.tolist())) == 2
-
-
 def test_other_files_are_refused(serve):
-    serve({**dict.fromkeys(("VGG16", "ARNIQA_ENCODER"), saved({"x": torch.zeros(1)}))})
-    found = build_judges(["dists", "arniqa"], [], "cpu")
+    serve({"VGG16": saved({"x": torch.zeros(1)})})
+    found = build_judges(["dists"], [], "cpu")
     assert "VGG16 weights (for DISTS) at " in found.unavailable["dists"]
-    assert "unusable (" in found.unavailable["arniqa"]
