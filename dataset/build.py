@@ -25,6 +25,7 @@ from dataset.index import ImageIndex, how_to_rebuild, index_path, read_index, wr
 from dataset.names import NameIndex
 from dataset.store import MAX_KEY, LmdbImages, as_key, entries
 from i2sb.errors import UserError, one_line
+from i2sb.photographs import is_deep, parse
 from i2sb.runtime.files import lock, sync_folder
 from i2sb.runtime.progress import Progress
 
@@ -89,10 +90,10 @@ def _build(images: str | os.PathLike, lmdb_path: Path, threads: int, log: Any, s
 
 
 def damaged(
-    images: str | os.PathLike, paths: list[str], skip_unreadable: int, log: Any, channels: int = 3, threads: int = 8
+    images: str | os.PathLike, paths: list[str], skip_unreadable: int, log: Any, decoding: dict, threads: int = 8
 ) -> set[str]:
     """Decode all images of the folder `images`: those that cannot be; a UserError if more than `skip_unreadable`."""
-    batches = in_threads(lambda path: _read(path, channels)[1], paths, threads, f"Checking {one_line(images)}")
+    batches = in_threads(lambda path: _read(path, decoding)[1], paths, threads, f"Checking {one_line(images)}")
     bad = {path: why for batch in batches for path, why in batch if why}
     _list_damaged(images, bad, len(paths), skip_unreadable, log)
     return set(bad)
@@ -161,18 +162,22 @@ def _present(partial: Path) -> tuple[dict[bytes, int], float]:
         return {}, 0
 
 
-def _read(path: str, channels: int = 3) -> tuple[bytes, str]:
+def _read(path: str, decoding: dict | None = None) -> tuple[bytes, str]:
     """The bytes of an image, and why it cannot be used ("" if it can)."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         return b"", f"cannot be read: {error.strerror}"
-    return content, _why_not_an_image(content, channels)
+    return content, _why_not_an_image(content, decoding)
 
 
-def _why_not_an_image(content: bytes, channels: int = 3) -> str:
+def _why_not_an_image(content: bytes, decoding: dict | None = None) -> str:
+    """decoding: arguments of `decode`; None: an LMDB takes images of any channels and values."""
     try:
-        decode(content, channels=channels)
+        if decoding is None and is_deep(content):
+            parse(content, 3, (0, 1))
+        else:
+            decode(content, **(decoding or {}))
     except ValueError as error:
         return f"cannot be decoded: {error}"
     return ""

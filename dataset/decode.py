@@ -10,103 +10,90 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from i2sb.errors import one_line
+from i2sb.photographs import Photograph, ValueRange, is_deep, parse
 from i2sb.runtime.picture_formats import readable_formats, readable_suffixes
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels that Pillow converts to
-_NPY = b"\x93NUMPY"
-_BANDS = (".npy", ".tif", ".tiff")  # files of any number of channels
+BANDS = (".npy", ".tif", ".tiff")  # files of any numbers, and of any number of channels
+_LUMA = [[0.299], [0.587], [0.114]]  # ITU-R 601, Pillow's
 _KIND = {"1": "L", "I": "L", "F": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}
 
 
 @functools.cache
 def image_suffixes(channels: int = 3) -> tuple[str, ...]:
     """Suffixes of the files that `decode` reads, in lower case and with their dot."""
-    more = () if channels in (1, 3) else _BANDS
-    return tuple(sorted({*more, *readable_suffixes()})) if channels in _MODES else more
+    return tuple(sorted({*BANDS, *readable_suffixes()})) if channels in _MODES else BANDS
 
 
-def decode(content: bytes, *, exif_rotate: bool = False, channels: int = 3) -> Image.Image | np.ndarray:
-    """Image file -> image with 8 bits per channel: grey (1 channel), RGB (3), or RGBA (4).
+def decode(
+    content: bytes, *, exif_rotate: bool = False, channels: int = 3, value_range: ValueRange = None
+) -> Image.Image | np.ndarray:
+    """Image file -> Pillow's grey (1 channel), RGB (3) or RGBA (4) where it has 8 bits per channel, as published.
 
-    Grey, palette and CMYK images are converted as Pillow does; transparency is dropped but for 4 channels.  16-bit grey
-    is divided by 257 and rounded, so that 65535 becomes 255.  .npy files [H,W,C] of uint8 or uint16, where there may be
-    any (see `image_suffixes`), and TIFF of other channels than Pillow's become such an array, with all their bits.
+    Grey, palette and CMYK images are converted as Pillow does; transparency is dropped but for 4 channels.
+
+    All others, and all where there is a value_range, become [H,W,C] float32 in [0,1]: PNG of 16 bits, TIFF of any
+    numbers, .npy files [H,W] or [H,W,C].  Grey and colour become each other; other channels are taken as they are.
 
     Args:
         exif_rotate: turn the image as its EXIF orientation says, which torchvision (and so the publication) does not.
+        value_range: see `Photograph.of`; values outside are clipped.
 
     Raises:
-        ValueError: not an image, a damaged one, one with 32-bit or floating-point pixels, whose white is undefined, or
-            an array of other channels; the text is one line.
+        ValueError: not an image, a damaged one, NaN, numbers whose white is unknown, or other channels; one line.
     """
     try:
-        if channels not in (1, 3) and (channels not in _MODES or content.startswith(_NPY)):
-            return _bands(content, channels)
+        if channels not in _MODES or value_range is not None or is_deep(content):
+            return _with_channels(parse(content, channels, value_range, turn=exif_rotate), channels)
         with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
             if exif_rotate:
                 ImageOps.exif_transpose(image, in_place=True)
-            return _to_8_bit(image).convert(_MODES[channels])
+            return image.convert(_MODES[channels])
     except UnidentifiedImageError:
         raise ValueError(f"its {len(content)} bytes are not an image that Pillow reads") from None
     except Exception as error:  # Pillow's plug-ins raise errors of many types
         raise ValueError(one_line(error, 300) or type(error).__name__) from error
 
 
-def describe(file: BinaryIO, *, exif_rotate: bool = False, channels: int = 3) -> tuple[int, int, str]:
+def _with_channels(picture: Photograph, channels: int) -> np.ndarray:
+    """[H,W,channels] float32 in [0,1]."""
+    values = picture.unit()
+    if (values.shape[2], channels) == (3, 1):
+        values = values @ np.float32(_LUMA)
+    elif values.shape[2] == 1 and channels in (3, 4):
+        values = values.repeat(3, axis=2)
+    if values.shape[2] == 3 and channels == 4:
+        values = np.dstack([values, np.ones(values.shape[:2], np.float32)])
+    if values.shape[2] != channels:
+        shape = list(picture.array().shape)
+        raise ValueError(f"it holds {picture.levels.dtype} {shape}, not [height, width, {channels}]")
+    return values
+
+
+def describe(
+    file: BinaryIO, *, exif_rotate: bool = False, channels: int = 3, value_range: ValueRange = None
+) -> tuple[int, int, str]:
     """(width, height, kind of pixels: "L" for grey, "RGB", "RGBA", .., or "5 bands") of an image, from its header.
 
-    Raises ValueError as `decode`.
+    Arguments and errors as those of `decode`.
     """
     try:
-        is_array = channels not in _MODES or (channels == 4 and file.read(len(_NPY)) == _NPY)
+        is_array = channels not in _MODES or file.read(6) == b"\x93NUMPY"
         file.seek(0)
         if is_array:
-            height, width, bands = _bands(file.read(), channels).shape
-            return width, height, f"{bands} bands"
+            return _describe_array(file.read(), channels)
         with Image.open(file, formats=readable_formats()) as image:
             turned = exif_rotate and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
             width, height = image.size[::-1] if turned else image.size
             return width, height, _KIND.get(image.mode.partition(";")[0], image.mode)
     except UnidentifiedImageError:
-        raise ValueError("it is not an image that Pillow reads") from None
+        file.seek(0)
+        return _describe_array(file.read(), channels)
     except Exception as error:
         raise ValueError(one_line(error, 300) or type(error).__name__) from error
 
 
-def _bands(content: bytes, channels: int) -> np.ndarray:
-    """[H,W,C] uint8 or uint16 of a .npy file, or a TIFF with its bands last or first."""
-    if content.startswith(_NPY):
-        pixels = np.load(io.BytesIO(content), allow_pickle=False)
-    else:
-        import tifffile
-
-        pixels = tifffile.imread(io.BytesIO(content))
-        if pixels.ndim == 3 and pixels.shape[2] != channels == pixels.shape[0]:
-            pixels = np.moveaxis(pixels, 0, 2)
-    if (
-        pixels.ndim != 3
-        or pixels.shape[2] != channels
-        or 0 in pixels.shape
-        or pixels.dtype not in (np.uint8, np.uint16)
-    ):
-        raise ValueError(
-            f"it holds {pixels.dtype} {list(pixels.shape)}, not uint8 or uint16 [height, width, {channels}]"
-        )
-    return np.ascontiguousarray(pixels)
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion clips the values of deeper grey at 255: nearly all of it would be white."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        # 12-bit TIFF has this mode, too; older versions of Pillow give 16-bit PNG and PGM as mode I
-        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] if image.format == "TIFF" else 16
-        white = 2**bits - 1
-        pixels = (np.asarray(image).astype(np.int64) * 255 + white // 2) // white
-        if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is zero
-            pixels = 255 - pixels
-        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        kind = "floating-point" if image.mode == "F" else "signed or 32-bit integer"
-        raise ValueError(f"it has {kind} pixels, whose white is undefined: save it with 8 or 16 bits")
-    return image
+def _describe_array(content: bytes, channels: int) -> tuple[int, int, str]:
+    picture = parse(content, channels, (0, 1))  # whatever its values mean
+    height, width, bands = picture.array().shape
+    return width, height, _MODES.get(bands, f"{bands} bands")

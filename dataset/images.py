@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from dataset.decode import decode
@@ -16,6 +17,7 @@ from dataset.index import ImageIndex
 from dataset.names import class_and_file
 from dataset.store import LmdbImages
 from i2sb.errors import UserError, one_line
+from i2sb.photographs import is_deep, parse
 
 
 class UnreadableImage(UserError):
@@ -35,10 +37,11 @@ class ImageDataset(Dataset):
         is_paired: items are (x0, x1, class index), with the degraded image x1.
         name, short_name(path): for messages and files.
         read(index) -> bytes, item(index, bytes) -> item, fingerprint().
+        is_deep: whether values have more than 8 bits.
 
     Args:
         store: the files, by path.
-        exif_rotate, channels: see `decode`.
+        exif_rotate, channels, value_range: see `decode`.
     """
 
     is_paired = False
@@ -48,11 +51,9 @@ class ImageDataset(Dataset):
         store: LmdbImages | FolderImages,
         index: ImageIndex,
         transform: Callable | None,
-        exif_rotate: bool = False,
-        channels: int = 3,
+        **decoding: Any,
     ) -> None:
-        self.store, self.transform = store, transform
-        self.exif_rotate, self.channels = exif_rotate, channels
+        self.store, self.transform, self.decoding = store, transform, decoding
         self.root, self.classes, self.class_to_idx = index.root, index.classes, index.class_to_idx
         self.samples = self.imgs = index.samples
 
@@ -63,6 +64,17 @@ class ImageDataset(Dataset):
     @property
     def has_labels(self) -> bool:
         return len(self.classes) > 1
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the first clean image has other values than 8 bits per channel: scores then do not round to them."""
+        if self.decoding.get("value_range") is not None:
+            return True
+        content = self._read(self.samples[0][0])
+        try:
+            return is_deep(content) and parse(content, self.decoding.get("channels", 3)).levels.dtype != np.uint8
+        except ValueError:  # whoever needs this image reports it
+            return False
 
     @property
     def name(self) -> str:
@@ -102,7 +114,7 @@ class ImageDataset(Dataset):
 
     def _decode(self, path: str, content: bytes) -> Any:
         try:
-            return decode(content, exif_rotate=self.exif_rotate, channels=self.channels)
+            return decode(content, **self.decoding)
         except ValueError as error:
             raise UnreadableImage(
                 f"{self.name}: cannot decode the image {one_line(path, 600)}: {error}; "

@@ -17,7 +17,7 @@ from dataset.images import ImageDataset, UnreadableImage
 from dataset.index import ImageIndex
 from dataset.names import class_and_file
 from dataset.pair_list import LISTS, NAMES, read_pair_list
-from dataset.splits import NO_VAL, decoding, hold_out, is_small, log_small, open_split, transform_of
+from dataset.splits import NO_VAL, decoding, hold_out, is_small, log_clipped, log_small, open_split, transform_of
 from i2sb.errors import UserError, one_line
 
 LISTED = 20  # pairs that do not fit which are named
@@ -140,7 +140,7 @@ def _open_two_files(opt: Any, log: Any, train: bool, evaluation: bool) -> tuple[
     if not pairs and not faults:
         raise UserError(f"{name}: holds no pairs")
     if skip := getattr(opt, "skip_unreadable", 0):
-        bad = damaged(name, [path for pair in pairs for path in pair], skip, log, decoding(opt)["channels"])
+        bad = damaged(name, [path for pair in pairs for path in pair], skip, log, decoding(opt))
         pairs = [pair for pair in pairs if bad.isdisjoint(pair)]
     root = places[1] if len(places) == 2 else places[0].parent
     dataset = PairedDataset(pairs, root, name, transform_of(opt, train), **decoding(opt))
@@ -201,6 +201,8 @@ def _check(dataset: ImageDataset, faults: list[str], opt: Any, log: Any) -> None
             f"{one_line(faults[0], 700)}; remove or repair them"
         )
     log_small(small, f"all {len(dataset)}", opt.image_size, log)
+    if isinstance(dataset, PairedDataset):
+        log_clipped(dataset, [*dataset.degraded, *(path for path, _ in dataset.samples)], log)
 
 
 def _fault(dataset: ImageDataset, number: int, opt: Any, any_kind: bool) -> tuple[str, bool]:
@@ -212,7 +214,7 @@ def _fault(dataset: ImageDataset, number: int, opt: Any, any_kind: bool) -> tupl
     for path in paths:
         try:
             with dataset.store.open(path) as file:
-                found.append(describe(file, **decoding(opt)))
+                found.append(describe(file, **dataset.decoding))
         except (ValueError, OSError) as error:
             return f"{path}: cannot be read: {error}", False
     width, height, kind = found[0]
@@ -227,7 +229,7 @@ def _fault(dataset: ImageDataset, number: int, opt: Any, any_kind: bool) -> tupl
 
 
 def _size(image: Image.Image | np.ndarray) -> tuple[int, ...]:
-    return image.shape if isinstance(image, np.ndarray) else image.size
+    return image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
 
 
 def _halves(image: Image.Image | np.ndarray) -> Iterator[Any]:

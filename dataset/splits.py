@@ -13,7 +13,7 @@ import numpy as np
 
 from corruption.geometry import Size, height_width
 from dataset.build import build_lmdb, damaged, is_complete
-from dataset.decode import describe, image_suffixes
+from dataset.decode import BANDS, describe, image_suffixes
 from dataset.folder import FolderImages, scan
 from dataset.images import ImageDataset
 from dataset.index import ImageIndex, how_to_rebuild
@@ -22,6 +22,7 @@ from dataset.store import LmdbImages
 from dataset.transforms import build_test_transform, build_train_transform
 from i2sb.config import size_text
 from i2sb.errors import UserError, one_line
+from i2sb.photographs import clipped, parse
 
 NO_VAL = "--val-split 0.05 takes a share of the training data; train.py needs none with --eval-every 0"
 
@@ -72,14 +73,15 @@ def transform_of(opt: Any, train: bool) -> Callable:
 
 def decoding(opt: Any) -> dict[str, Any]:
     """How files are decoded, the arguments of `decode`."""
-    return {"exif_rotate": getattr(opt, "exif_rotate", False), "channels": getattr(opt, "channels", None) or 3}
+    found = {name: getattr(opt, name, None) for name in ("exif_rotate", "channels", "value_range")}
+    return {**found, "exif_rotate": bool(found["exif_rotate"]), "channels": found["channels"] or 3}
 
 
 def open_folder(images: Path, opt: Any, transform: Callable, log: Any, classes: bool | None = None) -> ImageDataset:
     """The images of a folder, read where they lie.  classes: see `scan`."""
     samples, names = scan(images, classes=classes, log=log, suffixes=image_suffixes(decoding(opt)["channels"]))
     if skip := getattr(opt, "skip_unreadable", 0):
-        bad = damaged(images, [path for path, _ in samples], skip, log, decoding(opt)["channels"])
+        bad = damaged(images, [path for path, _ in samples], skip, log, decoding(opt))
         samples = [sample for sample in samples if sample[0] not in bad]
     return ImageDataset(FolderImages(images), ImageIndex(str(images), names, samples), transform, **decoding(opt))
 
@@ -129,15 +131,29 @@ def _log_oddities(dataset: ImageDataset, images: Path | None, opt: Any, log: Any
     for number in numbers:
         path = dataset.samples[number][0]
         with contextlib.suppress(Exception), dataset.store.open(path) as file:  # whoever needs this image reports it
-            small += is_small(*describe(file, **decoding(opt))[:2], opt.image_size)
+            small += is_small(*describe(file, **dataset.decoding)[:2], opt.image_size)
             if (other := there.get(dataset.short_name(path))) is not None:
                 changed += file.seek(0, io.SEEK_END) != Path(other).stat().st_size
     log_small(small, of, opt.image_size, log)
+    log_clipped(dataset, [path for path, _ in dataset.samples], log)
     if changed:
         differences.append(f"{changed} of {of} have another size")
     if differences:
         how = f"[Dataset] {images} differs from its LMDB ({'; '.join(differences)}). The LMDB is used; rebuild it by: "
         log.warning(one_line(how + how_to_rebuild(images, dataset.name), 2000))
+
+
+def log_clipped(dataset: ImageDataset, paths: list[str], log: Any) -> None:
+    """Warn where values of the files (up to 1000, evenly spread) lie outside the value range."""
+    value_range, outside, total = dataset.decoding.get("value_range"), 0, 0
+    for path in paths[:: -(-len(paths) // 1000)]:
+        if value_range is not None or path.lower().endswith(BANDS):  # others fill the range of their type
+            with contextlib.suppress(Exception):  # whoever needs this image reports it
+                picture = parse(dataset.store.get(path), dataset.decoding["channels"], value_range)
+                outside, total = outside + picture.outside(), total + picture.levels.size
+                shown = picture.value_range
+    if outside:
+        log.warning(f"[Dataset] {clipped(outside, total, shown)}")
 
 
 def is_small(width: int, height: int, image_size: Size) -> bool:

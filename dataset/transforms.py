@@ -20,7 +20,7 @@ Pixels = Image.Image | Tensor
 
 @dataclass(frozen=True)
 class Transform:
-    """Image -> [C,H,W] in [-1,1]; several images of one size (a pair) are cut and flipped alike.
+    """Image, or array [H,W,C] float32 in [0,1] -> [C,H,W] in [-1,1]; a pair of one size is cut and flipped alike.
 
     Attributes:
         size: (H, W) [pixels].
@@ -36,7 +36,9 @@ class Transform:
     flip: bool = False
 
     def __call__(self, *images: Image.Image | np.ndarray) -> Tensor | list[Tensor]:
-        pixels = [_as_float(image) if isinstance(image, np.ndarray) else image for image in images]
+        pixels = [
+            torch.from_numpy(image).permute(2, 0, 1) if isinstance(image, np.ndarray) else image for image in images
+        ]
         if self.random_crop:
             pixels = self._window(pixels)
         else:
@@ -75,11 +77,6 @@ def cover(image: Pixels, size: tuple[int, int]) -> Pixels:
     else:
         width = int(height * old_width / old_height)
     return functional.resize(image, [height, width])
-
-
-def _as_float(image: np.ndarray) -> Tensor:
-    """[H,W,C] uint8 or uint16 -> [C,H,W] float32 in [0,1]."""
-    return torch.from_numpy(image.astype(np.float32) / np.iinfo(image.dtype).max).permute(2, 0, 1)
 
 
 def build_train_transform(image_size: Size, crop: str = "center") -> Transform:

@@ -55,7 +55,7 @@ def _row(
     file: Path, bridges: dict[str, Bridge], opt: argparse.Namespace, distance: Callable[[Tensor, Tensor], str]
 ) -> Row:
     first = next(iter(bridges.values()))
-    clean = read(file, first.config.channels).tensor()[None]
+    clean = read(file, first.config.channels, first.config.value_range).tensor()[None]
     cells = []
     for title, image in _columns(clean, bridges, opt):
         caption = f"{psnr(image, clean).item():.2f} dB{distance(image, clean)}"

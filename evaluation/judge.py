@@ -76,9 +76,8 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     """
     found = open_samples(opt)
     shape = (found.options.channels, *height_width(found.options.image_size))
-    judges = build_judges(
-        opt.metrics, labelled_classes(found.dataset), opt.device, opt.mode, shape, found.corrupt.scale
-    )
+    classes, deep = labelled_classes(found.dataset), found.dataset.is_deep
+    judges = build_judges(opt.metrics, classes, opt.device, opt.mode, shape, found.corrupt.scale, deep)
     reference = _reference(opt, found, judges)
     results: dict[str, Scores] = {}
     for name, samples in found.samples.items():
@@ -117,6 +116,7 @@ def open_samples(opt: Any, device: str | None = None) -> Evaluation:
     ckpt_opt.corrupt = _common("task", samples, ckpt_opt.corrupt)
     ckpt_opt.channels = _common("channels", samples, ckpt_opt.channels)
     ckpt_opt.exif_rotate = _common("exif_rotate", samples, ckpt_opt.exif_rotate)
+    ckpt_opt.value_range = _common("value_range", samples, ckpt_opt.value_range)
     if "image_size" not in opt.given:
         ckpt_opt.image_size = as_image_size(_common("image_size", samples, ckpt_opt.image_size))
     ckpt_opt.corruption_sha256 = _common("operator", samples, ckpt_opt.corruption_sha256)

@@ -6,6 +6,7 @@ A new metric is one more row of METRICS.  Importing this module loads neither to
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +29,8 @@ class Metric(NamedTuple):
     """A row of METRICS; one of the last three is given.
 
     title, unit: as shown.  better: "↑" or "↓".  digits: decimals in tables.  scale: what values per image are shown as.
-    of_rgb: a network of RGB photographs measures it; grey images are shown to it as RGB, others cannot be.
+    of_rgb: a network of RGB photographs measures it, with 8 bits; grey images are shown to it as RGB, others cannot be.
+        Others also take `deep`, see `evaluation.image_quality`.
     min_size: of images that can be measured [pixels].
     of_one: judges images without looking at the clean ones, which have a score, too.
     per_image: (class names, device, pixels at each border of super-resolved images that do not count) ->
@@ -59,7 +61,7 @@ class Metric(NamedTuple):
 def _psnr(classes: Sequence[str], device: str, border: int) -> Judge:
     from evaluation.image_quality import psnr
 
-    return lambda images, clean, labels: psnr(images, clean)
+    return lambda images, clean, labels, deep=False: psnr(images, clean, deep)
 
 
 def _psnr_y(classes: Sequence[str], device: str, border: int) -> Judge:
@@ -71,7 +73,7 @@ def _psnr_y(classes: Sequence[str], device: str, border: int) -> Judge:
 def _ssim(classes: Sequence[str], device: str, border: int) -> Judge:
     from evaluation.image_quality import ssim
 
-    return lambda images, clean, labels: ssim(images, clean)
+    return lambda images, clean, labels, deep=False: ssim(images, clean, deep)
 
 
 def _accuracy(classes: Sequence[str], device: str, border: int) -> Judge:
@@ -189,11 +191,12 @@ def build_judges(
     mode: str = "legacy_pytorch",
     shape: tuple[int, int, int] = (3, 256, 256),
     scale: int = 1,
+    deep: bool = False,
 ) -> Judges:
     """The judges of `metrics` for images of `shape` [C,H,W], as far as they can be had.
 
     classes: of the data set, none where it has no labels; mode: clean-fid's, for FID and KID; scale: of the task's
-    super-resolution, see `Corruption`.
+    super-resolution, see `Corruption`; deep: see `Metric`.
     """
     from evaluation import inception
 
@@ -210,7 +213,11 @@ def build_judges(
                 judges.to_clean[name] = _shown_rgb(METRICS[name].to_clean(device), channels)
             else:
                 judge = METRICS[name].per_image(classes, device, scale if scale > 1 else 0)
-                judges.per_image[name] = _shown_rgb(judge, channels) if METRICS[name].of_rgb else judge
+                if METRICS[name].of_rgb:
+                    judge = _shown_rgb(judge, channels)
+                elif deep:
+                    judge = functools.partial(judge, deep=True)
+                judges.per_image[name] = judge
         except MetricUnavailable as error:
             judges.unavailable[name] = str(error)
     return judges
@@ -232,7 +239,8 @@ def training_judges(dataset: Any, opt: Any, log: Any) -> dict[str, Judge]:
     """The scores that training shows: PSNR [dB], ResNet-50's accuracy (0 to 1) where it can be had, --keep-best's."""
     shape = (opt.channels, *height_width(opt.image_size))
     metrics = ["psnr", *(["ssim"] if opt.keep_best == "ssim" else []), "accuracy"]
-    judges = build_judges(metrics, labelled_classes(dataset), opt.device, shape=shape)
+    deep = getattr(dataset, "is_deep", False)
+    judges = build_judges(metrics, labelled_classes(dataset), opt.device, shape=shape, deep=deep)
     for metric, reason in judges.unavailable.items():
         log.info(f"[Eval] no {metric}: {reason}")
     return judges.per_image

@@ -45,6 +45,8 @@ def build_reference(opt: Any, ckpt_opt: Any, imagenet: bool, network: Callable, 
         return measure(whole), "to the validation set"
     path = statistics_path(ckpt_opt.image_size, "val", opt.mode, ckpt_opt.channels)
     source = f"{content(whole)}, {size_text(ckpt_opt.image_size)} px{', grey' * grey}"
+    if ckpt_opt.value_range:
+        source += f", values {size_text(ckpt_opt.value_range)}"
     if ckpt_opt.exif_rotate:
         source += ", turned by EXIF"
     if not imagenet:  # many data sets may be judged in one folder

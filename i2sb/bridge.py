@@ -245,7 +245,7 @@ class Bridge:
         done = []
         for image, hole in zip(images, masks):
             holes = None if hole is None else mask_tensor(hole)
-            x, back = opened(image, self.config.channels)
+            x, back = opened(image, self.config.channels, self.config.value_range)
             done.append(back(self.restore_tensor(x, seed, holes, **sampling)))
         return done if several else done[0]
 
@@ -317,7 +317,7 @@ class Bridge:
         several = isinstance(images, Sequence)
         shown, holes, position = [], [], 0
         for image in images if several else [images]:
-            x, back = opened(image, self.config.channels)
+            x, back = opened(image, self.config.channels, self.config.value_range)
             x1, mask = self.degrade_tensor(x, range(position, position + len(x)), seed)
             position += len(x)
             shown.append(back(x1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ class BridgeConfig:
         cond_x1: the network also sees the degraded image.
         add_x1_noise: degraded images get noise of deviation 1.
         network: arguments of `create_model`, in the form of `presets.canonical`.
+        value_range: the values of black and white in files and arrays; None: those of their types, 0 to 255 and so on.
     """
 
     task: str
@@ -55,6 +57,7 @@ class BridgeConfig:
     add_x1_noise: bool
     network: Mapping[str, Any]
     channels: int = presets.CHANNELS
+    value_range: tuple[float, float] | None = None
 
     @classmethod
     def from_options(cls, opt: Any, network: Mapping[str, Any]) -> BridgeConfig:
@@ -71,7 +74,8 @@ class BridgeConfig:
         """
         kinds = {"task": str, "network": presets.canonical, "interval": int, "channels": _positive}
         kinds |= {"image_size": as_image_size, **dict.fromkeys(("beta_max", "t0", "T"), float)}
-        found = {}
+        kinds["value_range"] = _range
+        values, found = {"value_range": None, **values}, {}
         for field in FIELDS:
             try:
                 found[field] = kinds.get(field, bool)(values[field])
@@ -83,16 +87,19 @@ class BridgeConfig:
         return cls(**found)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for files."""
+        """Plain values, for files; those of before there was a value_range have none."""
         size = self.image_size if isinstance(self.image_size, int) else list(self.image_size)
-        return {**dataclasses.asdict(self), "image_size": size, "network": dict(self.network)}
+        values = {**dataclasses.asdict(self), "image_size": size, "network": dict(self.network)}
+        found = values.pop("value_range")
+        return values if found is None else {**values, "value_range": list(found)}
 
     def differences(self, other: BridgeConfig) -> list[str]:
         """What tells two bridges apart, one text per field: "interval 1000, not 100"."""
         mine, theirs = self.to_dict(), other.to_dict()
         mine |= {f"network's {key}": value for key, value in mine.pop("network").items()}
         theirs |= {f"network's {key}": value for key, value in theirs.pop("network").items()}
-        return [f"{key} {mine[key]}, not {theirs.get(key)}" for key in mine if mine[key] != theirs.get(key)]
+        keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+        return [f"{key} {mine.get(key)}, not {theirs.get(key)}" for key in keys]
 
     def check_description(self, path: Path, weights: str, read: Callable[[], BridgeConfig]) -> None:
         """Check that the file beside the weights, which `read` reads, describes this bridge."""
@@ -111,6 +118,15 @@ def _positive(value: Any) -> int:
     if int(value) < 1:
         raise ValueError("is at least 1")
     return int(value)
+
+
+def _range(value: Sequence[float] | None) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    low, high = map(float, value)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError("is black and white, the lower first")
+    return low, high
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(BridgeConfig))

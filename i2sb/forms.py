@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -9,16 +10,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from i2sb.photographs import Photograph, from_pil
+from i2sb.photographs import Photograph, ValueRange, clipped, from_pil
 
 _LARGEST = 16  # of a tensor in [-1,1] with much noise: beyond, it is in 0..255
 
 Picture = Image.Image | np.ndarray | Tensor
-"""A PIL image; an array [H,W] or [H,W,C], uint8, uint16, or floating point in [0,1]; a tensor [B,C,H,W] in [-1,1]."""
+"""A PIL image; an array [H,W] or [H,W,C], uint8, uint16, floating point in [0,1], or any numbers in the bridge's
+value_range; a tensor [B,C,H,W] in [-1,1]."""
 
 
-def opened(image: Picture, channels: int) -> tuple[Tensor, Callable[[Tensor], Picture]]:
+def opened(image: Picture, channels: int, value_range: ValueRange = None) -> tuple[Tensor, Callable[[Tensor], Picture]]:
     """(batch [B,C,H,W] float32 for a network of `channels`, what makes a picture of the same form of such a batch).
+
+    Values outside `value_range` are clipped, and a warning is logged.
 
     Raises:
         ValueError: no picture.
@@ -30,11 +34,14 @@ def opened(image: Picture, channels: int) -> tuple[Tensor, Callable[[Tensor], Pi
             raise ValueError(f"a tensor lies in [-1,1], give or take noise; this one has {found:g}")
         return image.detach().float(), lambda x: x.to(image)
     if isinstance(image, np.ndarray):
-        picture = Photograph.of(image, channels)
+        picture = Photograph.of(image, channels, value_range)
     elif isinstance(image, Image.Image):
-        picture = from_pil(image.copy(), channels)
+        picture = from_pil(image.copy(), channels, value_range)
     else:
         raise ValueError(f"a picture is a PIL image, an array or a tensor; got {type(image).__name__}")
+
+    if count := picture.outside():
+        logging.getLogger("i2sb").warning(clipped(count, picture.levels.size, picture.value_range))
 
     def back(x: Tensor) -> Picture:
         array = picture.with_colours(x[0]).array()
@@ -87,7 +94,7 @@ def mask_tensor(mask: Picture) -> Tensor:
         picture = Photograph.of(mask.astype(np.uint8) if mask.dtype == bool else mask, 3)
     else:
         raise ValueError(f"a mask is a PIL image, an array or a tensor; got {type(mask).__name__}")
-    white = picture.white if picture.levels.max() > 1 else 1
+    white = picture.value_range[1] if picture.levels.max() > 1 else 1
     return torch.from_numpy((picture.levels.mean(axis=2) >= white / 2).astype(np.float32))[None, None]
 
 

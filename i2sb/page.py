@@ -26,6 +26,7 @@ from torch import Tensor
 
 from corruption.registry import lookup
 from i2sb.bridge import Bridge
+from i2sb.config import BridgeConfig
 from i2sb.errors import one_line
 from i2sb.forms import mask_tensor
 from i2sb.options.shared import SAMPLERS as ABOUT
@@ -47,8 +48,8 @@ POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 # Photographs
 
 
-def opened(file: str | None, channels: int, scale: int = 1) -> Photograph:
-    """A photograph for a network of `channels`, whose result has `scale` times its width and height.
+def opened(file: str | None, config: BridgeConfig, scale: int = 1) -> Photograph:
+    """A photograph for a bridge, whose result has `scale` times its width and height.
 
     Raises:
         ValueError: none, no picture, or one whose restoration would take too long or not fit into memory.
@@ -59,10 +60,10 @@ def opened(file: str | None, channels: int, scale: int = 1) -> Photograph:
     with contextlib.suppress(Exception), Image.open(file, formats=readable_formats()) as image:  # `read` says why
         size = image.size
     width, height = (side * scale for side in size)
-    if width * height > (limit := min(LARGEST, free_memory() / (COPIES * 4 * channels))):
+    if width * height > (limit := min(LARGEST, free_memory() / (COPIES * 4 * config.channels))):
         most = f"more than the {limit / 1e6:.0f} megapixels that are possible here now"
         raise ValueError(f"a result of {width}x{height} pixels is {most}: give a smaller photograph")
-    return read(Path(file), channels)
+    return read(Path(file), config.channels, config.value_range)
 
 
 def free_memory() -> float:
@@ -77,8 +78,9 @@ def shown(photograph: Photograph, size: tuple[int, int] | None = None) -> Image.
     """A photograph as a browser shows it: 8 bits, at `size` (width, height), but no side above `SHOWN`."""
     array = photograph.array()
     array = array[..., 0] if array.shape[2] == 1 else array[..., :4]
-    if photograph.white != 255:
-        array = (array.astype(np.float32) * (255 / photograph.white)).round()
+    if (photograph.value_range, array.dtype) != ((0, 255), np.uint8):
+        low, high = photograph.value_range
+        array = ((array.astype(np.float32) - low) * (255 / (high - low))).round().clip(0, 255)
     image = Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
     width, height = size or image.size
     ratio = min(1, SHOWN / max(width, height))
@@ -139,7 +141,7 @@ class Desk:
         bridge = self.bridge(name)
         task = lookup(bridge.config.task)
         degrade = degrade and not task.is_paired
-        photograph = opened(file, bridge.config.channels, 1 if degrade else task.scale)
+        photograph = opened(file, bridge.config, 1 if degrade else task.scale)
         mask = painted_mask(painted, photograph) if task.has_mask else None
         if task.has_mask and mask is None:
             if not degrade:
@@ -162,7 +164,7 @@ class Desk:
             before, title = made[1], "degraded"
             if height * width <= JUDGED:
                 best = before.with_colours(bridge.baseline_tensor(before.tensor()[None], mask)[0])
-                found = [psnr(picture.levels, made[0].levels) for picture in (best, after)]
+                found = [psnr(picture, made[0]) for picture in (best, after)]
                 line += f" · PSNR: {task.baseline_name} {found[0]:.2f} dB, restored {found[1]:.2f} dB"
                 before, title = (best, task.baseline_name) if task.scale > 1 else (before, title)
         elif mask is not None:
@@ -212,7 +214,7 @@ class Handlers:
         """The photograph to look at, or to paint on."""
         with in_one_line(self.desk.device):
             config = self.desk.bridge(name).config
-            image = None if file is None else shown(opened(file, config.channels))
+            image = None if file is None else shown(opened(file, config))
         paints = lookup(config.task).has_mask
         canvas = image if image is None else {"background": image, "layers": [], "composite": None}
         return gr.update(value=image, visible=not paints), gr.update(value=canvas, visible=paints)

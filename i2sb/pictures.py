@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageSequence
 from torch import Tensor
 
 from i2sb.errors import UserError, one_line
-from i2sb.pixels import nearest_uint8, shown_channels
+from i2sb.photographs import Photograph, encode
+from i2sb.pixels import nearest_uint8, shown_channels, to_float
 from i2sb.recon import Recon, ReconStore
 from i2sb.runtime.files import atomic_write
 
@@ -73,21 +74,33 @@ def labelled_strip(frames: Sequence[np.ndarray], name: str) -> np.ndarray:
 
 
 class Pictures:
-    """Writes restored images as png or jpg (None: not at all) and the first trajectories; `restore`'s on_batch."""
+    """Writes restored images as png or jpg (None: not at all) and the first trajectories; `restore`'s on_batch.
+
+    Where the data set is deep, png have 16 bits, from 0 at the lower end of its range to 65535.
+    """
 
     def __init__(self, folder: Path, dataset: Any, image_format: str | None, num_trajectories: int):
         self.folder, self.num_trajectories = folder, num_trajectories
         self._names = [dataset.short_name(path) for path, _ in dataset.samples]
         # the same bytes as in the data set, whatever this locale calls them
         names = [os.fsdecode(name.encode("utf-8", "surrogateescape")) for name in self._names if image_format]
+        self._is_deep = image_format == "png" and dataset.is_deep
         self._images = [folder / "images" / name for name in picture_names(names, image_format or "")]
 
     def __call__(self, numbers: list[int], states: Tensor) -> None:
         for number, trajectory in zip(numbers, states):
             if self._images:
-                _save(self._images[number], to_pixels(trajectory[0]))
+                self._write(self._images[number], trajectory[0])
             if number < self.num_trajectories:
                 _save_trajectory(trajectory_file(self.folder, number), trajectory, self._names[number])
+
+    def _write(self, path: Path, image: Tensor) -> None:
+        if not self._is_deep:
+            return _save(path, to_pixels(image))
+        shown = to_float(shown_channels(image).cpu())
+        levels = Photograph.of(np.zeros((1, 1, len(shown)), np.uint16), len(shown))
+        with atomic_write(path) as file:
+            file.write(encode(levels.with_colours(shown)))
 
     def complete(self, store: ReconStore, log: Any) -> None:
         """Write what a run lacks that began without pictures; trajectories cannot be made from restored images."""
@@ -95,7 +108,7 @@ class Pictures:
             images = (image for batch in Recon([store.path]).batches(32) for image in batch)
             for image, path in zip(images, self._images[store.start : store.stop]):
                 if not path.is_file():
-                    _save(path, to_pixels(image))
+                    self._write(path, image)
         asked = range(store.start, min(store.stop, self.num_trajectories))
         if lacking := sum(not trajectory_file(self.folder, number).is_file() for number in asked):
             log.warning(f"[Sample] no trajectory of {lacking} images; --overwrite restores again and writes them")

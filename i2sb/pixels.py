@@ -11,7 +11,7 @@ def to_uint8(x: Tensor) -> Tensor:
     Truncation is the published convention (FID depends on it); `nearest_uint8` is the unbiased one.
     Raises ValueError where a value is not finite.
     """
-    return _scaled(x).to(torch.uint8)
+    return to_levels(x).to(torch.uint8)
 
 
 def nearest_uint8(x: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def nearest_uint8(x: Tensor) -> Tensor:
     For images that come from 8-bit files (truncation would lower 63 of the 256 levels by one, for rounding
     in float32), and for image quality.  Shapes, ranges and errors as `to_uint8`.
     """
-    return _scaled(x).round_().to(torch.uint8)
+    return to_levels(x).round_().to(torch.uint8)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -33,8 +33,8 @@ def shown_channels(images: Tensor) -> Tensor:
     return images[..., : {1: 1, 2: 1, 4: 4}.get(images.shape[-3], 3), :, :]
 
 
-def _scaled(x: Tensor) -> Tensor:
-    """[0, 255] in (at least) float32; uint8 stays as it is."""
+def to_levels(x: Tensor) -> Tensor:
+    """[0, 255] in (at least) float32, not rounded; uint8 stays as it is.  Errors as `to_uint8`."""
     if x.dtype == torch.uint8:
         return x.clone()
     if not x.is_floating_point():

@@ -29,7 +29,7 @@ from i2sb.bridge import Bridge
 from i2sb.errors import SomeFailed, UserError, one_line, printable
 from i2sb.forecast import TimeLeft, before_sampling
 from i2sb.forms import mask_tensor
-from i2sb.photographs import Photograph, encode, output_name, read
+from i2sb.photographs import Photograph, clipped, encode, output_name, read
 from i2sb.recon import differences, sampling_of
 from i2sb.runtime.distributed import broadcast_object, gather_patiently, is_main, share, world_size
 from i2sb.runtime.files import atomic_write, only_one
@@ -126,7 +126,7 @@ def _conclude(bridge: Bridge, opt: argparse.Namespace, jobs: list[Job], before: 
     failed = {name: reason for _, found in gathered for name, reason in found.items()}
     restored = sum(count for count, _ in gathered)
     if opt.degrade:
-        _report(bridge.config.channels, opt.output, [job for job in jobs if str(job.source) not in failed], log)
+        _report(bridge, opt.output, [job for job in jobs if str(job.source) not in failed], log)
     there = f", {before} were there already" if before else ""
     log.info(f"[Restore] {printable(opt.output)}: {restored} restored{there}, {len(failed)} failed")
     if failed:
@@ -254,7 +254,11 @@ def _restore_one(bridge: Bridge, opt: argparse.Namespace, nfe: int, job: Job, on
     Raises:
         ValueError: what is wrong with the picture or its mask.
     """
-    photograph, mask = read(job.source, bridge.config.channels), _mask_of(opt.mask, job)
+    photograph = read(job.source, bridge.config.channels, bridge.config.value_range)
+    if count := photograph.outside():
+        what = clipped(count, photograph.levels.size, photograph.value_range)
+        bridge.runner.log.warning(f"[Restore] {printable(job.source)}: {what}")
+    mask = _mask_of(opt.mask, job)
     sampling = {"tile": opt.tile, "nfe": nfe, "clip_denoise": opt.clip_denoise, "on_step": on_step, **sampling_of(opt)}
     position = job.position if opt.degrade else None
     made = restore_photograph(bridge, photograph, mask, opt.seed, degrade_as=position, **sampling)
@@ -306,12 +310,12 @@ def _mask_of(mask: Path | None, job: Job) -> Tensor | None:
 # Quality
 
 
-def _report(channels: int, output: Path, jobs: list[Job], log: Any) -> None:
+def _report(bridge: Bridge, output: Path, jobs: list[Job], log: Any) -> None:
     """Log the PSNR to the clean picture of each, as they were written, and the means."""
     scores = []
     for job in jobs:
         files = (output / kind / job.name for kind in (CLEAN, DEGRADED, RESTORED))
-        clean, degraded, restored = (read(file, channels).levels for file in files)
+        clean, degraded, restored = (read(file, bridge.config.channels, bridge.config.value_range) for file in files)
         scores.append((psnr(degraded, clean), psnr(restored, clean)))
         log.info(f"[PSNR] {printable(job.name)}: degraded {scores[-1][0]:.2f} dB, restored {scores[-1][1]:.2f} dB")
     if scores:
@@ -319,7 +323,7 @@ def _report(channels: int, output: Path, jobs: list[Job], log: Any) -> None:
         log.info(f"[PSNR] mean of {len(scores)}: degraded {degraded:.2f} dB, restored {restored:.2f} dB")
 
 
-def psnr(image: np.ndarray, clean: np.ndarray) -> float:
-    """10 log10(white^2 / mean squared error) [dB] of two uint8 or uint16 pictures; inf where they are equal."""
-    error = np.square(image.astype(np.float32) - clean.astype(np.float32)).mean(dtype=np.float64)
-    return 20 * math.log10(np.iinfo(clean.dtype).max) - 10 * math.log10(error) if error else math.inf
+def psnr(image: Photograph, clean: Photograph) -> float:
+    """10 log10((white - black)^2 / mean squared error) [dB] of two pictures; inf where they are equal."""
+    error = np.square(image.unit() - clean.unit()).mean(dtype=np.float64)
+    return -10 * math.log10(error) if error else math.inf

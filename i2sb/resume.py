@@ -21,7 +21,7 @@ from i2sb.options.shared import NET_OVERRIDES
 from i2sb.runtime.logger import of_all_ranks
 
 # What a network was trained for: another value would make its weights meaningless.
-BRIDGE_OPTIONS = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1", "channels")
+BRIDGE_OPTIONS = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1", "channels", "value_range")
 # What may be changed on purpose from one run to the next.
 TASK_OPTIONS = ("corrupt", "image_size", "add_x1_noise", "seed", "batch_size", "microbatch", "num_itr")
 TASK_OPTIONS += ("lr", "lr_gamma", "lr_step", "lr_schedule", "warmup", "l2_norm", "grad_clip", "ema")

@@ -132,6 +132,8 @@ def add_channels(group: Any) -> None:
     about = "channels of the images: 1 grey, 3 RGB, 4 RGB and alpha, others as the files have them"
     about += " (of 2, pictures show the first; of 5 and more, the first three)"
     group.add_argument("--channels", type=positive_int, default=presets.CHANNELS, metavar="C", help=about)
+    about = "values of black and white in the files (default: 0 and 255, 0 and 65535, or 0 and 1 by their type)"
+    group.add_argument("--value-range", type=number(float), nargs=2, metavar=("LO", "HI"), help=about)
 
 
 def add_network(parser: Parser) -> None:

@@ -160,6 +160,8 @@ def contradiction(opt: argparse.Namespace) -> str | None:
         processes = opt.num_proc_node * opt.n_gpu_per_node
     if processes and (reason := batch_fault(opt.batch_size, opt.microbatch, processes)):
         return reason
+    if opt.value_range and opt.value_range[0] >= opt.value_range[1]:
+        return f"--value-range {size_text(opt.value_range)}: LO must be below HI"
     if opt.t0 >= opt.T:
         return f"--t0 {opt.t0:g}: must be below --T {opt.T:g}"
     if opt.eval_nfe is not None and opt.eval_nfe >= opt.interval:

@@ -1,10 +1,11 @@
-"""From the bytes of an image file to RGB."""
+"""From the bytes of an image file to pixels."""
 
 import io
 import struct
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from dataset.decode import decode
@@ -29,11 +30,23 @@ def test_images_of_all_modes_are_rgb(mode):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000", "PPM"])
-def test_16_bit_grey_is_scaled(kind):
-    deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
-    assert np.array_equal(np.asarray(decode(saved(deep, kind))), np.dstack([RAMP] * 3))
-    deep = Image.fromarray(np.array([[0, 128, 129, 65406, 65407, 65535]], np.uint16))
-    assert np.asarray(decode(saved(deep, kind)))[0, :, 0].tolist() == [0, 0, 1, 254, 255, 255]
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_grey_keeps_its_bits(kind, channels):
+    levels = np.array([[0, 1, 128, 65406, 65534, 65535]], np.uint16)
+    found = decode(saved(Image.fromarray(levels), kind), channels=channels)
+    assert (found.shape, found.dtype) == ((1, 6, channels), np.float32)
+    assert (found[..., : min(channels, 3)] == np.float32(levels / 65535)[..., None]).all()
+    assert (found[..., 3:] == 1).all()
+    found = decode(saved(Image.fromarray(levels), kind), channels=channels, value_range=(1, 128))
+    assert found[0, :, 0].tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_deep_colour_becomes_grey_as_8_bits_do():
+    levels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, levels.astype(np.uint16) * 257, photometric="rgb")
+    expected = np.asarray(Image.fromarray(levels).convert("L"))
+    assert np.abs(decode(buffer.getvalue(), channels=1)[..., 0] * 255 - expected).max() <= 0.51
 
 
 @pytest.mark.parametrize(("bits", "zero_is_white"), [(16, True), (12, False)])
@@ -45,16 +58,27 @@ def test_tiffs_of_microscopes(bits, zero_is_white):
     start = 8 + len(raw) + len(raw) % 2
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     content = struct.pack("<2sHI", b"II", 42, start) + raw.ljust(start - 8, b"\0") + directory + bytes(4)
-    found = np.asarray(decode(content))[0, :, 0].tolist()
-    assert found == ([255, 127, 0] if zero_is_white else [0, 128, 255])
+    found = decode(content)[0, :, 0].tolist()
+    assert found == pytest.approx([1, 0.5, 0] if zero_is_white else [0, 0.5, 1], abs=2 / 2**bits)
 
 
 @pytest.mark.parametrize(
-    ("pixels", "text"), [(RAMP.astype(np.int32), "32-bit integer"), (RAMP / np.float32(255), "floating-point")]
+    ("pixels", "text"),
+    [
+        (RAMP.astype(np.int32), "int32, whose black and white only train.py --value-range LO HI says"),
+        (RAMP.astype(np.float32), r"lie in \[0,1\], this one in \[0,252\]: train.py --value-range"),
+        (np.where(RAMP == 8, np.float32(np.nan), 0), r"^1 of its 64 values are no numbers \(nan or inf\)$"),
+    ],
 )
-def test_pixels_without_a_white_are_refused(pixels, text):
+def test_numbers_of_other_types_need_a_range_and_nan_has_none(pixels, text):
+    content = saved(Image.fromarray(pixels), "TIFF")
     with pytest.raises(ValueError, match=text):
-        decode(saved(Image.fromarray(pixels), "TIFF"))
+        decode(content)
+    if "nan" in text:
+        with pytest.raises(ValueError, match=text):
+            decode(content, value_range=(0, 252))
+    else:
+        assert (decode(content, value_range=(0, 252)) * 252).round().astype(int)[..., 0].tolist() == RAMP.tolist()
 
 
 def test_a_program_is_no_image():

@@ -192,5 +192,18 @@ def test_channels_say_how_files_are_decoded(tmp_path, channels):
         expected = torch.from_numpy(bands.astype(np.float32)).permute(2, 0, 1) / 32767.5 - 1
         torch.testing.assert_close(exact[0][0], expected)
         torch.testing.assert_close(exact[1][0], expected)
-        with pytest.raises(UserError, match=r"c\.npy: it holds uint16 \[40, 50, 4\], not uint8 or uint16 "):
+        with pytest.raises(UserError, match=r"c\.npy: it holds uint16 \[40, 50, 4\], not \[height, width, 5\]"):
             dataset[2]
+
+
+@pytest.mark.parametrize(("name", "dtype", "is_deep"), [("a.png", "u1", 0), ("a.png", "u2", 1), ("a.npy", "u1", 0)])
+def test_whether_scores_round_to_8_bits_is_read_from_the_first_image(tmp_path, name, dtype, is_deep):
+    (tmp_path / "train").mkdir()
+    pixels = np.zeros((40, 40), dtype)
+    (np.save if name.endswith("npy") else lambda path, x: Image.fromarray(x).save(path))(
+        tmp_path / "train" / name, pixels
+    )
+    dataset = open_dataset(options(tmp_path, channels=1), LOG, train=True)
+    assert WithChecksum(dataset).is_deep == is_deep
+    assert open_dataset(options(tmp_path, channels=1, value_range=[0, 9]), LOG, train=True).is_deep
+    assert (dataset[0][0].shape, dataset[0][0].dtype) == ((1, 32, 32), torch.float32)

@@ -74,6 +74,15 @@ def test_refuses_what_does_not_match():
         ssim(images[..., :10, :10], clean[..., :10, :10])
 
 
+def test_deep_images_are_not_rounded():
+    clean = torch.linspace(-1, 0.9, 12 * 13).reshape(1, 1, 12, 13)
+    step = 2 / 65535  # one of 16 bits: 96.33 dB
+    assert psnr(clean + step, clean, deep=True).item() == pytest.approx(20 * np.log10(65535), abs=0.01)
+    assert psnr(clean + step, clean).item() == pytest.approx(np.inf) or psnr(clean + step, clean).item() < 80
+    assert ssim(clean + step, clean, deep=True).item() == pytest.approx(1, abs=1e-6)
+    assert psnr(clean - 9, clean - 8, deep=True).item() == np.inf  # clipped
+
+
 # --- LPIPS
 
 

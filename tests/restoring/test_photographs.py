@@ -192,7 +192,7 @@ def bad(name, tmp_path):
     elif name == "text.png":
         path.write_text("no picture")
     elif name == "float.tif":
-        Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
+        Image.fromarray(np.full((4, 4), -1000, np.float32)).save(path)
     else:
         frames[0].save(path, save_all=True, append_images=frames[1:])
     return path
@@ -204,7 +204,7 @@ def bad(name, tmp_path):
         ("cut.png", "truncated|broken|damaged|read"),
         ("cut16.png", "damaged|truncated|broken|read"),
         ("text.png", "no picture that Pillow reads"),
-        ("float.tif", "floating-point pixels"),
+        ("float.tif", r"lie in \[0,1\], this one in \[-1000,-1000\]"),
         ("moving.gif", "3 frames or pages"),
         ("moving.webp", "3 frames or pages"),
         ("pages.tif", "3 frames or pages"),
