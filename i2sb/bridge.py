@@ -23,7 +23,7 @@ from corruption.geometry import height_width
 from corruption.mask_bank import stored_bank
 from corruption.registry import lookup
 from guided_diffusion import presets
-from i2sb import export
+from i2sb import export, hub
 from i2sb.batch import Given, degrade
 from i2sb.ckpt_util import LATEST, RESULTS, find_weights, sampling_options, with_defaults
 from i2sb.config import FIELDS, BridgeConfig
@@ -87,7 +87,7 @@ class Bridge:
 
         Args:
             name_or_path: a name in results/ of the current folder, a folder with latest.pt or exported weights, one
-                of these files, or the name of a demo model, see `i2sb.export.demos`.
+                of these files, the name of a demo model, see `i2sb.export.demos`, or ORG/NAME on the Hugging Face hub.
             device: "auto" (a GPU if there is one), "cpu", "mps", "cuda" or "cuda:1".
             precision: fp32, tf32, bf16 or fp16.
             trainable: keep what `loss` needs; training then continues from the average.
@@ -178,7 +178,7 @@ class Bridge:
         return self.runner.training_loss(given, None, draws, self.runner.forward)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ema.safetensors and ema.json, which `from_pretrained` and, in results/NAME, sample.py load.
+        """Write ema.safetensors, which `from_pretrained` and, in results/NAME, sample.py load; see `export`.
 
         Raises:
             UserError: the folder cannot be written to, or has a latest.pt, which would be loaded in their place.
@@ -350,9 +350,14 @@ class Bridge:
 
 
 def locate(name_or_path: str | Path) -> Path:
-    """The folder or file that a bridge is loaded from: weights of results/NAME, else a path, else a demo model."""
-    is_path = Path(name_or_path).exists() and not (RESULTS / name_or_path).is_dir()
-    return Path(name_or_path) if is_path else find_weights(name_or_path)
+    """The folder or file that a bridge is loaded from: weights of results/NAME, else a path, else a demo model.
+
+    Where there is none of these, ORG/NAME is fetched from the Hugging Face hub.  Raises UserError.
+    """
+    name, is_ours = str(name_or_path), (RESULTS / name_or_path).is_dir()
+    if Path(name).exists() and not is_ours:
+        return Path(name)
+    return hub.fetch(name) if hub.NAME.fullmatch(name) and not is_ours else find_weights(name)
 
 
 def _device(device: str, precision: str) -> str:

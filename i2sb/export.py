@@ -3,6 +3,7 @@
     ema.safetensors     tensors `diffusion_model.*`, float32 or float16; metadata "bridge": the record of
                         `BridgeConfig`, and "sha256" of both: the format itself has no checksums
     ema.json            the same record, for people
+    README.md           a model card, as the Hugging Face hub shows it; one that is there stays
 
 Neither pickle nor optimizer state; sample.py and train.py take a folder with these in place of a latest.pt.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,12 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from corruption.registry import lookup
 from i2sb.config import BridgeConfig
 from i2sb.errors import UserError, one_line
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.reading import read_json
 
-WEIGHTS, DESCRIPTION = "ema.safetensors", "ema.json"
+WEIGHTS, DESCRIPTION, CARD = "ema.safetensors", "ema.json", "README.md"
 DEMOS = Path(__file__).with_name("pretrained")
 
 
@@ -34,8 +37,8 @@ def demos() -> dict[str, Path]:
     return {path.stem: path for path in sorted(DEMOS.glob("*.safetensors"))}
 
 
-def export(runner: Any, folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Path, Path]:
-    """Write the averaged weights of a `Runner` and their description into `folder`.
+def export(runner: Any, folder: Path, dtype: torch.dtype = torch.float32) -> list[Path]:
+    """Write the averaged weights of a `Runner`, their description and a model card into `folder`; returns the files.
 
     dtype: of the tensors in the file; float16 halves it and costs about 3 digits.
     """
@@ -47,12 +50,37 @@ def export(runner: Any, folder: Path, dtype: torch.dtype = torch.float32) -> tup
     }
     record = runner.config.to_dict()
     metadata = {"format": "pt", "bridge": json.dumps(record)}
-    weights, description = folder / WEIGHTS, folder / DESCRIPTION
-    with atomic_write(weights) as file:
-        file.write(save(tensors, metadata={**metadata, "sha256": _digest(tensors, metadata)}))
-    with atomic_write(description) as file:
-        file.write((json.dumps({"bridge": record}, indent=2) + "\n").encode())
-    return weights, description
+    files = {
+        WEIGHTS: save(tensors, metadata={**metadata, "sha256": _digest(tensors, metadata)}),
+        DESCRIPTION: (json.dumps({"bridge": record}, indent=2) + "\n").encode(),
+    }
+    if not (folder / CARD).exists():
+        files[CARD] = model_card(runner.config).encode()
+    for name, content in files.items():
+        with atomic_write(folder / name) as file:
+            file.write(content)
+    return [folder / name for name in files]
+
+
+def model_card(bridge: BridgeConfig) -> str:
+    """Markdown for people who are handed the weights: what they undo, how to use them, the record."""
+    task, record = lookup(bridge.task), bridge.to_dict()
+    about = one_line(inspect.getdoc(task) or "").partition(". ")[0].rstrip(".")
+    use = 'bridge.restore(Image.open("degraded.png"), nfe=10'
+    use += ', mask=Image.open("hole.png"))' if task.has_mask else ")"
+    rows = {**record, "network": ", ".join(f"{name} {value}" for name, value in record["network"].items())}
+    lines = [
+        *("---", "pipeline_tag: image-to-image", "tags: [i2sb, image-restoration, schrodinger-bridge]", "---"),
+        f"# Image-to-image Schrödinger bridge: {bridge.task}\n",
+        "Restores images by a bridge from the degraded to the clean ones (I2SB, arXiv 2302.05872), with the average of "
+        f"the trained weights.\n\nTask `{bridge.task}`: {about}.\n",
+        "```python\nfrom PIL import Image\nfrom i2sb import Bridge\n",
+        'bridge = Bridge.from_pretrained(".")  # the folder of this file, or ORG/NAME on the Hugging Face hub',
+        f'{use}.save("restored.png")\n```\n',
+        *("| | |", "| --- | --- |"),
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def is_export(folder: Path) -> bool:

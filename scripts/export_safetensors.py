@@ -1,4 +1,4 @@
-"""Export a checkpoint's averaged weights as safetensors, with a JSON file that describes network and bridge.
+"""Export a checkpoint's averaged weights as safetensors, with a description as JSON and a model card.
 
 sample.py and train.py take the resulting folder (results/NAME with ema.safetensors and ema.json) as --ckpt.
 """
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     where = "the checkpoint is results/NAME/latest.pt"
     parser.add_argument("--ckpt", type=experiment, required=True, metavar="NAME", help=where)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the two files (default: results/NAME)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: results/NAME)")
     half = "store the weights in float16: half the size, and pictures that differ by less than a grey level"
     parser.add_argument("--float16", action="store_true", help=half)
     args = parser.parse_args(argv)

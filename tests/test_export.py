@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_runs import ROOT, photos, refusal, sample_argv, train_argv
@@ -37,7 +38,19 @@ def test_the_files_hold_the_average_and_its_description(here):
     about = json.loads((here / "results/b/ema.json").read_text())
     assert about["bridge"]["network"]["in_channels"] == 6
     assert about["bridge"]["interval"] == 10
-    assert {path.name for path in (here / "results/b").iterdir()} == {"ema.json", "ema.safetensors"}
+    assert {path.name for path in (here / "results/b").iterdir()} == {"ema.json", "ema.safetensors", "README.md"}
+    card = (here / "results/b/README.md").read_text()
+    assert card.startswith("---\npipeline_tag: image-to-image\n")
+    assert "\n| task | sr4x-pool |\n" in card
+    assert "\n| interval | 10 |\n" in card
+    program = card.partition("```python\n")[2].partition("```")[0]
+    (here / "card").mkdir()
+    Image.new("RGB", (8, 8), "red").save("card/degraded.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here / "card")
+        exec(program.replace('"."', '"../results/b"').replace("nfe=10", "nfe=2"))
+    with Image.open("card/restored.png") as picture:
+        assert picture.size == (32, 32)
 
 
 def test_the_folder_samples_as_the_checkpoint_does(here):

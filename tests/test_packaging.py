@@ -86,7 +86,7 @@ def test_what_the_code_imports_is_in_the_list():
     runtime = [ROOT / name for name in (*PACKAGES, "scripts", "train.py", "sample.py", "compute_metrices.py")]
     extras = PROJECT["optional-dependencies"]
     listed = distributions(PROJECT["dependencies"] + extras["perceptual"])
-    assert third_party(runtime) <= listed | distributions(extras["demo"])
+    assert third_party(runtime) <= listed | distributions(extras["demo"] + extras["hub"])
     assert third_party([ROOT / "tests"]) <= listed | distributions(extras["test"])
 
 

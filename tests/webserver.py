@@ -35,6 +35,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_part(site)
 
+    do_HEAD = do_GET
+
     def send_part(self, site: Site) -> None:
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(found[1]) if found and self.headers.get("If-Range", site.etag) == site.etag else 0
@@ -52,7 +54,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) if length < 0 else length))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
