@@ -51,7 +51,7 @@ def test_images_of_one_stem_do_not_overwrite_each_other():
 def test_names_beyond_ascii_in_an_ascii_locale(tmp_path):
     code = (
         "import types, torch; from pathlib import Path; from i2sb.pictures import Pictures;"
-        "data = types.SimpleNamespace(samples=[('a/\\u2603.png', 0)], short_name=str);"
+        "data = types.SimpleNamespace(samples=[('a/\\u2603.png', 0)], short_name=str, is_deep=False);"
         "Pictures(Path('.'), data, 'png', 0)([0], torch.zeros(1, 1, 3, 8, 8))"
     )
     env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
