@@ -41,6 +41,7 @@ def decode(
 
     Raises:
         ValueError: not an image, a damaged one, NaN, numbers whose white is unknown, or other channels; one line.
+        MemoryError: none is left; the image may be sound.
     """
     try:
         if channels not in _MODES or value_range is not None or is_deep(content):
@@ -52,6 +53,8 @@ def decode(
     except UnidentifiedImageError:
         raise ValueError(f"its {len(content)} bytes are not an image that Pillow reads") from None
     except Exception as error:  # Pillow's plug-ins raise errors of many types
+        if type(error) is MemoryError:  # not NumPy's own, of an array that claims to be huge
+            raise
         raise ValueError(one_line(error, 300) or type(error).__name__) from error
 
 

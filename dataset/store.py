@@ -111,6 +111,8 @@ class LmdbImages:
                         raise _damaged(path, f"it has {status.st_size} bytes of at least {needed}")
         except OSError as error:
             raise UserError(f"{path}: cannot be opened as an LMDB: {error.strerror}") from error
+        except lmdb.MemoryError as error:
+            raise MemoryError(f"{path}: its {status.st_size >> 20} MiB are mapped into memory as a whole") from error
         except lmdb.Error as error:
             raise _damaged(path, one_line(error)) from error
         self._environment = _OPENED[status.st_dev, status.st_ino] = environment

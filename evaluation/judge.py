@@ -38,7 +38,6 @@ from i2sb.recon import Recon, find_recon, run_identity
 from i2sb.restore import holes
 from i2sb.runtime.logger import build_logger
 from i2sb.runtime.progress import Progress
-from i2sb.runtime.script import printing
 
 ROWS = ("degraded", "baseline", "restored", "clean")
 Values = dict[str, dict[str, list[float]]]  # row -> metric -> value per image
@@ -93,8 +92,7 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
     baseline = found.corrupt.baseline_name
     table = _one_table(results, published_scores(found.options, found.imagenet), baseline)
     lines = [gains(scores, name, baseline) for name, scores in results.items()]
-    with printing():
-        print_scores(table, title, lines=filter(None, lines))
+    print_scores(table, title, lines=filter(None, lines))
     return results
 
 

@@ -84,12 +84,11 @@ def read_curve(folder: Path) -> list[Point]:
 
 
 def write_sweep(folders: Iterable[Path], out: Path) -> None:
-    """Print the scores of judged folders; write OUT/sweep.csv and OUT/sweep.png: a curve per sampler."""
+    """Write OUT/sweep.csv and OUT/sweep.png, a curve per sampler, of judged folders; print their scores."""
     points = list(map(read_point, folders))
     order = list(dict.fromkeys(point.sampler for point in points))
     points.sort(key=lambda point: (order.index(point.sampler), point.nfe))
     metrics = metrics_of(point.scores for point in points)
-    print_scores({f"restored, {point.sampler}, NFE {point.nfe}": point.scores for point in points})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["sampler", "nfe", "seconds_per_image", *metrics, "run"])
@@ -101,6 +100,7 @@ def write_sweep(folders: Iterable[Path], out: Path) -> None:
     if metrics:
         with atomic_write(out / SWEEP[1]) as file:
             file.write(draw_curves(points, metrics, "png", title_of(points[0].made[1])))
+    print_scores({f"restored, {point.sampler}, NFE {point.nfe}": point.scores for point in points})
 
 
 def title_of(settings: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from evaluation.metrics import metrics_of, shown_as
 from i2sb.errors import UserError
 from i2sb.runtime.files import atomic_write
 from i2sb.runtime.reading import read_json
+from i2sb.runtime.script import printing
 
 INTERVAL_NOTE = "± half the width of the 95 % bootstrap interval over images; metrics.json has both ends"
 
@@ -99,7 +100,10 @@ def gains(scores: Scores, name: str, baseline: str) -> str:
 
 
 def print_scores(scores: Scores, title: str = "", console: Console | None = None, *, lines: Iterable[str] = ()) -> None:
-    """The table ("-" where a row has no value); below it `lines`, what ± is, and each reason or caveat once."""
+    """The table ("-" where a row has no value); below it `lines`, what ± is, and each reason or caveat once.
+
+    Raises UserError where standard output cannot be written.
+    """
     console, columns = console or Console(), metrics_of(scores.values())
     table = Table(title=Text(title) if title else None)
     table.add_column("images")  # Text throughout: "[dB]" in a plain string would be read as markup
@@ -107,14 +111,12 @@ def print_scores(scores: Scores, title: str = "", console: Console | None = None
         table.add_column(Text(shown_as(metric).label), justify="right")
     for name, row in scores.items():
         table.add_row(Text(name), *(_cell(metric, row.get(metric)) for metric in columns))
-    console.print(table)
     has_interval = any(score.interval for row in scores.values() for score in row.values())
-    for line in (
-        *lines,
-        *[INTERVAL_NOTE] * has_interval,
-        *notes(scores),
-    ):  # paths and addresses stay whole: no wrapping, no markup
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    with printing():
+        console.print(table)
+        for line in (*lines, *[INTERVAL_NOTE] * has_interval, *notes(scores)):
+            # paths and addresses stay whole: no wrapping, no markup
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _cell(metric: str, score: Score | None) -> str:

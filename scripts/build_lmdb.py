@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from i2sb.options.parser import Parser, non_negative_int, positive_int
-from i2sb.runtime.script import run_script
+from i2sb.runtime.script import run_script, say
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -51,7 +51,7 @@ def build(args: argparse.Namespace) -> int:
     state = "is complete"
     if was_there:
         state = f"was there already; to rebuild it: {how_to_rebuild(args.images, args.lmdb)}"
-    print(f"{args.lmdb}: {len(index.samples)} images of {len(index.classes)} classes; it {state}")
+    say(f"{args.lmdb}: {len(index.samples)} images of {len(index.classes)} classes; it {state}")
     return 0
 
 
@@ -61,8 +61,8 @@ def verify(args: argparse.Namespace) -> int:
 
     count, bad = verify_lmdb(args.lmdb, threads=args.threads)
     for path, reason in bad:
-        print(f"{printable(path)}: {printable(reason)}")
-    print(f"{args.lmdb}: {count} images read, {len(bad)} faults")
+        say(f"{printable(path)}: {printable(reason)}")
+    say(f"{args.lmdb}: {count} images read, {len(bad)} faults")
     return 1 if bad else 0
 
 

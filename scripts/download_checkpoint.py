@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from i2sb.addresses import CHECKPOINT_FOLDERS
 from i2sb.fetch import fetch_checkpoint
-from i2sb.runtime.script import run_script
+from i2sb.runtime.script import run_script, say
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(CHECKPOINT_FOLDERS)}")
     name = parser.parse_args().name
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    print(f"{fetch_checkpoint(name, log=logging.getLogger('i2sb'))} is ready")
+    say(f"{fetch_checkpoint(name, log=logging.getLogger('i2sb'))} is ready")
     return 0
 
 

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from i2sb.options import shared
 from i2sb.options.parser import Parser, positive_int
-from i2sb.runtime.script import run_script
+from i2sb.runtime.script import run_script, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from evaluation.compare import draw_comparison
 
         for name, gain in draw_comparison(opt, opt.out, rows=opt.rows, tile=opt.tile).items():
-            print(f"{name}: {gain:+.2f} dB PSNR over the baseline")
-        print(f"The picture: {opt.out}")
+            say(f"{name}: {gain:+.2f} dB PSNR over the baseline")
+        say(f"The picture: {opt.out}")
         return 0
 
     return run_script("draw_comparison.py", work, opt.debug)

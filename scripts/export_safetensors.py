@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from i2sb.options.parser import experiment
-from i2sb.runtime.script import run_script
+from i2sb.runtime.script import run_script, say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         runner = Runner(opt, logging.getLogger("export"), save_opt=False)
         dtype = torch.float16 if args.float16 else torch.float32
         for path in export(runner, args.out or RESULTS / args.ckpt, dtype):
-            print(path)
+            say(path)
         return 0
 
     return run_script("export_safetensors.py", work)

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from i2sb.options import shared
 from i2sb.options.parser import Parser, non_negative_int
-from i2sb.runtime.script import run_script
+from i2sb.runtime.script import run_script, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from evaluation.report import write_reports
 
         for path in write_reports(opt, num_gallery=opt.num_images):
-            print(path)
+            say(path)
         return 0
 
     return run_script("report.py", work, opt.debug)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -34,10 +35,10 @@ def python(code: str, *args: object) -> subprocess.Popen:
     )
 
 
-def as_child(function: Callable[[], object], *, no_root: bool = False) -> str:
+def as_child(function: Callable[[], object], *, no_root: bool = False, memory: int | None = None) -> str:
     """What `function()` returns in a forked child, or the kind and text of the error that it raises there.
 
-    `no_root`: permissions bind the child, also where the tests run as root.
+    `no_root`: permissions bind the child, also where the tests run as root.  `memory`: MiB that it may have more.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -45,6 +46,9 @@ def as_child(function: Callable[[], object], *, no_root: bool = False) -> str:
         try:
             if no_root and os.getuid() == 0:
                 os.setuid(NOBODY)
+            if memory is not None:
+                pages = int(Path("/proc/self/statm").read_text().split()[0])
+                resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (memory << 20),) * 2)
             answer = str(function())
         except BaseException as error:
             answer = f"{type(error).__name__}: {error}"
@@ -135,10 +139,40 @@ def start_run_fixture(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         one.sweep()
 
 
-def stand_in_for_ssh(folder: Path) -> Path:
-    """A program that Open MPI's mpirun may take for ssh: whatever the node's name is, it is this machine."""
+@pytest.fixture(name="two_hosts")
+def two_hosts_fixture() -> Iterator[list[tuple[str, ...]]]:
+    """What to put before a command so that it runs on one of two hosts, 10.7.0.1 and 10.7.0.2."""
+    hosts = []
+    try:
+        for _ in range(2):
+            hosts.append(subprocess.Popen(["unshare", "--net", "sleep", "300"]))
+            own = Path("/proc/self/ns/net").readlink()
+            until(lambda own=own: Path(f"/proc/{hosts[-1].pid}/ns/net").readlink() != own, 5)
+        inside = [("nsenter", "--target", str(host.pid), "--net") for host in hosts]
+        link = ["link", "add", "here", "type", "veth", "peer", "name", "here", "netns", str(hosts[1].pid)]
+        commands = [(0, link)]
+        for host in (0, 1):
+            commands += [(host, ["addr", "add", f"10.7.0.{host + 1}/24", "dev", "here"])]
+            commands += [(host, ["link", "set", device, "up"]) for device in ("lo", "here")]
+        for host, command in commands:
+            subprocess.run([*inside[host], "ip", *command], check=True, capture_output=True)
+    except (OSError, AssertionError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    else:
+        yield inside
+    finally:
+        for host in hosts:
+            host.kill()
+            host.wait()
+
+
+def stand_in_for_ssh(folder: Path, prefix: tuple[str, ...] = ()) -> Path:
+    """A program that Open MPI's mpirun may take for ssh: whatever the node's name is, it is this machine.
+
+    prefix: of the command there, such as one of `two_hosts`.
+    """
     agent = folder / "agent.sh"
-    agent.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
+    agent.write_text(f'#!/bin/sh\nshift\nexec {" ".join(prefix)} sh -c "$*"\n')
     agent.chmod(0o755)
     return agent
 

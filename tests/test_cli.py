@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -164,12 +165,19 @@ def test_all_else_stays_what_it_is(error):
     assert caught.value is error
 
 
+NO_MEMORY = "x.py: error: no memory is left, or `ulimit -v` grants no more: "
+NO_FOLDER = "x.py: error: no folder for temporary files can be written to; TMPDIR names another\n"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (UserError("--lr -1: \x1b[31m"), 2, "x.py: error: --lr -1: ?[31m\n"),
         (EndedElsewhere("rank 0 has ended"), 1, "x.py: error: rank 0 has ended\n"),
         (KeyboardInterrupt(), 130, "x.py: interrupted\n"),
+        (MemoryError(), 2, f"{NO_MEMORY}MemoryError\n"),
+        (RuntimeError("can't start new thread"), 2, f"{NO_MEMORY}can't start new thread\n"),
+        (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), 2, NO_FOLDER),
     ],
 )
 def test_one_line_and_a_code(capsys, error, code, line):
@@ -178,6 +186,14 @@ def test_one_line_and_a_code(capsys, error, code, line):
 
     assert run_script("x.py", work) == code
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the words of Linux's loader of libraries")
+def test_too_little_memory_for_the_libraries(tmp_path):
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2)}
+    done = script("train", train_argv(tmp_path), tmp_path, **limit)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith(NO_MEMORY.replace("x.py", "train.py"))
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import itertools
 import json
+import os
 import signal
 import socket
 import sys
@@ -237,6 +239,28 @@ class Interrupted(BaseException):
 # How the ranks come together
 
 
+def _connect(*args: Any, **options: Any) -> None:
+    """torch's init_process_group where Ctrl-C ends it: it waits in C++, and Python handles signals in this thread."""
+    failures: list[BaseException] = []
+
+    def connect() -> None:
+        try:
+            dist.init_process_group(*args, **options)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_POLL)
+    except KeyboardInterrupt:
+        atexit.register(os._exit, 130)  # a thread in the middle of C++ would abort the process that Python tears down
+        raise
+    if failures:
+        raise failures[0]
+
+
 @contextlib.contextmanager
 def process_group(
     placement: Placement, device: str, listener: socket.socket | None, shared: dict[str, str]
@@ -259,7 +283,7 @@ def process_group(
         _store = meet(placement, shared, _COLLECTIVE_TIMEOUT)
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
         connecting = timedelta(seconds=rendezvous_seconds() / 5)  # gloo waits for five times as long
-        dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=connecting)
+        _connect(backend, store=_store, rank=rank, world_size=size, timeout=connecting)
         set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # its older name
         set_timeout(_COLLECTIVE_TIMEOUT, dist.group.WORLD)
         threading.Thread(target=_beat, args=(_store, rank, ended), daemon=True).start()

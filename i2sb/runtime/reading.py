@@ -215,7 +215,10 @@ def read_json(path: str | os.PathLike) -> Any:
 
 @contextlib.contextmanager
 def _reasons(path: str | os.PathLike) -> Iterator[None]:
-    """Whatever libraries stumble over in a file becomes one line that names it."""
+    """Whatever libraries stumble over in a file becomes one line that names it.
+
+    A MemoryError where memory has no room to map it.
+    """
     name = one_line(path, 400)
     try:
         yield
@@ -228,6 +231,8 @@ def _reasons(path: str | os.PathLike) -> Iterator[None]:
     except zipfile.BadZipFile as error:
         raise UserError(f"{name}: refused: it is cut off or damaged ({one_line(error)}): copy it again") from error
     except Exception as error:
+        if "Cannot allocate memory" in str(error):  # no UserError: those are taken for damage
+            raise MemoryError(f"{name}: {one_line(error, 200)}") from error
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{name}: cannot be read: {error.strerror}") from error
         # torch's advice is to load without protection, which nobody should

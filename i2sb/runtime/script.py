@@ -16,6 +16,9 @@ from i2sb.errors import EndedElsewhere, SomeFailed, UserError, one_line, printab
 # What a training saves for: of people, schedulers, limits, and of a terminal that is lost.
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU]
 
+# How the loader of libraries, the system and Python's threads say that there is no memory.
+_NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory", "can't start new thread")
+
 
 def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
     """The exit code of `work()`; an error of `short_report` is its one line on stderr.
@@ -24,7 +27,9 @@ def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
     """
     print_anything()
     try:
-        return work()
+        code = work()
+        with printing():  # what Python holds back is written now: as it ends, nothing could be said of it
+            return code
     except BaseException as error:
         if debug and not isinstance(error, KeyboardInterrupt | SystemExit):
             import ipdb
@@ -45,6 +50,11 @@ def short_report(name: str, error: BaseException) -> tuple[str, int] | None:
         return f"{name}: interrupted", 130  # what shells give for Ctrl-C
     if isinstance(error, UserError | EndedElsewhere | SomeFailed):
         return f"{name}: error: {printable(error)}", 2 if isinstance(error, UserError) else 1
+    text = one_line(error, 200)
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        return f"{name}: error: no memory is left, or `ulimit -v` grants no more: {text or 'MemoryError'}", 2
+    if "No usable temporary directory" in text:
+        return f"{name}: error: no folder for temporary files can be written to; TMPDIR names another", 2
     return None
 
 
@@ -66,7 +76,13 @@ def printing() -> Iterator[None]:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again as it ends
-        raise UserError(f"standard output: {error.strerror}; the table is not shown, all files are written") from error
+        raise UserError(f"standard output: {error.strerror}; not all is shown, the files are written") from error
+
+
+def say(text: object) -> None:
+    """Print a line on standard output; see `printing`."""
+    with printing():
+        print(text)
 
 
 @contextlib.contextmanager

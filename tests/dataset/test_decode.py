@@ -123,3 +123,12 @@ def test_up_to_8_to_1_the_calls_are_torchvisions(size):
     image = Image.effect_noise(size, 80).convert("RGB")
     theirs = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(32), transforms.ToTensor()])
     assert (build_test_transform(32)(image) == theirs(image) * 2 - 1).all()
+
+
+def test_an_image_that_memory_has_no_room_for_is_not_called_damaged(monkeypatch):
+    def no_memory(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", no_memory)
+    with pytest.raises(MemoryError):
+        decode(b"")

@@ -5,11 +5,13 @@ import os
 import pickle
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import lmdb
 import pytest
 import torch
+from processes import as_child
 from torchvision.datasets import ImageFolder
 
 from dataset.index import read_index, write_index
@@ -30,6 +32,16 @@ def make_lmdb(path, content):
             transaction.put(key.encode(), value)
     environment.close()
     return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_one_that_memory_has_no_room_for_is_not_called_damaged(tmp_path):
+    path = make_lmdb(tmp_path / "x.lmdb", {"a": bytes(9 << 20)})
+
+    assert (
+        as_child(lambda: len(LmdbImages(path)), memory=6)
+        == f"MemoryError: {path}: its 9 MiB are mapped into memory as a whole"
+    )
 
 
 @pytest.mark.parametrize("prefix", ["/dataset/val/", "/somewhere/else/", "", "D:\\imagenet\\", "/" + 600 * "long/"])

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from launch_worker import main, parse
-from processes import free_port, start_run_fixture, until  # noqa: F401
+from processes import free_port, start_run_fixture, two_hosts_fixture, until  # noqa: F401
 
 from i2sb.errors import UserError
 from i2sb.runtime.distributed import StopSignal
@@ -146,33 +145,6 @@ def test_waiting_for_a_rank_that_is_not_heard_of_has_one(start_run) -> None:
     assert (code, stderr) == (1, "launch_worker.py: error: rank 1 has not been heard of for 0:00:01.500000\n")
 
 
-@pytest.fixture
-def two_hosts() -> Iterator[list[tuple[str, ...]]]:
-    """What to put before a command so that it runs on one of two hosts, 10.7.0.1 and 10.7.0.2."""
-    hosts = []
-    try:
-        for _ in range(2):
-            hosts.append(subprocess.Popen(["unshare", "--net", "sleep", "300"]))
-            own = Path("/proc/self/ns/net").readlink()
-            until(lambda own=own: Path(f"/proc/{hosts[-1].pid}/ns/net").readlink() != own, 5)
-        inside = [("nsenter", "--target", str(host.pid), "--net") for host in hosts]
-        link = ["link", "add", "here", "type", "veth", "peer", "name", "here", "netns", str(hosts[1].pid)]
-        commands = [(0, link)]
-        for host in (0, 1):
-            commands += [(host, ["addr", "add", f"10.7.0.{host + 1}/24", "dev", "here"])]
-            commands += [(host, ["link", "set", device, "up"]) for device in ("lo", "here")]
-        for host, command in commands:
-            subprocess.run([*inside[host], "ip", *command], check=True, capture_output=True)
-    except (OSError, AssertionError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no network namespaces here: {error}")
-    else:
-        yield inside
-    finally:
-        for host in hosts:
-            host.kill()
-            host.wait()
-
-
 def on_two_hosts(start_run, two_hosts, do, **variables) -> list:
     place = ("--do", do, "--num-proc-node", 2, "--master-address", "10.7.0.1", "--node-rank")
     return [start_run(*place, rank, prefix=two_hosts[rank], **variables) for rank in (0, 1)]
@@ -184,6 +156,16 @@ def test_hosts_that_tell_each_other_the_loopback(start_run, two_hosts) -> None:
         code, stderr = one.wait()
         assert code == 1
         assert "GLOO_SOCKET_IFNAME" in stderr.splitlines()[-1]
+        assert "Traceback" not in stderr
+
+
+def test_ctrl_c_while_gloo_connects(start_run, two_hosts) -> None:
+    runs = on_two_hosts(start_run, two_hosts, "talk", I2SB_RENDEZVOUS_SECONDS="80", GLOO_SOCKET_IFNAME="lo")
+    assert any("failed to connect" in line for line in runs[1].process.stderr)
+    for one in runs:
+        one.process.send_signal(signal.SIGINT)
+        code, stderr = one.wait()
+        assert (code, stderr.splitlines()[-1]) == (130, "launch_worker.py: interrupted")
         assert "Traceback" not in stderr
 
 

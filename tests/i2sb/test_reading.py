@@ -6,6 +6,7 @@ import json
 import pickle
 import pickletools
 import struct
+import sys
 import tarfile
 import zipfile
 from pathlib import Path, PosixPath, PurePosixPath
@@ -14,6 +15,7 @@ import bad_files
 import numpy as np
 import pytest
 import torch
+from processes import as_child
 
 from i2sb.errors import UserError
 from i2sb.runtime.pickles import dump_options
@@ -243,6 +245,13 @@ def record(path: Path, name: str) -> int:
         entry = next(e for e in archive.infolist() if e.filename.endswith(name))
         start = path.read_bytes()[entry.header_offset : entry.header_offset + 30]
         return entry.header_offset + 30 + sum(struct.unpack("<HH", start[26:]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_file_that_memory_has_no_room_for_is_not_called_damaged(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save(torch.zeros(12 << 18), path)
+    assert as_child(lambda: load_torch(path), memory=6).startswith(f"MemoryError: {path}: unable to mmap")
 
 
 def test_one_flipped_bit_is_found(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -118,6 +119,19 @@ def test_a_report_from_flag_and_from_script(here):
         (folder / name / "report.html").unlink()
     assert report.main(of(here, *names)) == 0
     assert {name: (folder / name / "report.html").read_text() for name in names} == pages
+
+
+def test_a_full_standard_output_costs_the_files_nothing(restored, capsys, monkeypatch):
+    judge(restored, "samples_nfe2")
+    folder, one = restored / "results" / NAME, [*sweep_argv(restored), "--nfe", "2"]
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        for script, argv, made in (
+            (report, of(restored, "samples_nfe2"), folder / "samples_nfe2/report.html"),
+            (sweep_nfe, one, folder / "sweep.png"),
+        ):
+            assert "error: standard output: No space left" in refusal(capsys, script, argv)
+            assert made.exists()
 
 
 def test_what_a_report_lacks_is_one_line(here, capsys):

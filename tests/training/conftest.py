@@ -1,15 +1,7 @@
 """One data set of photographs for all tests of training; no test leaves a training behind."""
 
 import pytest
-from small_runs import STARTED, photos
-
-
-@pytest.fixture(autouse=True)
-def _end_what_was_started():
-    yield
-    while STARTED:
-        STARTED[-1].kill()  # its ranks and loaders end with it
-        STARTED.pop().wait()
+from small_runs import end_what_was_started, photos  # noqa: F401
 
 
 @pytest.fixture(scope="session")

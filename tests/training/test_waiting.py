@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,22 @@ def test_a_loader_that_hangs_does_not_keep_a_signal_from_saving(dataset, ranks):
     assert f"SIGTERM: stopped after iteration {iteration()} and saved" in said()
     until(lambda: not Path(f"/proc/{stuck[-1]}").exists(), 10)
     assert "Traceback" not in said()
+
+
+def test_an_evaluation_whose_data_hang_does_not_keep_a_signal_from_saving(dataset, tmp_path):
+    hung = tmp_path / "hung"
+    shutil.copytree(dataset, hung)
+    process = start(*train_argv(hung, "--num-itr", "100000", "--eval-every", "20", "--eval-nfe", "1"))
+    until(lambda: "[Train] 1/" in said())
+    for path in hung.glob("val/*/*.png"):
+        path.unlink()
+        os.mkfifo(path)  # nobody writes into it: whoever opens it waits for ever
+    until(lambda: "[Eval] iteration 20" in said())
+    time.sleep(1)
+    process.terminate()
+    assert process.wait(timeout=30) == 0, said()
+    assert "SIGTERM: stopped after iteration 20 and saved" in said()
+    assert iteration() == 20
 
 
 def test_a_terminal_that_is_lost(dataset):
