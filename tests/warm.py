@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,9 @@ def unshared(command):
     assert ctypes.CDLL(None, use_errno=True).unshare(0x20000) == 0, "unshare"
     subprocess.run(["bash", "-c", f"mount --make-rprivate / && {command}"], check=True)
     os.chdir(os.getcwd())
+def limited(mib):
+    size = 4096 * int(open("/proc/self/statm").read().split()[0]) + (mib << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
 for line in sys.stdin:
     script, argv, folder, said, before = json.loads(line)
     if (pid := os.fork()) == 0:
@@ -74,19 +77,12 @@ class Child:
 
     def left(self) -> list[int]:
         """The processes of its session that run: ranks, loaders, itself."""
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == self.pid and fields[0] != "Z":
-                found.append(int(stat.parent.name))
-        return found
+        found = subprocess.run(["pgrep", "--session", str(self.pid)], capture_output=True, text=True).stdout
+        return [*filter(is_alive, map(int, found.split()))]
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory) -> Iterator:
+@pytest.fixture(scope="module", name="warm")
+def warm_fixture(tmp_path_factory) -> Iterator[Callable[..., Child]]:
     """warm("train", argv, before="code that the fork runs first") -> Child, in the current folder."""
     folder, children = tmp_path_factory.mktemp("said"), []
     command = [sys.executable, "-c", SERVER, str(ROOT)]
@@ -95,7 +91,7 @@ def warm(tmp_path_factory) -> Iterator:
     def start(script: str, argv: list, before: str = "") -> Child:
         said = folder / str(len(children))
         said.touch()
-        server.stdin.write(json.dumps([script, [*map(str, argv)], os.getcwd(), str(said), before]) + "\n")
+        server.stdin.write(json.dumps([script, [*map(str, argv)], str(Path.cwd()), str(said), before]) + "\n")
         server.stdin.flush()
         children.append(Child(int(server.stdout.readline()), said))
         return children[-1]

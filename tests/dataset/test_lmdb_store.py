@@ -37,11 +37,8 @@ def make_lmdb(path, content):
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_one_that_memory_has_no_room_for_is_not_called_damaged(tmp_path):
     path = make_lmdb(tmp_path / "x.lmdb", {"a": bytes(9 << 20)})
-
-    assert (
-        as_child(lambda: len(LmdbImages(path)), memory=6)
-        == f"MemoryError: {path}: its 9 MiB are mapped into memory as a whole"
-    )
+    answer = as_child(lambda: len(LmdbImages(path)), memory=6)
+    assert answer == f"MemoryError: {path}: its 9 MiB are mapped into memory as a whole"
 
 
 @pytest.mark.parametrize("prefix", ["/dataset/val/", "/somewhere/else/", "", "D:\\imagenet\\", "/" + 600 * "long/"])

@@ -160,7 +160,7 @@ def test_hosts_that_tell_each_other_the_loopback(start_run, two_hosts) -> None:
 
 
 def test_ctrl_c_while_gloo_connects(start_run, two_hosts) -> None:
-    runs = on_two_hosts(start_run, two_hosts, "talk", I2SB_RENDEZVOUS_SECONDS="80", GLOO_SOCKET_IFNAME="lo")
+    runs = on_two_hosts(start_run, two_hosts, "talk", I2SB_RENDEZVOUS_SECONDS="600", GLOO_SOCKET_IFNAME="lo")
     assert any("failed to connect" in line for line in runs[1].process.stderr)
     for one in runs:
         one.process.send_signal(signal.SIGINT)

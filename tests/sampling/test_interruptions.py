@@ -149,10 +149,11 @@ for script, argv in ast.literal_eval(sys.argv[2]):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
-def test_peak_memory_does_not_grow_with_the_number_of_images(here):
+@pytest.mark.parametrize("count", [512, pytest.param(1000, marks=pytest.mark.slow)])
+def test_peak_memory_does_not_grow_with_the_number_of_images(here, count):
     rng = np.random.default_rng(0)
     (here / "many/val/noise").mkdir(parents=True)
-    names = [f"noise/{i:04d}.png" for i in range(512)]
+    names = [f"noise/{i:04d}.png" for i in range(count)]
     for name in names:
         pixels = np.linspace(0, 200, SIZE)[:, None, None] + rng.integers(0, 50, (SIZE, SIZE, 3))
         Image.fromarray(pixels.astype(np.uint8)).save(here / "many/val" / name, compress_level=0)

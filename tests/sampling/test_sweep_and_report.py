@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,15 +124,15 @@ def test_a_report_from_flag_and_from_script(here):
 
 def test_a_full_standard_output_costs_the_files_nothing(restored, capsys, monkeypatch):
     judge(restored, "samples_nfe2")
-    folder, one = restored / "results" / NAME, [*sweep_argv(restored), "--nfe", "2"]
-    with open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        for script, argv, made in (
-            (report, of(restored, "samples_nfe2"), folder / "samples_nfe2/report.html"),
-            (sweep_nfe, one, folder / "sweep.png"),
-        ):
+    folder = restored / "results" / NAME
+    for script, argv, made in (
+        (report, of(restored, "samples_nfe2"), folder / "samples_nfe2/report.html"),
+        (sweep_nfe, [*sweep_argv(restored), "--nfe", "2"], folder / "sweep.png"),
+    ):
+        with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
             assert "error: standard output: No space left" in refusal(capsys, script, argv)
-            assert made.exists()
+        assert made.exists()
 
 
 def test_what_a_report_lacks_is_one_line(here, capsys):
