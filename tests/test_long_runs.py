@@ -214,10 +214,10 @@ MOMENTS = [
     *(("train", TRAINING, free) for free in (0, 16, 500, 2500, 4940, 4948)),
     ("train", [*TRAINING, "--log-writer", "tensorboard"], 40),
     *(("sample", sampling("--nfe", "3", "--batch-size", "4"), free) for free in (0, 20, 150, 400)),
-    ("compute_metrices", judging("samples_nfe2", "--metrics", "psnr", "mae"), 0),
+    ("compute_metrices", judging(), 0),
     ("report", ["--ckpt", NAME, "--dataset-dir", "photos", "--sample-dir", "samples_nfe2"], 40),
     ("sweep_nfe", sampling("--nfe", "2", "--metrics", "psnr", "ssim"), 8),
-    ("build_lmdb", ["photos/train", "photos/x.lmdb"], 1200),
+    ("build_lmdb", ["photos/train", "photos/x.lmdb"], 8),
 ]
 
 
