@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -60,7 +61,7 @@ class Child:
         until(lambda: words in self.said() or not is_alive(self.pid))
 
     def kill(self, number: int, seconds: float = 0) -> bool:
-        """Send a signal after some time, and SIGKILL's end is awaited; False where it had ended before."""
+        """Send a signal after some time; False where it had ended before."""
         time.sleep(seconds)
         if not is_alive(self.pid):
             return False
@@ -69,7 +70,7 @@ class Child:
 
     def wait(self) -> tuple[int, str]:
         """(exit code, last line); without one where it was killed."""
-        until(lambda: not is_alive(self.pid), 300)
+        until(lambda: not is_alive(self.pid), 900)
         lines = self.said().splitlines() or [""]
         if not lines[-1].startswith("exit code "):
             return -1, lines[-1]
@@ -97,8 +98,7 @@ def warm_fixture(tmp_path_factory) -> Iterator[Callable[..., Child]]:
         return children[-1]
 
     yield start
-    for child in children:
-        for pid in child.left():
-            os.kill(pid, 9)
+    for pid in children[-1].left():  # all others were awaited
+        os.kill(pid, signal.SIGKILL)
     server.kill()
     server.communicate()
