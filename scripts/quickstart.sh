@@ -34,9 +34,8 @@ except ValueError as error:
     sys.exit(f"quickstart.sh: --corrupt {error}")
 PY
 case "$TASK" in
-    sr4x-bicubic|jpeg-10|colorize) DEMO="demo-$TASK" ;;
+    sr4x-bicubic|jpeg-10) DEMO="demo-$TASK" ;;
     blur-gauss-2) DEMO=demo-deblur ;;
-    inpaint-freeform*) DEMO=demo-inpaint ;;
     *) DEMO="" ;;
 esac
 mkdir -p quickstart && cd quickstart
