@@ -143,7 +143,8 @@ def _draw(axes: Any, points: Sequence[Point], metric: str) -> None:
         own = [(point.nfe, point.scores[metric]) for point in points if point.sampler == sampler]
         x, y = [nfe for nfe, _ in own], np.array([score.value for _, score in own])
         ends = np.array([score.interval or (score.value, score.value) for _, score in own])
-        axes.errorbar(x, y, abs(ends.T - y), fmt="o-", color=color, capsize=3, label=sampler)
+        axes.plot(x, y, "o-", color=color, label=sampler)
+        axes.vlines(x, *ends.T, color=color, alpha=0.5)  # that of a Frechet distance may lie above it
     baseline = points[0].baseline.get(metric)
     if baseline is not None and baseline.value is not None:
         axes.axhline(baseline.value, color="#57534e", linestyle="--", label=points[0].made[1]["baseline"])
