@@ -177,6 +177,7 @@ NO_FOLDER = "x.py: error: no folder for temporary files can be written to; TMPDI
         (KeyboardInterrupt(), 130, "x.py: interrupted\n"),
         (MemoryError(), 2, f"{NO_MEMORY}MemoryError\n"),
         (RuntimeError("can't start new thread"), 2, f"{NO_MEMORY}can't start new thread\n"),
+        (RuntimeError("could not create a primitive"), 2, f"{NO_MEMORY}could not create a primitive\n"),
         (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), 2, NO_FOLDER),
     ],
 )

@@ -16,8 +16,9 @@ from i2sb.errors import EndedElsewhere, SomeFailed, UserError, one_line, printab
 # What a training saves for: of people, schedulers, limits, and of a terminal that is lost.
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU]
 
-# How the loader of libraries, the system and Python's threads say that there is no memory.
+# How the loader of libraries, the system, Python's threads and oneDNN say that there is no memory.
 _NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory", "can't start new thread")
+_NO_MEMORY += ("could not create a primitive",)
 
 
 def run_script(name: str, work: Callable[[], int], debug: bool = False) -> int:
