@@ -138,7 +138,8 @@ def test_rgba_rectangles_are_drawn_resumed_and_not_mixed_up(tmp_path, monkeypatc
     drawn = ["--ckpt", "run", "--sample-dir", "samples_nfe2", "--dataset-dir", str(tmp_path / "data"), "--tile", "24"]
     assert draw_comparison.main([*drawn, "--rows", "1"]) == 0
     with Image.open("comparison.png") as picture:
-        assert picture.size == (16 + 24 + 8 + 24 + 8 + 24 + 16, 16 + 34 + 20 + 40 + 20 + 8 + 16)  # tiles of 24x40
+        # four tiles of 24x40: degraded, baseline, restored, clean
+        assert picture.size == (16 + 4 * 24 + 3 * 8 + 16, 16 + 34 + 2 * 20 + 40 + 20 + 8 + 16)
 
 
 def test_what_a_training_will_take_is_said(tmp_path, monkeypatch, capsys):
