@@ -73,7 +73,7 @@ def load_fitting(net: BridgeNet, loaded: Mapping[str, Any], path: str | Path) ->
         state = dict(zip(state, loaded["ema"]["shadow_params"]))
     state, adapted = _adapted(state, mine)
     fitting = {name: value for name, value in state.items() if name in mine and value.shape == mine[name].shape}
-    if not fitting:
+    if not any(value.ndim > 1 for value in fitting.values()):  # a bias alone is no start
         raise UserError(f"--init-from: nothing of {path} fits the network of the options, see --net and --num-channels")
     net.diffusion_model.load_state_dict(fitting, strict=False)
     layers = dict.fromkeys(name.rpartition(".")[0] for name in mine if name not in fitting)

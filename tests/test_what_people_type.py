@@ -19,6 +19,7 @@ import sample
 import train
 from guided_diffusion import presets
 from i2sb.errors import UserError
+from i2sb.export import demos
 from i2sb.fetch import fetch_checkpoint
 from i2sb.options import metrics, parse_metrics_options, parse_sample_options, parse_train_options, sampling
 from i2sb.runtime.download import download
@@ -114,7 +115,7 @@ def test_help_says_what_the_checkpoint_decides(parser, seed):
 
 
 def test_unknown_names_say_what_there_is(here, capsys):
-    meant = "did you mean sr4x-pool? There are sr4x-pool;"
+    meant = f"did you mean sr4x-pool? There are {', '.join(sorted([*demos(), NAME]))};"
     assert meant in refusal(capsys, sample, sample_argv(here / "photos", "sr4x-bool"))
     assert meant in refusal(capsys, train, train_argv(here / "photos", "--ckpt", "sr4xpool"))
     judged = metrics_argv(here / "photos", NAME, "samples_nfe20")

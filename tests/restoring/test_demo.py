@@ -83,7 +83,7 @@ class Page(Browser):
 
     def message(self):
         """What the page says has gone wrong."""
-        until(lambda: self.all(".toast-body"))
+        until(lambda: self.all(".toast-body") and self.all(".toast-body")[0].text)  # it fades in
         text = self.all(".toast-body")[0].text
         self.run("document.querySelector('.toast-close')?.click()")
         until(lambda: not self.all(".toast-body"))
