@@ -54,7 +54,7 @@ class SuperResolution(Corruption):
 
     def baseline(self, x1: Tensor, mask: Tensor | None = None) -> Tensor:
         """As Pillow enlarges the small image (Keys 1981, a = -0.5): rows, then columns, each rounded to 8 bits."""
-        out = as_file(x1)[..., :: self.scale, :: self.scale]
+        out = as_file(x1).cpu()[..., :: self.scale, :: self.scale]
         for scale in ((1, self.scale), (self.scale, 1)):
             out = as_file(F.interpolate(out, scale_factor=scale, mode="bicubic", antialias=True))  # without, a is -0.75
         return out[..., : x1.shape[2], : x1.shape[3]].to(x1)

@@ -112,10 +112,11 @@ class Optimizer:
             iteration: how many steps were taken, which a state without a schedule does not say.
         """
         mine, my_rates = dict(self.adamw.param_groups[0]), self._rates()
-        self.adamw.load_state_dict(state["optimizer"])
+        # How to compute on this device, before loading: it decides where torch puts each `step`.
+        ways = {key: mine[key] for key in ("fused", "foreach", "capturable", "differentiable")}
+        groups = [{**group, **ways} for group in state["optimizer"]["param_groups"]]
+        self.adamw.load_state_dict({**state["optimizer"], "param_groups": groups})
         for group in self.adamw.param_groups:
-            for key in ("fused", "foreach", "capturable", "differentiable"):  # ways to compute on this device
-                group[key] = mine[key]
             if "l2_norm" in keep:
                 group["weight_decay"] = mine["weight_decay"]
         sched = state.get("sched")

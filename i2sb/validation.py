@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,17 @@ def _scores(training: Any, shown: dict[str, Tensor], given: Given, draws: Traini
 
 
 def _write_means(training: Any, scores: dict[str, list[float]]) -> dict[str, float]:
-    """The mean of each score over the images of all ranks, the same on each of them."""
+    """The mean of each score over the images of all ranks, the same on each of them.
+
+    An image that is infinite in one row (PSNR of equal images) is left out of all rows, as in compute_metrices.py.
+    """
     ranks = gather_objects(scores)
     together = {key: [value for rank in ranks for value in rank[key]] for key in scores}
-    means = {key: sum(values) / len(values) for key, values in together.items()}
+    means = {}
+    for key, values in together.items():
+        rows = [others for name, others in together.items() if name.split("/")[0] == key.split("/")[0]]
+        kept = [value for value, *row in zip(values, *rows) if all(map(math.isfinite, row))] or values
+        means[key] = sum(kept) / len(kept)
     if means:
         training.writer.add_scalars(training.state.iteration, means)
         training.log.info("[Eval] " + " | ".join(f"{key} {value:.4g}" for key, value in means.items()))
@@ -111,7 +119,7 @@ def _keep_best(training: Any, means: dict[str, float]) -> None:
     """Save, and keep as best.pt, where no evaluation before was better; all ranks come to the same."""
     metric, state = training.opt.keep_best, training.state
     value, sign = means[f"{metric}/restored"], -1 if metric == "loss" else 1
-    if state.best is None or sign * value > sign * state.best["value"]:
+    if math.isfinite(value) and (state.best is None or sign * value > sign * state.best["value"]):
         state.best = {"metric": metric, "value": value, "iteration": state.iteration}
         training.save()
         training.log.info(f"[Save] {training.latest.with_name(BEST)}: {metric} {value:.5g} is the best so far")

@@ -18,11 +18,12 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-EXTRAS=perceptual source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 if [ -n "$HELP" ]; then
     echo "usage: bash scripts/quickstart.sh [--corrupt TASK]      writes ./quickstart; tasks:"
-    PYTHONPATH="$ROOT" exec "$PYTHON" -c 'from corruption.names import *; print(*TASKS, *PATTERNS, sep="\n")'
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    exec python3 -c 'from corruption.names import *; print(*TASKS, *PATTERNS, sep="\n")'
 fi
+EXTRAS=perceptual source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 PYTHONPATH="$ROOT" "$PYTHON" - "$TASK" <<'PY'
 import sys
 from corruption.names import check_task
@@ -40,6 +41,7 @@ case "$TASK" in
 esac
 mkdir -p quickstart && cd quickstart
 ACTIVATE="source $(printf %q "$(dirname "$PYTHON")/activate")"
+[ -e "$(dirname "$PYTHON")/activate" ] || ACTIVATE="conda activate $(printf %q "${CONDA_PREFIX:-i2sb}")"
 printf 'The commands below can be typed after\n%s\ncd %q\n' "$ACTIVATE" "$PWD"
 
 step() {  # a headline, then the command as one could type it
@@ -48,7 +50,6 @@ step() {  # a headline, then the command as one could type it
 }
 
 DATA=photographs
-SAMPLES=(samples_nfe1 samples_nfe5_dbim2)
 TRAIN=(
     --net tiny --cond-x1 --channels-last --image-size 64 --num-workers 1
     --batch-size 8 --microbatch 8 --num-itr 400
@@ -66,11 +67,9 @@ step "Training a small bridge for $TASK" \
 
 step "Restoring the held-out photographs with one network call each" \
     sample.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 256 --nfe 1 --overwrite
-step "The same with five" \
-    sample.py --ckpt "$TASK" --dataset-dir "$DATA" --image-size 256 --nfe 5 --sampler dbim2 --overwrite
 
 step "Evaluating, against the classical answer too" compute_metrices.py --ckpt "$TASK" --dataset-dir "$DATA" \
-    --image-size 256 --sample-dir "${SAMPLES[@]}" --metrics psnr ssim perceptual
+    --image-size 256 --sample-dir samples_nfe1 --metrics psnr ssim perceptual
 
 step "Your bridge ${DEMO:+beside the demo model, }at one network call" \
     scripts/restore_examples.py --input "$DATA/val" --ckpt "$TASK" $DEMO --nfe 1 --out "$TASK.png"
