@@ -357,7 +357,7 @@ def locate(name_or_path: str | Path) -> Path:
     name, is_ours = str(name_or_path), (RESULTS / name_or_path).is_dir()
     if Path(name).exists() and not is_ours:
         return Path(name)
-    is_ours = is_ours or RESULTS in Path(name).parents  # a path with a typing error, not a stranger's weights
+    is_ours = is_ours or RESULTS in Path(name).parents  # a mistyped path is no name of the hub
     return hub.fetch(name) if hub.NAME.fullmatch(name) and not is_ours else find_weights(name)
 
 

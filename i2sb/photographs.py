@@ -77,7 +77,7 @@ class Photograph:
             wanted = "[H,W] or [H,W,C], of whole numbers or floating point"
             raise ValueError(f"a picture is an array {wanted}; got {array.dtype} {list(array.shape)}")
         if array.dtype.kind == "f" and (count := array.size - np.count_nonzero(np.isfinite(array))):
-            raise ValueError(f"{count} of its {array.size} values are no numbers (nan or inf)")
+            raise ValueError(f"{count} of its {array.size} values are NaN or inf")
         others["value_range"] = value_range or _type_range(array)
         if array.shape[2] in (2, 4) and array.shape[2] != channels:
             return cls(array[..., :-1], alpha=array[..., -1], **others)

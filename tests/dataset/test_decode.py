@@ -67,14 +67,14 @@ def test_tiffs_of_microscopes(bits, zero_is_white):
     [
         (RAMP.astype(np.int32), "int32, whose black and white only train.py --value-range LO HI says"),
         (RAMP.astype(np.float32), r"lie in \[0,1\], this one in \[0,252\]: train.py --value-range"),
-        (np.where(RAMP == 8, np.float32(np.nan), 0), r"^1 of its 64 values are no numbers \(nan or inf\)$"),
+        (np.where(RAMP == 8, np.float32(np.nan), 0), r"^1 of its 64 values are NaN or inf$"),
     ],
 )
 def test_numbers_of_other_types_need_a_range_and_nan_has_none(pixels, text):
     content = saved(Image.fromarray(pixels), "TIFF")
     with pytest.raises(ValueError, match=text):
         decode(content)
-    if "nan" in text:
+    if "NaN" in text:
         with pytest.raises(ValueError, match=text):
             decode(content, value_range=(0, 252))
     else:

@@ -79,7 +79,7 @@ def test_what_lies_outside_is_clipped_and_counted_and_nan_is_named(capsys):
     pixels[5] = np.nan
     tifffile.imwrite("b.tif", pixels)
     assert sample.main(argv("ranged", "--input", "b.tif", "--output", "other")) == 1
-    assert "b.tif (16 of its 384 values are no numbers (nan or inf))" in capsys.readouterr().err
+    assert "b.tif (16 of its 384 values are NaN or inf)" in capsys.readouterr().err
 
 
 def test_pairs_in_a_range_of_their_own_are_trained_restored_and_scored_with_all_their_bits(capsys):
