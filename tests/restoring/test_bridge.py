@@ -62,7 +62,7 @@ def test_it_gives_what_sample_gives_in_every_form(bridge, here):
     ("image", "mask", "message"),
     [
         (np.full((8, 8, 3), 200.0), None, r"lie in \[0,1\], this one in \[200,200\]"),
-        (np.full((8, 8, 3), np.nan), None, "nan"),
+        (np.full((8, 8, 3), np.nan), None, "192 of its 192 values are NaN or inf"),
         (torch.full((1, 3, 8, 8), 255.0), None, "this one has 255"),
         (torch.zeros(0, 3, 8, 8), None, "a tensor"),
         (torch.zeros(3, 8, 8), None, r"\[B,C,H,W\].*\[3, 8, 8\]"),
