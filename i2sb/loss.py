@@ -1,4 +1,4 @@
-"""What the loss has beyond the published one: `--loss-weight balanced` and `--perceptual`."""
+"""What the loss has beyond the published one: `--loss-weight balanced`, `--perceptual` and `--distill cbt`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from i2sb.features import PerceptualDistance
 from i2sb.runtime.distributed import mean_over_ranks
 
 NUM_BATCHES = 16  # s2 is measured on so many
+STAGES = 8  # of a distillation: n - r = n, n/2, .. n/128
 LOWEST = 0.1  # below this share of the steps, which few steps do not visit, x_t itself looks like x0
 
 
@@ -79,3 +80,20 @@ class Perceptual:
     def __call__(self, x0_hat: Tensor, x0: Tensor, step: Tensor) -> Tensor:
         """x0_hat, x0: [B,3,H,W]; step: [B].  A scalar."""
         return self.weight * (self.distance(x0_hat, x0) * (step >= self.first)).mean()
+
+
+def halvings(iteration: int, num_itr: int) -> int:
+    """How often the distance between the two steps of `earlier_step` has halved at this iteration: 0 to STAGES - 1."""
+    return min(STAGES * iteration // num_itr, STAGES - 1)
+
+
+def earlier_step(step: Tensor, halved: int) -> Tensor:
+    """The step r < n that consistency training compares step n with: r = n - n / 2^halved; 0 where n is 0.
+
+    Consistency bridge training (CBT, arXiv 2410.22637) with the distances of easy consistency tuning (ECT, arXiv
+    2406.14548): at first r = 0, where the answer is the clean image and the loss the ordinary one.
+
+    Args:
+        step: LongTensor [B].
+    """
+    return (step - (step >> halved).clamp(min=1)).clamp(min=0)

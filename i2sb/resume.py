@@ -25,7 +25,7 @@ BRIDGE_OPTIONS = ("interval", "t0", "T", "beta_max", "ot_ode", "cond_x1", "chann
 # What may be changed on purpose from one run to the next.
 TASK_OPTIONS = ("corrupt", "image_size", "add_x1_noise", "seed", "batch_size", "microbatch", "num_itr")
 TASK_OPTIONS += ("lr", "lr_gamma", "lr_step", "lr_schedule", "warmup", "l2_norm", "grad_clip", "ema")
-TASK_OPTIONS += ("ema_halflife_images", "loss_weight", "loss_s2", "perceptual", "crop", "val_split")
+TASK_OPTIONS += ("ema_halflife_images", "loss_weight", "loss_s2", "perceptual", "distill", "crop", "val_split")
 TASK_OPTIONS += ("precision", "grad_checkpoint", "channels_last", "deterministic", "clip_denoise", "max_nonfinite")
 TASK_OPTIONS += ("save_every", "keep_every", "eval_every", "eval_nfe", "eval_images", "keep_best")
 TASK_OPTIONS += ("init_from", "dataset_dir", "val_list", "exif_rotate", "skip_unreadable")

@@ -24,7 +24,7 @@ from i2sb.diffusion import Diffusion, label_from_x0, x0_from_label
 from i2sb.ema import ExponentialMovingAverage, average_decay
 from i2sb.errors import UserError
 from i2sb.initial_weights import load_fitting, load_initial, load_weights
-from i2sb.loss import Balance, Perceptual
+from i2sb.loss import Balance, Perceptual, earlier_step
 from i2sb.network import build_network
 from i2sb.noise import ImageNoise, Noise, TrainingDraws
 from i2sb.precision import LOW, autocast, set_float32_products
@@ -113,6 +113,7 @@ class Runner:
         forward: Callable,
         balance: Balance | None = None,
         perceptual: Perceptual | None = None,
+        halved: int | None = None,
     ) -> Tensor:
         """The loss of one micro-batch, a scalar.
 
@@ -121,6 +122,7 @@ class Runner:
             draws: source of all random numbers.
             forward: the network, or what wraps it.
             balance, perceptual: weight of the steps, and a further term; None: as published.
+            halved: train to be consistent with the network's own answer at `loss.earlier_step`; None: with x0.
         """
         opt = self.opt
         batch = make_batch(
@@ -133,8 +135,13 @@ class Runner:
         )
         x0 = batch.x0
         step = draws.integers(opt.interval, len(x0)).to(x0.device, non_blocking=True)
-        xt = self.diffusion.q_sample(step, x0, batch.x1, opt.ot_ode, randn=draws.randn_like)
-        label = self.compute_label(step, x0, xt)
+        randn, target = draws.randn_like, x0
+        if halved is not None:
+            z, earlier = randn(x0), earlier_step(step, halved)
+            randn = lambda _: z  # noqa: E731  both steps lie on one path
+            target = self._own_answer(earlier, batch, forward, randn)
+        xt = self.diffusion.q_sample(step, x0, batch.x1, opt.ot_ode, randn=randn)
+        label = self.compute_label(step, target, xt)
         with autocast(self.device, opt.precision):
             pred = forward(self._layout(xt), step, cond=batch.cond)
         x0_hat = self.compute_pred_x0(step, xt, pred) if perceptual else None
@@ -147,7 +154,18 @@ class Runner:
             balance.measure(x0, batch.x1, batch.mask)
             weight = balance.weight(self.diffusion.get_std_fwd(step, xdim=x0.shape[1:]))
             loss = (weight * (pred.float() - label).square()).mean()
+        if halved is not None:
+            loss = loss * 2**halved  # as the compared steps come closer, so do the answers
         return loss + perceptual(x0_hat, x0, step) if perceptual else loss
+
+    def _own_answer(self, step: Tensor, batch: Batch, forward: Callable, randn: Noise) -> Tensor:
+        """The network's x0 at `step` of the path that `randn` draws, without gradient; the clean image at step 0."""
+        with torch.no_grad():
+            xt = self.diffusion.q_sample(step, batch.x0, batch.x1, self.opt.ot_ode, randn=randn)
+            with autocast(self.device, self.opt.precision):
+                pred = forward(self._layout(xt), step, cond=batch.cond)
+            x0_hat = self.compute_pred_x0(step, xt, pred.float())
+            return torch.where((step == 0).view(-1, 1, 1, 1), batch.x0, x0_hat)
 
     def train(
         self,

@@ -22,7 +22,7 @@ from i2sb.ckpt_util import BEST, LATEST, keep_checkpoint, save_checkpoint
 from i2sb.errors import UserError
 from i2sb.forecast import TimeLeft, before_training
 from i2sb.loader import check_same_images, training_loader
-from i2sb.loss import Balance, Perceptual
+from i2sb.loss import Balance, Perceptual, halvings
 from i2sb.meter import Meter
 from i2sb.noise import TrainingDraws
 from i2sb.optimizer import Optimizer
@@ -205,6 +205,7 @@ class Training:
         None after a signal, also where data do not come: nothing of the iteration counts.
         """
         losses = []
+        halved = halvings(self.state.iteration, self.opt.num_itr) if self.opt.distill else None
         for micro in range(self.num_micro):
             loaded, last = stop.next(batches), micro == self.num_micro - 1
             # Before the gradients travel, once, with the last micro-batch: until then a rank may wait for data.
@@ -212,7 +213,7 @@ class Training:
                 return None
             given = unpack(loaded).to(self.runner.device)
             with contextlib.nullcontext() if last or self.world_size == 1 else self.forward.no_sync():
-                more = (self.forward, self.balance, self.perceptual)
+                more = (self.forward, self.balance, self.perceptual, halved)
                 loss = self.runner.training_loss(given, self.corrupt, self.draws, *more)
                 self.optimizer.backward(loss)
             losses.append(loss.detach())

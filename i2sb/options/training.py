@@ -99,6 +99,8 @@ def _add_optimization(parser: Parser) -> None:
     add("--loss-s2", type=non_negative_float, default=0.0, metavar="S2", help=s2)
     perceptual = "weight of how different predicted and clean images look to EfficientNet-Lite0 (0: does not count)"
     add("--perceptual", type=non_negative_float, default=0.0, metavar="W", help=perceptual)
+    distill = "cbt: train the weights of --init-from to answer alike at all steps of a path, for one or two calls"
+    add("--distill", choices=("cbt",), help=distill)
     add("--no-pretrained", action="store_true", help="start ADM-256 from random weights, fetch nothing")
     nonfinite = "stop after N consecutive steps with NaN or inf in loss or gradients (each is skipped)"
     add("--max-nonfinite", type=positive_int, default=50, metavar="N", help=nonfinite)
@@ -162,6 +164,8 @@ def contradiction(opt: argparse.Namespace) -> str | None:
         return reason
     if opt.value_range and opt.value_range[0] >= opt.value_range[1]:
         return f"--value-range {size_text(opt.value_range)}: LO must be below HI"
+    if opt.distill and opt.ckpt is None and opt.init_from is None:
+        return f"--distill {opt.distill}: starts from trained weights; give --init-from NAME"
     if opt.t0 >= opt.T:
         return f"--t0 {opt.t0:g}: must be below --T {opt.T:g}"
     if opt.eval_nfe is not None and opt.eval_nfe >= opt.interval:

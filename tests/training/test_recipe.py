@@ -12,9 +12,12 @@ from small_runs import logged, pictures, script, train_argv
 from test_resume import assert_same_bits, state
 
 import train
-from i2sb.diffusion import Diffusion
+from i2sb.batch import Given
+from i2sb.bridge import Bridge
+from i2sb.diffusion import Diffusion, label_from_x0
 from i2sb.features import PerceptualDistance
-from i2sb.loss import NUM_BATCHES, Balance, Perceptual
+from i2sb.loss import NUM_BATCHES, STAGES, Balance, Perceptual, earlier_step, halvings
+from i2sb.noise import TrainingDraws
 from i2sb.optimizer import Optimizer
 from i2sb.runner import Runner
 from i2sb.schedule import make_betas
@@ -23,10 +26,15 @@ RECIPE = ["--loss-weight", "balanced", "--lr-schedule", "cosine", "--warmup", "3
 RECIPE += ["--ema-halflife-images", "20"]
 
 
-def test_the_whole_recipe_resumes_to_the_same_bits(dataset, monkeypatch):
+@pytest.mark.parametrize("distill", [[], ["--distill", "cbt"]])
+def test_the_whole_recipe_resumes_to_the_same_bits(dataset, monkeypatch, distill):
     """Interrupted by a signal, which leaves --num-itr as it is: while the variance is being measured, and after."""
-    argv = train_argv(dataset, "--deterministic", "--num-itr", "20", "--batch-size", "2", *RECIPE)
-    assert train.main([*argv, "--name", "straight"]) == 0
+    argv = train_argv(dataset, "--deterministic", "--num-itr", "20", "--batch-size", "2", *RECIPE, *distill)
+    begin = []
+    if distill:
+        assert train.main([*train_argv(dataset, "--num-itr", "1"), "--name", "teacher"]) == 0
+        begin = ["--init-from", "teacher"]
+    assert train.main([*argv, "--name", "straight", *begin]) == 0
     compute, calls = Runner.training_loss, []
 
     def signalled(*args):
@@ -37,7 +45,7 @@ def test_the_whole_recipe_resumes_to_the_same_bits(dataset, monkeypatch):
 
     monkeypatch.setattr(Runner, "training_loss", signalled)
     for done in (3, 18, 20):
-        resumed = ["--ckpt", "parts"] if calls else []
+        resumed = ["--ckpt", "parts"] if calls else begin
         assert train.main([*argv, "--name", "parts", *resumed]) == 0
         assert len(calls) == state("parts")["resume"]["iteration"] == done
     assert_same_bits(state("straight"), state("parts"))
@@ -171,3 +179,49 @@ def test_without_the_extra_one_line_says_what_to_install(dataset, monkeypatch, c
     assert train.main(train_argv(dataset, "--perceptual", "0.1")) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("train.py: error: --perceptual 0.1: needs a pretrained network: pip install")
+
+
+# Distillation
+
+
+def test_the_compared_steps_come_closer():
+    assert [halvings(i, 800) for i in (0, 99, 100, 799, 900)] == [0, 0, 1, STAGES - 1, STAGES - 1]
+    step = torch.tensor([0, 1, 2, 100, 999])
+    assert earlier_step(step, 0).tolist() == [0, 0, 0, 0, 0]
+    assert earlier_step(step, 1).tolist() == [0, 0, 1, 50, 500]
+    assert earlier_step(step, STAGES - 1).tolist() == [0, 0, 1, 99, 992]
+
+
+@pytest.mark.parametrize("halved", [0, 1, 4])
+def test_what_the_distillation_compares(halved):
+    """Networks whose answer is known: what varies from step to step costs, the noise of the path itself does not."""
+    runner = Bridge.create({"task": "jpeg-5", "network": "tiny", "image_size": 8, "interval": 64}).runner
+    table, (x0, x1) = runner.diffusion, torch.randn(2, 16, 3, 8, 8)
+
+    def loss(answer):
+        seen = []
+
+        def network(xt, step, cond):
+            seen.append(step)
+            std, mu_x0, mu_x1, sb = (
+                t[step].view(-1, 1, 1, 1) for t in (table.std_fwd, table.mu_x0, table.mu_x1, table.std_sb)
+            )
+            return label_from_x0(std, answer(step.view(-1, 1, 1, 1), (xt - mu_x0 * x0 - mu_x1 * x1) / sb), xt)
+
+        draws = TrainingDraws(0, 1, torch.device("cpu"), 0)
+        value = runner.training_loss(Given(x0, x1), None, draws, network, halved=halved)
+        return float(value), *seen
+
+    assert loss(lambda n, z: x0)[0] == pytest.approx(0, abs=1e-8)
+    value, r, n = loss(lambda n, z: x0 + 0.01 * n)
+    assert torch.equal(r, earlier_step(n, halved))
+    assert value == pytest.approx(2**halved * float((0.01 * (n - r) / table.std_fwd[n]).square().mean()), rel=1e-3)
+    value, r, n = loss(lambda n, z: x0 + z)
+    ends = (r == 0) / table.std_fwd[n] ** 2  # there the answer is the clean image
+    assert value == pytest.approx(2**halved * float(ends.mean()), rel=0.2, abs=1e-5)
+
+
+def test_a_distillation_starts_from_trained_weights(dataset, capsys):
+    with pytest.raises(SystemExit):
+        train.main(train_argv(dataset, "--distill", "cbt"))
+    assert "--distill cbt: starts from trained weights; give --init-from NAME" in capsys.readouterr().err
