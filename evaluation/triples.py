@@ -11,13 +11,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from corruption import Corruption
-from corruption.mixture import Mixture
 from dataset.images import WithChecksum
-from i2sb.batch import degrade, unpack
+from i2sb.batch import baseline, degrade, unpack
 from i2sb.errors import UserError
 from i2sb.loader import ordered_loader
 from i2sb.noise import ImageNoise
-from i2sb.operator_file import operator_errors
 from i2sb.recon import Recon
 
 
@@ -76,9 +74,5 @@ class Triples:
         if degraded is None:
             noise = ImageNoise(self.seed, numbers, self.device)
             degraded, mask = degrade(given.x0, self.corrupt, index, randn=noise.randn_like)
-        baseline = degraded
-        if self.with_baseline:
-            kinds = {"index": index} if isinstance(self.corrupt, Mixture) else {}
-            with operator_errors():
-                baseline = self.corrupt.baseline(degraded, mask, **kinds)
-        return Triple(numbers, given.x0, degraded, baseline, restored.to(self.device), given.labels)
+        classical = baseline(degraded, self.corrupt, mask, index) if self.with_baseline else degraded
+        return Triple(numbers, given.x0, degraded, classical, restored.to(self.device), given.labels)

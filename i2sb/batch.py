@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from corruption.base import Corruption
+from corruption.mixture import Mixture
 from i2sb.errors import UserError
 from i2sb.noise import Noise
 from i2sb.operator_file import operator_errors
@@ -125,3 +126,12 @@ def degrade(
         else:
             shown = corrupt(x0, index, integers)
     return shown if isinstance(shown, tuple) else (shown, None)
+
+
+def baseline(x1: Tensor, corrupt: Callable, mask: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+    """The classical answer to degraded images [B,C,H,W], see `Corruption.baseline`; x1 itself where there is none."""
+    if not isinstance(corrupt, Corruption):
+        return x1
+    kinds = {"index": index} if isinstance(corrupt, Mixture) else {}
+    with operator_errors():
+        return corrupt.baseline(x1, mask, **kinds)

@@ -197,6 +197,8 @@ class Training:
                 self.save()
         if state.saved != state.iteration:
             self.save()
+        if not stopped_by and self._due_for_evaluation():  # of the finished network
+            stopped_by = evaluate(self, stop)
         return stopped_by
 
     def step(self, batches: Iterator[Any], stop: StopSignal) -> tuple[Tensor, Tensor] | None:

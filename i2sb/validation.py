@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from i2sb.batch import Given, unpack
+from i2sb.batch import Given, baseline, unpack
 from i2sb.ckpt_util import BEST
 from i2sb.loader import ordered_loader
 from i2sb.noise import TrainingDraws
@@ -66,7 +66,9 @@ def evaluate(training: Any, stop: StopSignal) -> str | None:
                     if len(pictures) * opt.microbatch < SHOWN:
                         pictures.append(shown)
                     states = states or {"restored": xs, "predicted_clean": pred_x0s}
-                    for key, values in _scores(training, shown, given, draws).items():
+                    classical = baseline(batch.x1, training.corrupt, batch.mask, torch.tensor(numbers))
+                    judged = shown if classical is batch.x1 else {"baseline": classical.cpu(), **shown}
+                    for key, values in _scores(training, judged, given, draws).items():
                         once = (value for place, value in zip(each, values) if place < count)
                         scores.setdefault(key, []).extend(once)
         except _Stopped as stopped:

@@ -32,7 +32,8 @@ def test_train_resume_sample_judge_in_own_processes(tmp_path):
     dataset = photos(tmp_path / "photos")
     done = script("train", train_argv(dataset, "--ot-ode", "--eval-every", "100", "--eval-nfe", "2"), tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "[Eval] psnr/degraded" in done.stderr
+    assert "[Eval] psnr/baseline" in done.stderr
+    assert "psnr/degraded" in done.stderr
     folder = tmp_path / "results/sr4x-pool"
     assert {"latest.pt", "options.pkl", "options.json"} <= {p.name for p in folder.iterdir()}
     assert load(folder / "latest.pt")["resume"]["iteration"] == 4
