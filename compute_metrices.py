@@ -27,10 +27,11 @@ def judge(opt: argparse.Namespace) -> None:
     import torch
 
     from evaluation.judge import judge_folders
+    from evaluation.no_reference import judge_pictures
 
     torch.manual_seed(opt.seed)
     with explained(opt, smaller="--batch-size"):
-        judge_folders(opt)
+        judge_pictures(opt) if opt.input else judge_folders(opt)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,13 @@ def _dists(classes: Sequence[str], device: str, border: int) -> Judge:
     return lambda images, clean, labels: distance(images, clean)
 
 
+def _arniqa(classes: Sequence[str], device: str, border: int) -> Judge:
+    from evaluation.quality_networks import build_arniqa
+
+    quality = build_arniqa(device)
+    return lambda images, clean, labels: quality(images)
+
+
 def _spatial(device: str) -> Callable[[Tensor], Tensor]:
     from evaluation.spatial import SpatialFeatures
 
@@ -154,6 +161,7 @@ METRICS = {
     "accuracy": Metric("Accuracy", "%", "↑", 1, 100, of_one=True, per_image=_accuracy),
     "lpips": Metric("LPIPS", "", "↓", 4, min_size=31, per_image=_lpips),
     "dists": Metric("DISTS", "", "↓", 4, per_image=_dists),
+    "arniqa": Metric("ARNIQA", "", "↑", 4, min_size=2, of_one=True, per_image=_arniqa),
     "perceptual": Metric("Perceptual", "", "↓", 4, per_image=_perceptual),
     "fd_spatial": Metric("FD spatial", "", "↓", 2, to_clean=_spatial),
     "fid": Metric("FID", "", "↓", 2, of_sets=_fid),

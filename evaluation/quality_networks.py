@@ -1,6 +1,6 @@
-"""DISTS (Ding et al. 2020): torchmetrics' network, with weights that we fetch.
+"""DISTS (Ding et al. 2020) and ARNIQA (Agnolucci et al. 2024): torchmetrics' networks, with weights that we fetch.
 
-It looks at 8-bit pixels (rounded to nearest, as an image file would hold them) at the images' own size, like PSNR.
+Both look at 8-bit pixels (rounded to nearest, as an image file would hold them) at the images' own size, like PSNR.
 """
 
 from __future__ import annotations
@@ -31,6 +31,33 @@ def build_dists(device: str | torch.device = "cpu") -> Callable[[Tensor, Tensor]
     with mock.patch.object(dists, "vgg16", return_value=SimpleNamespace(features=features)):
         network = dists.DISTSNetwork().to(device).eval().requires_grad_(False)
     return lambda images, clean: network(_seen(images, device), _seen(clean, device)).reshape(-1)
+
+
+def build_arniqa(device: str | torch.device = "cpu") -> Callable[[Tensor], Tensor]:
+    """ARNIQA, trained on KonIQ-10k: images [B,3,H,W] as for `psnr` -> quality [B] float32, about 0 to 1 (best).
+
+    Raises MetricUnavailable where the weights cannot be had.
+    """
+    from torchmetrics.functional.image.arniqa import _ARNIQA
+
+    class Network(_ARNIQA):
+        def _load_weights(self) -> None:
+            """In place of torchmetrics' own, which unpickles what it downloads."""
+            _fill(self.encoder, addresses.ARNIQA_ENCODER, "model.")
+            remote = addresses.ARNIQA_REGRESSOR
+            state = weights.load(remote, script=True)
+            try:
+                self.regressor.load_state_dict({"weight": state["weights"], "bias": state["biases"].reshape(1)})
+            except (KeyError, RuntimeError) as error:
+                raise weights.broken(remote, error) from error
+
+    network = Network().to(device).eval()
+
+    @torch.no_grad()
+    def judge(images: Tensor) -> Tensor:
+        return network(_seen(images, device), normalize=True).reshape(-1)
+
+    return judge
 
 
 def _seen(images: Tensor, device: str | torch.device) -> Tensor:

@@ -8,7 +8,7 @@ from evaluation.metrics import MetricUnavailable
 from i2sb.addresses import Remote
 from i2sb.errors import UserError, one_line
 from i2sb.fetch import fetch
-from i2sb.runtime.reading import load_torch
+from i2sb.runtime.reading import load_script, load_torch
 
 
 def find(remote: Remote, folder: Path | None = None) -> Path:
@@ -22,10 +22,14 @@ def find(remote: Remote, folder: Path | None = None) -> Path:
         raise MetricUnavailable(str(error)) from error
 
 
-def load(remote: Remote) -> dict:
-    """The state dict in the file in torch.hub's folder; no code in it runs.  Raises MetricUnavailable."""
+def load(remote: Remote, *, script: bool = False) -> dict:
+    """The state dict in the file in torch.hub's folder; no code in it runs.  Raises MetricUnavailable.
+
+    script: of a TorchScript archive.
+    """
+    read = load_script if script else load_torch
     try:
-        return dict(load_torch(find(remote)))  # without _metadata, which may be anything
+        return dict(read(find(remote)))  # without _metadata, which may be anything
     except (UserError, TypeError, ValueError) as error:  # the last two: no mapping
         raise broken(remote, error) from error
 

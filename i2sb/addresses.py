@@ -27,6 +27,7 @@ def _remote(what: str, url: str, **known: Any) -> Remote:
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
 _TORCH = "https://download.pytorch.org/models"
+_ARNIQA = "https://github.com/miccunifi/ARNIQA/releases/download/weights"
 
 ADM_WEIGHTS = _remote("the pretrained ADM weights", f"{_ADM}/256x256_diffusion_uncond.pt")
 FID_TRAIN_STATISTICS = _remote(
@@ -49,6 +50,8 @@ FREEFORM_BANK = Remote(
 RESNET50 = _remote("the ResNet-50 weights", f"{_TORCH}/resnet50-0676ba61.pth", sha256="0676ba61")
 ALEXNET = _remote("the AlexNet weights (for LPIPS)", f"{_TORCH}/alexnet-owt-7be5be79.pth", sha256="7be5be79")
 VGG16 = _remote("the VGG16 weights (for DISTS)", f"{_TORCH}/vgg16-397923af.pth", sha256="397923af")
+ARNIQA_ENCODER = _remote("ARNIQA's encoder", f"{_ARNIQA}/ARNIQA.pth")
+ARNIQA_REGRESSOR = _remote("ARNIQA's regressor", f"{_ARNIQA}/regressor_koniq10k.pth")
 INCEPTION_PYTORCH = _remote(
     "the Inception weights",
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",

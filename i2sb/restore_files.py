@@ -138,16 +138,19 @@ def _conclude(bridge: Bridge, opt: argparse.Namespace, jobs: list[Job], before: 
 # The list
 
 
-def find_inputs(inputs: Iterable[Path], output: Path) -> list[tuple[Path, Path]]:
+def find_inputs(inputs: Iterable[Path], output: Path | None) -> list[tuple[Path, Path]]:
     """(file, its name relative to the folder it was found in) of all files, folders and patterns, sorted.
 
     Folders are searched to any depth for files that Pillow reads, but for hidden ones and those with restored pictures.
+
+    Args:
+        output: a folder that is not searched, or None.
 
     Raises:
         UserError: nothing there.
     """
     found: dict[Path, Path] = {}
-    inputs, ours = list(inputs), output.resolve()
+    inputs, ours = list(inputs), (output or Path(os.devnull)).resolve()
     for path in inputs:
         if len(inputs) > 1 and path.resolve() == ours:
             continue  # a shell's pattern names it, too

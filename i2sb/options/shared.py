@@ -50,17 +50,17 @@ def add_gpu(group: Any) -> None:
     group.add_argument("--gpu", type=non_negative_int, metavar="ID", help="index of the one GPU to use (default: 0)")
 
 
-def add_samples(group: Any) -> None:
+def add_samples(group: Any, required: bool = True) -> None:
     add = group.add_argument
-    add("--ckpt", type=experiment, required=True, metavar="NAME", help="the samples are in results/NAME/")
+    add("--ckpt", type=experiment, required=required, metavar="NAME", help="the samples are in results/NAME/")
     folders = "which folder (or folders) in results/NAME/, such as samples_nfe999"
-    add("--sample-dir", type=experiment, required=True, nargs="+", metavar="DIR", help=folders)
+    add("--sample-dir", type=experiment, required=required, nargs="+", metavar="DIR", help=folders)
 
 
 def parse_samples(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of a parser with `add_samples`; folders that are given by their paths get their names."""
     opt = parser.parse(argv)
-    opt.sample_dir = [name.removeprefix(f"{opt.ckpt}/") for name in opt.sample_dir]
+    opt.sample_dir = [name.removeprefix(f"{opt.ckpt}/") for name in opt.sample_dir or ()]
     for name in opt.sample_dir:
         if Path("results", name).is_dir() and not Path("results", opt.ckpt, name).is_dir():
             parser.error(

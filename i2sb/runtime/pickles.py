@@ -11,7 +11,7 @@ import contextlib
 import io
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -25,17 +25,26 @@ class Refused(Exception):
 
 class _Reader(pickle.Unpickler):
     names: Mapping[tuple[str, str], Any]
+    stored: Callable[[Any], Any] | None
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.names:
             raise Refused(f"it asks for {one_line(module)}.{one_line(name)}, which such a file may not use")
         return self.names[module, name]
 
+    def persistent_load(self, pid: Any) -> Any:
+        if self.stored is None:
+            raise Refused("it refers to things outside itself")
+        return self.stored(pid)
 
-def load(file: BinaryIO, names: Mapping[tuple[str, str], Any]) -> Any:
-    """The value of a pickle that uses only the (module, name) in `names`, which gives their stand-ins, else Refused."""
+
+def load(file: BinaryIO, names: Mapping[tuple[str, str], Any], stored: Callable[[Any], Any] | None = None) -> Any:
+    """The value of a pickle that uses only the (module, name) in `names`, which gives their stand-ins, else Refused.
+
+    stored: what it refers to outside itself, by its description; None: Refused as well.
+    """
     reader = _Reader(file)
-    reader.names = names
+    reader.names, reader.stored = names, stored
     return reader.load()
 
 

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import pickletools
 import warnings
 import zipfile
 import zlib
@@ -125,6 +126,36 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     import torch
 
     return memoryview(torch.empty(0, dtype=torch.uint8).set_(tensor.detach().untyped_storage()).numpy())
+
+
+def load_script(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors of the outermost module in a TorchScript archive, by name.  The code in it is not even read.
+
+    Raises:
+        UserError: there is no such file, or it is damaged, or no such archive.
+    """
+    import torch
+
+    def tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+        return storage.as_strided(size, stride, offset)
+
+    with _reasons(path):
+        content = _data_pickle(path) if _is_zip(path) else b""
+        globals_ = (arg.split(" ", 1) for code, arg, _ in pickletools.genops(content) if code.name == "GLOBAL")
+        names = {(module, name): type("Module", (), {}) for module, name in globals_ if module.startswith("__torch__")}
+        names |= {("torch", f"{kind}Storage"): getattr(torch, kind.lower()) for kind in ("Float", "Double", "Long")}
+        names |= {("torch._utils", "_rebuild_tensor_v2"): tensor, ("collections", "OrderedDict"): lambda: {}}
+        with zipfile.ZipFile(path) as archive:
+            folder = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix(".pkl")
+
+            def stored(pid: Any) -> Tensor:
+                _, dtype, key, *_ = pid
+                return torch.frombuffer(bytearray(archive.read(f"{folder}/{key}")), dtype=dtype)
+
+            module = pickles.load(io.BytesIO(content), names, stored)
+        if type(module).__name__ != "Module":
+            raise Refused("it holds no module of TorchScript")
+        return {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)}
 
 
 # --- other pickles
