@@ -129,7 +129,6 @@ class Bridge:
             raise ValueError(f"a bridge has no {unknown[0]!r}; its fields are {', '.join(FIELDS)}")
         opt = with_defaults(argparse.Namespace(corrupt=lookup(str(values.pop("task", None))).name, **values))
         opt.device, opt.precision, opt.no_pretrained = _device(device, precision), precision, True
-        opt.channels_last = opt.device == "cpu"
         return cls(Runner(opt, _quiet(), save_opt=False))
 
     @property

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ from i2sb.initial_weights import FIRST, bare_names
 from i2sb.network import network_of
 from i2sb.options import fault_of_saved, training_defaults
 from i2sb.options.shared import misfit
-from i2sb.precision import LOW
+from i2sb.precision import settle
 from i2sb.runtime.files import atomic_write, only_one, sync
 from i2sb.runtime.pickles import dump_options
 from i2sb.runtime.reading import check_tensors, load_options, load_torch, read_json
@@ -149,7 +150,7 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
     saved = as_trained(ckpt_path, log)
     saved.use_fp16 = bool(getattr(opt, "use_fp16", False))
     saved.precision = "fp16" if saved.use_fp16 else getattr(opt, "precision", "fp32")
-    saved.compile, saved.channels_last, saved.gpu = False, False, None
+    saved.compile, saved.channels_last, saved.gpu = False, None, None
     for name in _OF_THIS_RUN:
         if hasattr(opt, name):
             setattr(saved, name, getattr(opt, name))
@@ -165,12 +166,11 @@ def build_ckpt_option(opt: Any, log: Any, ckpt_path: str | os.PathLike) -> argpa
 def sampling_options(opt: Any, ckpt_path: str | os.PathLike) -> tuple[argparse.Namespace, int]:
     """(options of a checkpoint for restoring images with it, number of network calls); see `build_ckpt_option`.
 
-    opt: options of sample.py: `network` may replace the checkpoint's, None in `channels_last` leaves that open.
+    opt: options of sample.py, which are settled (see `precision.settle`); `network` may replace the checkpoint's.
     """
+    settle(opt)
     saved = build_ckpt_option(opt, None, ckpt_path)
     saved.network = opt.network or saved.network
-    if opt.channels_last is None:
-        saved.channels_last = saved.device == "cpu" or saved.precision in LOW
     try:
         check_sampler(opt.sampler, opt.eta, saved.ot_ode)
     except ValueError as error:
@@ -233,6 +233,17 @@ def save_checkpoint(path: Path, state: dict[str, Any], opt: Any, bridge: BridgeC
         torch.save({**state, "bridge": bridge.to_dict(), "options": plain}, file)
         sync(file.fileno())  # all that takes long or can fail is done: the old files stay together until then
         save_options(options, path.parent)
+
+
+def snapshot(value: Any) -> Any:
+    """A copy in the CPU's memory of nested dicts and lists with tensors."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # of the same type, and with the attributes of a module's state dict
+        copied.update((key, snapshot(item)) for key, item in value.items())
+        return copied
+    return [snapshot(item) for item in value] if isinstance(value, list) else value
 
 
 def keep_checkpoint(latest: Path, name: str) -> Path:

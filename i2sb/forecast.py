@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from corruption.geometry import height_width
 from guided_diffusion.memory import PARTS, saved_bytes, shapes_only
 from i2sb.config import as_image_size
-from i2sb.precision import LOW
+from i2sb.precision import LOW, has_bf16
 
 AFTER = 20  # iterations
 
@@ -32,6 +33,34 @@ def before_training(opt: Any, network: Mapping[str, Any], num_images: int) -> st
         f"{count / 1e6:.3g} M parameters, {whole} with gradients, AdamW's moments and EMA | "
         f"about {_amount(kept)} more per micro-batch of {opt.microbatch}, computed from shapes | "
         f"{num_images} images per epoch, {num_images / opt.batch_size:.3g} iterations"
+    )
+
+
+def how_computed(opt: Any) -> str:
+    """One line: the precision and layout that `precision.settle` has decided on."""
+    layout = ", channels last" if opt.channels_last else ""
+    faster = "" if opt.precision != "fp32" or not has_bf16(torch.device(opt.device)) else "; --precision bf16 is faster"
+    return f"{opt.device}, {opt.precision}{layout}{faster}"
+
+
+def too_many_threads(device: str) -> str | None:
+    """A line where torch's threads on the CPU would wait for each other, as others keep its cores busy."""
+    if device != "cpu" or not hasattr(os, "getloadavg"):  # Windows does not know its load
+        return None
+    return threads_advice(torch.get_num_threads(), os.cpu_count() or 1, os.getloadavg()[0])
+
+
+def threads_advice(threads: int, cores: int, load: float) -> str | None:
+    """load: about how many cores were in use in the last minute.
+
+    Two busy processes on two cores take 4 to 5 times as long with 2 threads each as with 1.
+    """
+    free = max(1, cores - round(load))
+    if threads <= free:
+        return None
+    return (
+        f"{threads} torch threads, and {free} of {cores} cores free (load of the last minute: {load:.1f}): this may "
+        f"take several times as long as with OMP_NUM_THREADS={free}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -16,6 +17,22 @@ def set_float32_products(precision: str) -> None:
     tf32 = precision == "tf32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
+
+
+def settle(opt: Any) -> None:
+    """Decide what the options leave to the machine: `precision` auto, and `channels_last` None."""
+    if opt.precision == "auto":
+        opt.precision = "bf16" if has_bf16(torch.device(opt.device)) else "fp32"
+    if opt.channels_last is None:
+        opt.channels_last = str(opt.device) == "cpu" or opt.precision in LOW
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether this device has instructions for bfloat16; without them, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}  # torch 2.10 has them
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from i2sb.errors import UserError
 from i2sb.noise import TrainingDraws
 from i2sb.options import contradiction
 from i2sb.options.shared import NET_OVERRIDES
+from i2sb.precision import settle
 from i2sb.runtime.logger import of_all_ranks
 
 # What a network was trained for: another value would make its weights meaningless.
@@ -52,6 +53,7 @@ def training_options(opt: argparse.Namespace, log: Any) -> argparse.Namespace:
         opt.corruption_sha256 = saved.corruption_sha256 if opt.corrupt == saved.corrupt else None
     if reason := contradiction(opt):
         raise UserError(reason)
+    settle(opt)
     return opt
 
 

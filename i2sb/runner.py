@@ -27,7 +27,7 @@ from i2sb.initial_weights import load_fitting, load_initial, load_weights
 from i2sb.loss import Balance, Perceptual, earlier_step
 from i2sb.network import build_network
 from i2sb.noise import ImageNoise, Noise, TrainingDraws
-from i2sb.precision import LOW, autocast, set_float32_products
+from i2sb.precision import LOW, autocast, set_float32_products, settle
 from i2sb.resume import iterations_done
 from i2sb.samplers import OnStep, fill_hole
 from i2sb.schedule import make_betas, ramp, sampling_steps
@@ -61,6 +61,7 @@ class Runner:
 
     def __init__(self, opt: Any, log: Any, save_opt: bool = True):
         self.opt = opt = with_defaults(opt)
+        settle(opt)
         self.log = log
         self.device = torch.device(opt.device)
         set_float32_products(opt.precision)
@@ -196,6 +197,7 @@ class Runner:
         from i2sb.training import Training
 
         self.opt = opt = with_defaults(opt)
+        settle(opt)
         shown = contextlib.nullcontext(writer)
         if writer is None and opt.log_writer:
             shown = build_writer(opt, network=self.net.kwargs, start=self.loaded_iteration())

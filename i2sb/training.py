@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from guided_diffusion import presets
 from i2sb.batch import unpack
-from i2sb.ckpt_util import BEST, LATEST, keep_checkpoint, save_checkpoint
+from i2sb.ckpt_util import BEST, LATEST, keep_checkpoint, save_checkpoint, snapshot
 from i2sb.errors import UserError
-from i2sb.forecast import TimeLeft, before_training
+from i2sb.forecast import TimeLeft, before_training, how_computed, too_many_threads
 from i2sb.loader import check_same_images, training_loader
 from i2sb.loss import Balance, Perceptual, halvings
 from i2sb.meter import Meter
@@ -47,7 +48,7 @@ class State:
     Attributes:
         iteration, num_images: iterations done, and images seen over all ranks.
         best: --keep-best's metric, value and iteration of the best evaluation.
-        saved: the iteration of latest.pt; -1: this run has none yet.
+        saved: the iteration of latest.pt, or of what is being written; -1: this run has none yet.
         worth_saving: weights, average and optimizer belong to one iteration, and training has not diverged.
         random: the random states (of this rank's global generators, of the bridge's noise) at that iteration.
     """
@@ -97,6 +98,7 @@ class Training:
         self.perceptual = Perceptual(*more) if opt.perceptual else None
         self.draws = TrainingDraws(self.rank, self.world_size, runner.device, opt.seed)
         self.state = self._start()
+        self.saver, self.saving = ThreadPoolExecutor(1, "checkpoint"), None
         self.forward = self._distributed()
         self.meter = Meter(runner.device, opt.batch_size)
         runner.net.train()
@@ -153,6 +155,9 @@ class Training:
             self.log.info(
                 f"[Train] {presets.name_of(network)}, {before_training(opt, network, len(self.train_dataset))}"
             )
+            self.log.info(f"[Train] {how_computed(opt)}")
+            if line := too_many_threads(opt.device):
+                self.log.warning(f"[Train] {line}")
         with StopSignal() as stop, Progress("training", opt.num_itr, state.iteration, shown=self.rank == 0) as bar:
             try:
                 stopped_by = self._iterate(stop, bar)
@@ -174,9 +179,10 @@ class Training:
         batches = training_loader(self.train_dataset, opt, state.num_images, self.runner.device)
         state.random = self._random_state()
         if state.saved == state.iteration:
-            self._keep()  # a kill may have come between the two
+            self._keep(state.iteration, state.best)  # a kill may have come between the two
         while state.iteration < opt.num_itr:
             if self._due_for_evaluation():
+                self.finish_saving()
                 with self.meter.paused():
                     stopped_by = evaluate(self, stop)
                 time_left.restart()
@@ -193,10 +199,13 @@ class Training:
                 self.report(bar)
             if line := time_left.after_iteration(loss, opt.num_itr - state.iteration):
                 self.log.info(f"[Train] {line}, evaluations aside")
-            if state.iteration % opt.save_every == 0 or self._to_be_kept():
+            if self.saving and self.saving.done():
+                self.finish_saving()  # an error of the disk ends the run now
+            if state.iteration % opt.save_every == 0 or self._to_be_kept(state.iteration):
                 self.save()
         if state.saved != state.iteration:
             self.save()
+        self.finish_saving()
         if not stopped_by and self._due_for_evaluation():  # of the finished network
             stopped_by = evaluate(self, stop)
         return stopped_by
@@ -258,14 +267,13 @@ class Training:
                 f"stopped at iteration {iteration}; {what_now} with a lower --lr or another --precision"
             )
 
-    def _to_be_kept(self) -> bool:
-        return bool(self.opt.keep_every) and self.state.iteration % self.opt.keep_every == 0
+    def _to_be_kept(self, iteration: int) -> bool:
+        return bool(self.opt.keep_every) and iteration % self.opt.keep_every == 0
 
-    def _keep(self) -> None:
-        """Rank 0 keeps the latest.pt of now under the other names that it is to have."""
-        iteration = self.state.iteration
-        names = [f"iteration_{iteration:07d}.pt"] if self._to_be_kept() else []
-        names += [BEST] if self.state.best and self.state.best["iteration"] == iteration else []
+    def _keep(self, iteration: int, best: dict | None) -> None:
+        """Rank 0 keeps the latest.pt of this iteration under the other names that it is to have."""
+        names = [f"iteration_{iteration:07d}.pt"] if self._to_be_kept(iteration) else []
+        names += [BEST] if best and best["iteration"] == iteration else []
         for name in names if self.rank == 0 else ():
             keep_checkpoint(self.latest, name)
 
@@ -273,38 +281,54 @@ class Training:
         return capture_random_state(self.runner.device), self.draws.state_dict()
 
     def save(self) -> None:
-        """Write latest.pt (rank 0; all ranks take part for their random states)."""
-        state, (own, draws) = self.state, self.state.random
-        random_states = gather_objects(own)
+        """Copy the state (rank 0; all ranks take part for their random states); a thread then writes latest.pt."""
+        random_states = gather_objects(self.state.random[0])
         if self.rank == 0:
-            content = {
-                "net": self.runner.net.state_dict(),
-                "ema": self.runner.ema.state_dict(),
-                **self.optimizer.state_dict(),
-                "resume": {
-                    "iteration": state.iteration,
-                    "best": state.best,
-                    "num_images": state.num_images,
-                    "dataset_size": len(self.train_dataset),
-                    "data": self.data,
-                    "world_size": self.world_size,
-                    "draws": draws,
-                    "balance": self.balance and self.balance.state_dict(),
-                    "random_states": random_states,
-                },
-            }
-            save_checkpoint(self.latest, content, self.opt, self.runner.config, self.runner.net.kwargs)
-            self.log.info(f"[Save] {self.latest}, iteration {state.iteration}")
-            self._keep()
-        state.saved = state.iteration
+            self.finish_saving()
+            self.saving = self.saver.submit(self._write, snapshot(self._content(random_states)))
+        self.state.saved = self.state.iteration
+
+    def finish_saving(self) -> None:
+        """Wait until latest.pt is on the disk.  Raises what went wrong there."""
+        saving, self.saving = self.saving, None
+        if saving:
+            saving.result()
+
+    def _content(self, random_states: list) -> dict[str, Any]:
+        state = self.state
+        return {
+            "net": self.runner.net.state_dict(),
+            "ema": self.runner.ema.state_dict(),
+            **self.optimizer.state_dict(),
+            "resume": {
+                "iteration": state.iteration,
+                "best": state.best,
+                "num_images": state.num_images,
+                "dataset_size": len(self.train_dataset),
+                "data": self.data,
+                "world_size": self.world_size,
+                "draws": state.random[1],
+                "balance": self.balance and self.balance.state_dict(),
+                "random_states": random_states,
+            },
+        }
+
+    def _write(self, content: dict[str, Any]) -> None:
+        save_checkpoint(self.latest, content, self.opt, self.runner.config, self.runner.net.kwargs)
+        iteration = content["resume"]["iteration"]
+        self.log.info(f"[Save] {self.latest}, iteration {iteration}")
+        self._keep(iteration, content["resume"]["best"])
 
     def _rescue(self) -> None:
         """Save what is done before an error, such as a bad image, ends the run.
 
         Not with several ranks: all would have to take part, and the others wait for this one elsewhere.
         """
+        with contextlib.suppress(Exception):
+            self.finish_saving()
         if self.world_size > 1 or not self.state.worth_saving or max(self.state.saved, 0) == self.state.iteration:
             return
         with contextlib.suppress(Exception):  # the error that ends the run is the one to report
             self.save()
+            self.finish_saving()
             self.log.info(f"[Train] an error ends the run after iteration {self.state.iteration}, which is saved")

@@ -124,6 +124,7 @@ def _keep_best(training: Any, means: dict[str, float]) -> None:
     if math.isfinite(value) and (state.best is None or sign * value > sign * state.best["value"]):
         state.best = {"metric": metric, "value": value, "iteration": state.iteration}
         training.save()
+        training.finish_saving()
         training.log.info(f"[Save] {training.latest.with_name(BEST)}: {metric} {value:.5g} is the best so far")
 
 

@@ -51,7 +51,7 @@ step() {  # a headline, then the command as one could type it
 
 DATA=photographs
 TRAIN=(
-    --net tiny --cond-x1 --channels-last --image-size 64 --num-workers 1
+    --net tiny --cond-x1 --image-size 64 --num-workers 1
     --batch-size 8 --microbatch 8 --num-itr 400
     --lr 2e-3 --warmup 50 --lr-schedule cosine --grad-clip 1 --loss-weight balanced --ema-halflife-images 400
     --eval-every 0 --log-every 50

@@ -151,6 +151,7 @@ def test_what_a_training_will_take_is_said(tmp_path, monkeypatch, capsys):
     before, after = (next(i for i, line in enumerate(lines) if text in line) for text in ("per epoch", "to the end"))
     assert "0.306 M parameters, 5.83 MiB with gradients" in lines[before]
     assert "per micro-batch of 2, computed from shapes | 6 images per epoch, 1.5 iterations" in lines[before]
+    assert "cpu, fp32, channels last" in lines[before + 1]
     assert re.search(r"about 0:00:\d\d \(h:mm:ss\) to the end", lines[after])
     assert before < after
 

@@ -48,7 +48,7 @@ def build_parser() -> Parser:
     trajectory = "write the trajectories of the first K images, as animated WebP and as a strip of PNG"
     add("--save-trajectory", type=non_negative_int, default=0, metavar="K", help=trajectory)
     shared.add_network(parser)
-    speed = shared.add_speed(parser, channels_last=None)
+    speed = shared.add_speed(parser)
     speed.add_argument("--use-fp16", action="store_true", help="the same as --precision fp16")
     shared.add_launch(parser)
     parser.lead_with(*BASIC)

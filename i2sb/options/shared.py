@@ -15,7 +15,7 @@ from i2sb.schedule import SPACINGS
 
 from .parser import Parser, device, experiment, image_size, non_negative_int, number, operator_file, path, positive_int
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "auto")
 PAIR_LAYOUTS = ("folders", "side-by-side", "side-by-side-reversed")
 # Options that change a named network, as `create_model` calls them.
 NET_OVERRIDES = ("num_channels", "num_res_blocks", "channel_mult", "attention_resolutions")
@@ -151,15 +151,15 @@ def add_network(parser: Parser) -> None:
     add("--dropout", type=number(float, 0, 1), metavar="P", help="share of activations dropped in training")
 
 
-def add_speed(parser: Parser, channels_last: bool | None) -> Any:
+def add_speed(parser: Parser) -> Any:
     group = parser.add_argument_group("precision and speed")
     add = group.add_argument
-    precision = "fp32 as published; tf32: fp32 with faster products on NVIDIA GPUs; bf16, fp16: half the memory"
+    precision = "fp32 as published; tf32: fp32 with faster products on NVIDIA GPUs; bf16, fp16: half the memory; "
+    precision += "auto: bf16 where the processor or GPU has it, else fp32"
     add("--precision", choices=PRECISIONS, default="fp32", help=precision)
     add("--compile", action="store_true", help="torch.compile the network (slow first step)")
-    layout = "keep channels last in memory: faster on CPUs and new GPUs"
-    layout += "; default: on CPUs and for half precision" if channels_last is None else ""
-    add("--channels-last", action=argparse.BooleanOptionalAction, default=channels_last, help=layout)
+    layout = "keep channels last in memory: faster on CPUs and new GPUs; default: on CPUs and for half precision"
+    add("--channels-last", action=argparse.BooleanOptionalAction, help=layout)
     return group
 
 

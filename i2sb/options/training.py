@@ -46,7 +46,7 @@ def build_parser() -> Parser:
     shared.add_network(parser)
     _add_optimization(parser)
     _add_periodic(parser)
-    add = shared.add_speed(parser, channels_last=False).add_argument
+    add = shared.add_speed(parser).add_argument
     modes = ("none", "attention", "all")
     about = "activations to recompute in the backward pass, for less memory"
     add("--grad-checkpoint", choices=modes, default="none", help=about)

@@ -174,6 +174,26 @@ def test_group_norm_computes_in_float32():
     assert relative_error(out, expected) < 1e-3
 
 
+def test_group_norm_keeps_its_digits_with_channels_last():
+    """torch's own loses three of them here on CPUs; the gradients are those of the plain layout as well."""
+    x = 30 + torch.randn(2, 64, 16, 16)
+    norm = GroupNorm32(64)
+    nn.init.normal_(norm.weight)
+    weight = torch.randn_like(x)
+    exact = nn.functional.group_norm(x.double(), 32, norm.weight.double())
+    results = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = x.clone(memory_format=layout).requires_grad_()
+        out = norm(given)
+        (out * weight).sum().backward()
+        results[layout] = out, given.grad, norm.weight.grad
+        norm.weight.grad = None
+        assert out.is_contiguous(memory_format=layout)
+        assert relative_error(out.detach(), exact.detach()) < 1e-6
+    for plain, last in zip(*results.values()):
+        torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("qkv_first", [False, True])
 def test_attention_is_the_formula(qkv_first):
     heads, d, length = 3, 8, 10

@@ -100,7 +100,9 @@ def test_a_full_disk_leaves_the_old_checkpoint(dataset):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
 
-    process = start(*train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "2"), preexec_fn=limit)
+    process = start(
+        *train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "100000", "--save-every", "2"), preexec_fn=limit
+    )
     assert process.wait(timeout=90) == 2, said()
     last = said().strip().splitlines()[-1]
     assert last.startswith("train.py: error: ")

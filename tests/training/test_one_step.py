@@ -1,9 +1,11 @@
 """What the options do to a step of training, that nothing waits for the device, and how far losses differ."""
 
+import copy
 import functools
 import itertools
 import logging
 import shutil
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -128,6 +130,24 @@ class NoKernel(torch.optim.AdamW):
         return None
 
 
+def test_a_checkpoint_holds_the_moment_of_saving(begin, monkeypatch):
+    """It is written beside the next steps, and none of them is in it."""
+    training, go = begin(), threading.Event()
+    training.step(images(), StopSignal())
+    write = training._write
+    monkeypatch.setattr(training, "_write", lambda content: go.wait(60) and write(content))
+    before = copy.deepcopy(training._content([]))
+    training.save()
+    training.step(images(), StopSignal())
+    go.set()
+    training.finish_saving()
+    saved = load_checkpoint(training.latest)
+    for mine, now in ((saved["net"], before["net"]), (saved["optimizer"]["state"], before["optimizer"]["state"])):
+        torch.testing.assert_close(dict(mine), dict(now), rtol=0, atol=0)
+    after = training.runner.net.state_dict()
+    assert any(not torch.equal(saved["net"][key], after[key]) for key in after)
+
+
 # --- curves
 
 # How far the mean loss of the last iterations may be from fp32's, relatively.  What is the same mathematics in
@@ -136,7 +156,7 @@ TOLERANCE = {
     "--precision tf32": 1e-3,
     "--precision bf16": 5e-2,
     "--precision fp16": 2e-2,
-    "--channels-last": 1e-2,
+    "--no-channels-last": 1e-2,
 }
 
 

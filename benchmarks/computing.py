@@ -1,0 +1,169 @@
+"""Rows of what this process computes: training step, network, degradations, Frechet distance, optimizer, sampler."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks import textbook
+from benchmarks.timing import Row, Setting, copy_rate, operations, product_rate, same, seconds
+from corruption import build_corruption, create_corruption
+from evaluation.fid import frechet_distance
+from guided_diffusion import presets
+from guided_diffusion.script_util import create_model
+from i2sb import Bridge
+from i2sb.options import parse_train_options
+from i2sb.precision import LOW
+from i2sb.runner import Runner
+from i2sb.runtime.distributed import StopSignal
+from i2sb.schedule import make_betas
+from i2sb.training import Training
+
+PHOTOGRAPHS = Path(__file__).resolve().parents[1] / "examples/photographs"
+QUIET = logging.Logger("benchmark")
+
+
+def begin(s: Setting, net: str, size: int, batch: int, *flags: str, folder: str = "unused") -> tuple[Training, Tensor]:
+    """A training that is ready for its first step, and its images; no weight is zero."""
+    argv = ["--corrupt", "sr4x-pool", "--net", net, "--image-size", str(size), "--no-pretrained", "--eval-every", "0"]
+    opt = parse_train_options([*argv, "--batch-size", str(batch), "--microbatch", str(batch), *flags])
+    opt.device, opt.ckpt_path, opt.load, opt.global_rank, opt.global_size = str(s.device), Path(folder), None, 0, 1
+    torch.manual_seed(0)
+    runner = Runner(opt, QUIET, save_opt=False)
+    for parameter in runner.net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    images = torch.rand(batch, 3, size, size, device=s.device) * 2 - 1
+    return Training(runner, opt, [], [], build_corruption(opt, QUIET)), images
+
+
+def training_step(s: Setting) -> Iterator[Row]:
+    """Everything between two batches: pair, loss, gradients, AdamW, average; sr4x-pool."""
+    ways = {"fp32": ("fp32", "--no-channels-last"), "fp32, channels last": ("fp32",), "bf16": ("bf16",)}
+    for net, batch, size in [("tiny", 2, 16)] if s.tiny else [("small", 8, 64), ("medium", 8, 64)]:
+        for way, (precision, *flags) in ways.items():
+            training, x0 = begin(s, net, size, batch, "--precision", precision, *flags)
+            plain = textbook.TrainingStep(textbook.plain(training.runner.net), make_betas(1000, 0.3), batch)
+            step = torch.arange(batch, device=s.device) * 7
+            note = same(*(_with_gradients(each, x0, step) for each in (training.runner.net, plain.net)), 1e-3)
+            ours = functools.partial(training.step, itertools.repeat((x0,)), StopSignal())
+            floor = operations(ours) / product_rate(s, LOW.get(precision, torch.float32))
+            times = seconds(s, ours, functools.partial(plain, x0), rounds=3)
+            yield Row(f"training step, {net}, {batch} images of {size} px, {way}", *times, floor, note)
+
+
+def _with_gradients(net: Callable, x: Tensor, step: Tensor) -> Tensor:
+    """The output and the gradients of its mean square, each of length 1, as one vector."""
+    out = net(x, step)
+    out.square().mean().backward()
+    parts = [out.detach().flatten(), *(p.grad.flatten() for p in net.parameters())]
+    net.zero_grad()
+    return torch.cat([part / part.norm().clamp(min=1e-6) for part in parts])
+
+
+def forward(s: Setting, name: str = "medium", batch: int = 8, size: int = 64, rounds: int = 5) -> Iterator[Row]:
+    if s.tiny:
+        name, size = "tiny", 32
+    net = create_model(**presets.resolve(name)).to(s.device, memory_format=torch.channels_last).eval()
+    torch.nn.init.normal_(net.out[-1].weight, std=0.02)
+    plain, t = textbook.plain(net), torch.full((batch,), 7.0, device=s.device)
+    x = torch.randn(batch, 3, size, size, device=s.device)
+    works = lambda: net(x.contiguous(memory_format=torch.channels_last), t), lambda: plain(x, t)
+    with torch.inference_mode():
+        note, count = same(works[0](), works[1](), 1e-3), operations(works[0])
+        fp32, theirs = seconds(s, *works, rounds=rounds)
+        net.convert_torso(torch.bfloat16)
+        (bf16,) = seconds(s, works[0], rounds=rounds)
+    item = f"forward, {name}, {batch} image{'s' * (batch > 1)} of {size} px"
+    yield Row(f"{item}, fp32", fp32, theirs, count / product_rate(s), note)
+    yield Row(f"{item}, bf16", bf16, theirs, count / product_rate(s, torch.bfloat16))
+
+
+def corruptions(s: Setting) -> Iterator[Row]:
+    batch, size = (2, 32) if s.tiny else (8, 256)
+    x = torch.randint(256, (batch, 3, size, size), device=s.device) / 127.5 - 1
+    for task, plain in textbook.CORRUPTIONS.items():
+        operator = create_corruption(task, size, s.device)
+        works = lambda operator=operator: operator(x), functools.partial(plain, x)
+        degraded = works[0]()
+        off = ((degraded[0] if isinstance(degraded, tuple) else degraded) - works[1]()).abs() > 1e-4
+        share = off.float().mean()  # jpeg rounds: a coefficient on the edge may fall to either side
+        assert share <= (0.01 if task.startswith("jpeg") else 0), f"{task}: not the same images"
+        floor = 2 * x.nbytes / copy_rate(s)
+        if task.startswith("blur"):
+            floor = 4 * 2 * batch * 3 * size**3 / product_rate(s)
+        note = "equal to 1e-4" + (f" but for {share:.0e} of the pixels" if share else "")
+        yield Row(f"{task}, {batch} images of {size} px", *seconds(s, *works), floor, note)
+
+
+def frechet(s: Setting) -> Iterator[Row]:
+    dimensions = 32 if s.tiny else 1024
+    draw = np.random.default_rng(0)
+    sets = [draw.normal(size=(3 * dimensions, dimensions)) * draw.uniform(0.5, 2, dimensions) for _ in range(2)]
+    statistics = [part for each in sets for part in (each.mean(0), np.cov(each, rowvar=False))]
+    works = [functools.partial(f, *statistics) for f in (frechet_distance, textbook.frechet_distance)]
+    note = same(*(torch.tensor(work()) for work in works), 1e-6)
+    yield Row(f"Frechet distance, {dimensions} features", *seconds(s, *works, rounds=1), None, note)
+
+
+def optimizer(s: Setting) -> Iterator[Row]:
+    training, _ = begin(s, *(("tiny", 16, 1) if s.tiny else ("medium", 64, 1)))
+    plain = textbook.TrainingStep(textbook.plain(training.runner.net), make_betas(1000, 0.3), 1)
+    nets = training.runner.net, plain.net
+
+    def give_gradients(net: torch.nn.Module) -> None:
+        for parameter in net.parameters():
+            parameter.grad = parameter.detach()
+
+    def ours() -> None:
+        give_gradients(nets[0])
+        training.optimizer.step()
+        training.runner.ema.update()
+
+    def theirs() -> None:
+        give_gradients(nets[1])
+        plain.optimize()
+
+    ours(), theirs()
+    note = same(*(torch.cat([p.detach().flatten() for p in net.parameters()]) for net in nets), 1e-5)
+    count = sum(p.numel() for p in nets[0].parameters())
+    floor = 11 * 4 * count / copy_rate(s)  # gradient for its norm; weight, gradient, moments; weight and average
+    yield Row(f"optimizer step and EMA, {count / 1e6:.3g} M parameters", *seconds(s, ours, theirs), floor, note)
+
+
+def sampling(s: Setting) -> Iterator[Row]:
+    """The floor is what the network takes of it."""
+    bridge, inside, size = Bridge.from_pretrained("demo-jpeg-10", str(s.device)), [], 32 if s.tiny else 256
+    network = bridge.runner.forward
+
+    def timed(*args: Any, **kwargs: Any) -> Tensor:
+        since = time.perf_counter()
+        out = network(*args, **kwargs)
+        if s.device.type == "cuda":
+            torch.cuda.synchronize(s.device)
+        inside.append(time.perf_counter() - since)
+        return out
+
+    bridge.runner.forward = timed
+    whole = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(4):
+            since = time.perf_counter()
+            with Image.open(PHOTOGRAPHS / "dog.jpg") as image:
+                degraded = bridge.degrade(image.convert("RGB").resize((size, size)))
+            bridge.restore(degraded, nfe=5).save(Path(folder, "restored.png"))
+            whole.append((time.perf_counter() - since, sum(inside[-5:])))
+    ours, floor = min(whole)
+    note = f"{1 - floor / ours:.1%} outside the network"
+    yield Row(f"load, degrade, restore at NFE 5, write, {size} px", ours, None, floor, note)

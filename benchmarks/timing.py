@@ -1,0 +1,72 @@
+"""How the rows are measured: shortest times in turns, and the rates that bound them."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Row(NamedTuple):
+    """ours, baseline, floor: in `unit`; None where there is none."""
+
+    item: str
+    ours: float
+    baseline: float | None = None
+    floor: float | None = None
+    note: str = ""
+    unit: str = "s"
+
+
+class Setting(NamedTuple):
+    """device: where; tiny: sizes that only show that everything works."""
+
+    device: torch.device
+    tiny: bool = False
+
+
+def seconds(s: Setting, *works: Callable, rounds: int = 5) -> list[float]:
+    """The shortest of some calls of each, in turns; the first calls do not count."""
+    best = [float("inf")] * len(works)
+    for turn in range(1 if s.tiny else 1 + rounds):
+        for i, work in enumerate(works):
+            since = time.perf_counter()
+            work()
+            if s.device.type == "cuda":
+                torch.cuda.synchronize(s.device)
+            best[i] = min(best[i], time.perf_counter() - since) if turn or s.tiny else best[i]
+    return best
+
+
+def same(ours: Tensor, theirs: Tensor, within: float) -> str:
+    """Both have to give the same before anything is timed."""
+    error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    assert error <= within, f"ours and the plain version differ by {error:.1e}, more than {within:.0e}"
+    return f"equal to {error:.0e}"
+
+
+@functools.cache
+def product_rate(s: Setting, dtype: torch.dtype = torch.float32) -> float:
+    """Operations per second of a matrix product."""
+    side = 128 if s.tiny else 2048
+    a = torch.randn(side, side, device=s.device, dtype=dtype)
+    return 2 * side**3 / seconds(s, lambda: a @ a)[0]
+
+
+@functools.cache
+def copy_rate(s: Setting) -> float:
+    """Bytes per second, read and written."""
+    a = torch.zeros(2 ** (16 if s.tiny else 25), device=s.device)
+    b = torch.zeros_like(a)
+    return 2 * a.nbytes / seconds(s, lambda: b.copy_(a))[0]
+
+
+def operations(work: Callable) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()

@@ -1,0 +1,42 @@
+"""The benchmark through its script, with sizes that only show that every row can be had; no time is looked at."""
+
+import json
+import subprocess
+import sys
+
+from small_runs import ROOT
+
+SCRIPT = ROOT / "scripts/benchmark.py"
+
+
+def run(*argv):
+    return subprocess.run([sys.executable, SCRIPT, *argv], capture_output=True, text=True, timeout=600)
+
+
+def test_every_row_can_be_had(tmp_path):
+    done = run("--quick", "--tiny", "--out", tmp_path / "rows.json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    table = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(table) == 1 + 1 + len(rows)
+    assert all(row["ours"] > 0 for row in rows)
+    items = " ".join(row["item"] for row in rows)
+    for part in (
+        "training step",
+        "forward",
+        "jpeg-10",
+        "blur-gauss",
+        "Frechet",
+        "LMDB",
+        "optimizer",
+        "NFE 5",
+        "--help",
+    ):
+        assert part in items, part
+    for part in ("first iteration", "checkpoint", "2 gloo ranks", "25 GB/s", "--grad-checkpoint all"):
+        assert part in items, part
+
+    rows[0]["ours"] *= 2
+    (tmp_path / "slower.json").write_text(json.dumps({"rows": rows}))
+    compared = run("--compare", tmp_path / "rows.json", tmp_path / "slower.json").stdout.splitlines()
+    assert [line.rsplit("| ", 1)[1] for line in compared[2:4]] == ["0.50 |", "1.00 |"]
