@@ -94,7 +94,7 @@ def test_golden_values_in_fp32(name, layout):
     assert relative(out.cpu().contiguous().reshape(-1)[::97], every97) < 1e-4
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if "freeform" not in task and task != "mixture"])
+@pytest.mark.parametrize("task", [task for task in TASKS[:9] if "freeform" not in task])
 def test_degradations_equal_those_of_the_cpu(task):
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     here, there = (create_corruption(task, 64).to(place)(x.to(place)) for place in ("cpu", DEVICE))
