@@ -97,7 +97,7 @@ def judge_folders(opt: argparse.Namespace) -> dict[str, Scores]:
 
 
 def open_samples(opt: Any, device: str | None = None) -> Evaluation:
-    """Everything that judging, reports and pictures need of results/CKPT/SAMPLE_DIR, checked to belong together.
+    """Everything that judging and reports need of results/CKPT/SAMPLE_DIR, checked to belong together.
 
     opt: `ckpt`, `sample_dir`, `image_size`, `given`, `device`, `seed` and the options of data are read.
     Task, image size and channels are the samples' own, or the checkpoint's for the original's samples.

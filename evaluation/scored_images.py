@@ -1,4 +1,4 @@
-"""Folders of restored images that compute_metrices.py has judged: what the report, sweeps and comparisons show."""
+"""Folders of restored images that compute_metrices.py has judged: what the report and sweeps show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps over NFE, reports and comparisons, made by their scripts from real runs."""
+"""Sweeps over NFE and reports, made by their scripts from real runs."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ import sample
 from evaluation.sweep import read_curve
 from evaluation.table import run_key
 from i2sb.recon import SECONDS, made_with, run_identity
-from scripts import draw_comparison, report, sweep_nfe
+from scripts import report, sweep_nfe
 
 
 def restore(here, nfe, *flags):
@@ -161,8 +161,7 @@ def test_scores_of_another_run_are_never_shown(here, capsys):
     for path in derived:  # each in turn replaced by the one of another run
         new = path.read_bytes()
         path.write_bytes(old[path])
-        for script in (report, draw_comparison):
-            assert f"{path.name}: is of other samples" in refusal(capsys, script, of(here, "samples_nfe2"))
+        assert f"{path.name}: is of other samples" in refusal(capsys, report, of(here, "samples_nfe2"))
         assert len(read_curve(folder.with_name("samples_nfe1"))) == (0 if path == derived[0] else 2)
         path.write_bytes(new)
 
@@ -189,21 +188,3 @@ def test_curves_hold_only_what_was_made_and_judged_alike(here):
     assert set(points[0].scores) == {"psnr", "ssim"}
     assert read_curve(folder / "samples_nfe2") == []
     assert read_curve(folder / "samples_nfe4_clip") == []
-
-
-def test_a_comparison_shows_the_images_that_were_judged(here, capsys):
-    for nfe in (1, 5):
-        restore(here, nfe)
-    argv = of(here, "samples_nfe1", "samples_nfe5")
-    argv += ["--rows", "3", "--tile", "64"]
-    judge(here, "samples_nfe1", "samples_nfe5", "--metrics", "ssim")
-    assert "run compute_metrices.py --metrics psnr" in refusal(capsys, draw_comparison, argv)
-    judge(here, "samples_nfe1", "samples_nfe5")
-    assert draw_comparison.main(argv) == 0
-    table = rows(here / "results" / NAME / "samples_nfe5/metrics_per_image.csv")
-    assert f"samples_nfe5: {np.mean([gain(row) for row in table]):+.2f} dB" in capsys.readouterr().out
-    clean = np.asarray(Image.open(here / "photos/val/chelsea/chelsea_0000.png"))
-    picture = np.asarray(Image.open(here / "comparison.png"))
-    height, width, _ = picture.shape
-    assert (height, width) == (32 + 74 + 3 * 92, 32 + 5 * 72 - 8)  # degraded, bicubic, two restored, clean
-    np.testing.assert_array_equal(picture[90 : 90 + 64 : 2, -80:-16:2], clean)
