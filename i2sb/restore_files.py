@@ -31,7 +31,7 @@ from i2sb.forecast import TimeLeft, before_sampling
 from i2sb.forms import mask_tensor
 from i2sb.photographs import Photograph, clipped, encode, output_name, read
 from i2sb.recon import differences, sampling_of
-from i2sb.runtime.distributed import broadcast_object, gather_patiently, is_main, share, world_size
+from i2sb.runtime.distributed import barrier, broadcast_object, gather_objects, is_main, rank, world_size
 from i2sb.runtime.files import atomic_write, only_one
 from i2sb.runtime.picture_formats import readable_suffixes
 from i2sb.runtime.progress import Progress
@@ -88,8 +88,8 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
         if missing:
             log.info(f"[Restore] {before_sampling(f'{len(missing)} pictures', nfe, bool(opt.nfe))}")
         with Progress("restoring", len(missing) * nfe, shown=is_main()) as bar:
-            for number in share(len(missing)):
-                job, began = missing[number], time.perf_counter()
+            for job in missing[rank() :: world_size()]:
+                began = time.perf_counter()
                 try:
                     files = _restore_one(bridge, opt, nfe, job, on_step)
                 except ValueError as error:
@@ -101,7 +101,8 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
                         file.write(content)
                 restored += 1
                 log.info(f"[Restore] {printable(_result(opt, job))} ({time.perf_counter() - began:.1f} s)")
-        gathered = gather_patiently([restored, failed])
+        barrier()
+        gathered = gather_objects((restored, failed))
         if is_main():
             _conclude(bridge, opt, jobs, len(jobs) - len(missing), gathered, log)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import itertools
-import json
 import os
 import signal
 import socket
@@ -35,7 +33,6 @@ _POLL = 0.05
 # How gloo and NCCL say that a peer, or the way to it, is gone.
 _LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 _store: dist.Store | None = None  # that all ranks share
-_turns = itertools.count()
 
 
 def rank() -> int:
@@ -130,53 +127,13 @@ def check_agreement(obj: Any, otherwise: str) -> None:
 def main_first() -> Iterator[None]:
     """Rank 0 runs the block first (a download, a data set to build), then all others at once.
 
-    However long rank 0 takes, the others wait: this is not a collective, which would time out.  When it fails in the
-    block, the others raise EndedElsewhere.
+    However long rank 0 takes, the others wait, see `barrier`.  When it fails in the block, they raise EndedElsewhere.
     """
-    if _store is None:
-        yield
-        return
-    key = f"main_first/{next(_turns)}"
-    if is_main():
-        try:
-            yield
-        except BaseException:
-            _store.set(key, "failed")
-            raise
-        _store.set(key, "done")
-        return
-    while not _store.check([key]):
-        time.sleep(_POLL)
-    if _store.get(key) != b"done":
-        raise EndedElsewhere("rank 0 has failed while this rank waited for it")
-    yield
-
-
-def share(count: int) -> Iterator[int]:
-    """The numbers 0 .. count - 1, each for one of the ranks: whichever is free takes the next."""
-    if _store is None:
-        yield from range(count)
-        return
-    key = f"share/{next(_turns)}"
-    while (number := _store.add(key, 1) - 1) < count:
-        yield number
-
-
-def gather_patiently(obj: Any) -> list[Any]:
-    """Every rank's plain `obj` (of JSON), in the order of the ranks, on rank 0; [] on the others, which go on at once.
-
-    However long the slowest takes, rank 0 waits: this is not a collective, which would time out.
-    """
-    if _store is None:
-        return [obj]
-    key = f"gather/{next(_turns)}"
-    keys = [f"{key}/{number}" for number in range(world_size())]
-    _store.set(keys[rank()], json.dumps(obj))
     if not is_main():
-        return []
-    while not _store.check(keys):
-        time.sleep(_POLL)
-    return [json.loads(_store.get(key)) for key in keys]
+        barrier()
+    yield
+    if is_main():
+        barrier()
 
 
 class StopSignal:
