@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 from typing import BinaryIO
@@ -81,22 +82,14 @@ def describe(
     Arguments and errors as those of `decode`.
     """
     try:
-        is_array = channels not in _MODES or file.read(6) == b"\x93NUMPY"
-        file.seek(0)
-        if is_array:
-            return _describe_array(file.read(), channels)
-        with Image.open(file, formats=readable_formats()) as image:
-            turned = exif_rotate and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
-            width, height = image.size[::-1] if turned else image.size
-            return width, height, _KIND.get(image.mode.partition(";")[0], image.mode)
-    except UnidentifiedImageError:
-        file.seek(0)
-        return _describe_array(file.read(), channels)
-    except Exception as error:
+        if channels in _MODES:
+            with contextlib.suppress(UnidentifiedImageError), Image.open(file, formats=readable_formats()) as image:
+                turned = exif_rotate and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+                width, height = image.size[::-1] if turned else image.size
+                return width, height, _KIND.get(image.mode.partition(";")[0], image.mode)
+            file.seek(0)
+        picture = parse(file.read(), channels, (0, 1), turn=exif_rotate)  # whatever its values mean
+        height, width, bands = picture.array().shape
+        return width, height, _MODES.get(bands, f"{bands} bands")
+    except Exception as error:  # of Pillow's plug-ins
         raise ValueError(one_line(error, 300) or type(error).__name__) from error
-
-
-def _describe_array(content: bytes, channels: int) -> tuple[int, int, str]:
-    picture = parse(content, channels, (0, 1))  # whatever its values mean
-    height, width, bands = picture.array().shape
-    return width, height, _MODES.get(bands, f"{bands} bands")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from corruption.build import create_corruption
-from corruption.mask_bank import stored_bank
+from corruption.registry import lookup
 from evaluation.gallery import Cell, Row, paint
-from evaluation.image_quality import psnr
+from evaluation.metrics import build_judges
 from i2sb.bridge import Bridge
 from i2sb.errors import UserError
 from i2sb.export import demos
@@ -38,11 +36,10 @@ def restore_examples(opt: argparse.Namespace) -> None:
     if not files:
         raise UserError(f"--input {opt.input}: there are no photographs")
     bridges = {name: Bridge.from_pretrained(name) for name in names}
-    distance = _perceptual()
     rows = []
     for number, file in enumerate(files):
         turn = names if opt.ckpt else [names[number % len(names)]]
-        rows.append(_row(file, {name: bridges[name] for name in turn}, opt, distance))
+        rows.append(_row(file, {name: bridges[name] for name in turn}, opt))
         print(rows[-1].title)
         for cell in rows[-1].cells[:-1]:
             print(f"    {cell.title:40} {cell.caption}")
@@ -51,14 +48,16 @@ def restore_examples(opt: argparse.Namespace) -> None:
     print(f"The picture: {opt.out}")
 
 
-def _row(
-    file: Path, bridges: dict[str, Bridge], opt: argparse.Namespace, distance: Callable[[Tensor, Tensor], str]
-) -> Row:
+def _row(file: Path, bridges: dict[str, Bridge], opt: argparse.Namespace) -> Row:
     first = next(iter(bridges.values()))
     clean = read(file, first.config.channels, first.config.value_range).tensor()[None]
+    judges = build_judges(["psnr", "perceptual"], (), "cpu", shape=tuple(clean.shape[1:])).per_image
     cells = []
     for title, image in _columns(clean, bridges, opt):
-        caption = f"{psnr(image, clean).item():.2f} dB{distance(image, clean)}"
+        scores = {name: judge(image, clean, None).item() for name, judge in judges.items()}
+        caption = f"{scores['psnr']:.2f} dB"
+        if "perceptual" in scores:  # its network is an extra
+            caption += f" · distance {scores['perceptual']:.3f}"
         cells.append(Cell(to_pixels(image[0]), title, caption))
     cells.append(Cell(to_pixels(clean[0]), "clean", ""))
     return Row(f"{file.stem}: {first.config.task}", cells)
@@ -72,25 +71,7 @@ def _columns(clean: Tensor, bridges: dict[str, Bridge], opt: argparse.Namespace)
         shown = to_float(nearest_uint8(shown))
         if baseline_of != bridge.config.task:
             baseline_of = bridge.config.task
-            operator = create_corruption(baseline_of, clean.shape[2:], "cpu", stored_bank)
-            yield operator.baseline_name, operator.baseline(shown, mask)
+            yield lookup(baseline_of).baseline_name, bridge.baseline_tensor(shown, mask)
         sampler = "ddpm" if nfe == 1 or bridge.config.ot_ode else FEW_STEPS
         setting = {"sampler": sampler, "tile": opt.tile, "is_shown": True}
         yield f"{name}, NFE {nfe}", bridge.restore_tensor(shown, opt.seed, mask, nfe=nfe, **setting)
-
-
-def _perceptual() -> Callable[[Tensor, Tensor], str]:
-    """The perceptual distance in words; nothing where its network is not installed."""
-    from i2sb.features import PerceptualDistance
-
-    try:
-        network = PerceptualDistance()
-    except UserError:
-        return lambda image, clean: ""
-
-    def measure(image: Tensor, clean: Tensor) -> str:
-        with torch.no_grad():
-            value = network(*(to_float(nearest_uint8(x)) for x in (image, clean))).item()
-        return f" · distance {value:.3f}"
-
-    return measure

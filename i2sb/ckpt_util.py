@@ -85,28 +85,31 @@ def find_weights(name: str | os.PathLike, flag: str = "--ckpt") -> Path:
     Raises:
         UserError: there are none.
     """
-    folder = RESULTS / name
-    if not (folder / LATEST).exists() and not export.is_export(folder) and str(name) in (demos := export.demos()):
-        return demos[str(name)]
-    check_folder(folder, flag)
-    return folder / (export.WEIGHTS if export.is_export(folder) else LATEST)
+    folder, demos = RESULTS / name, export.demos()
+    ours = (folder / LATEST).exists() or export.is_export(folder)
+    return demos[str(name)] if str(name) in demos and not ours else _weights_in(folder, flag)
 
 
-def check_folder(folder: Path, flag: str = "--ckpt") -> None:
-    """Refuse what is no folder of results, with what there is."""
+def trained(results: Path = RESULTS) -> dict[str, Path]:
+    """Name -> checkpoint of all there are: the demo models, and the folders below `results` with weights."""
+    folders = {path.parent for file in (LATEST, export.WEIGHTS) for path in results.glob(f"*/{file}")}
+    return export.demos() | {folder.name: folder for folder in sorted(folders)}
+
+
+def _weights_in(folder: Path, flag: str = "--ckpt") -> Path:
+    """latest.pt of a folder of results, or exported weights in its place; a UserError with what there is if neither."""
     if folder.is_file():
         raise UserError(
             f"--ckpt {folder.relative_to(RESULTS)}: is a file; to use it, make it the latest.pt of a folder of its "
             f"own: mkdir {RESULTS}/NAME; cp {folder} {RESULTS}/NAME/{LATEST}"
         )
     if not folder.is_dir():
-        found = (path.parent for file in (LATEST, export.WEIGHTS) for path in RESULTS.glob(f"*/{file}"))
-        there = {path.name for path in found} | {*export.demos()}
-        hint = f"{those_there(folder.name, there)}; " if there else ""
+        hint = f"{those_there(folder.name, there)}; " if (there := trained()) else ""
         raise UserError(
             f"{flag} {folder.name}: there is no folder {folder} here; {hint}scripts/download_checkpoint.sh fetches "
             "published checkpoints, train.py --name makes others"
         )
+    return folder / (export.WEIGHTS if export.is_export(folder) else LATEST)
 
 
 # Options
@@ -119,8 +122,7 @@ def as_trained(ckpt_path: str | os.PathLike, log: Any = None) -> argparse.Namesp
     """
     weights = Path(ckpt_path)
     if not weights.is_file():
-        check_folder(weights)
-        weights = weights / (export.WEIGHTS if export.is_export(weights) else LATEST)
+        weights = _weights_in(weights)
     folder = weights.parent
     options = export.load_options(weights) if weights.suffix == SAFETENSORS else _saved_options(weights)
     if log is not None:

@@ -13,7 +13,6 @@ results/NAME/sweep.csv, sweep.png: derived from several such folders
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import itertools
 import json
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import ConcatDataset
 
 from i2sb.errors import UserError, one_line, those_there
 from i2sb.pixels import to_uint8
@@ -56,6 +56,14 @@ def sampling_name(opt: Any) -> str:
     sampler, eta, spacing = sampling_of(opt).values()
     parts = [sampler, f"eta{eta:g}" if eta else "", "" if spacing == PUBLISHED["spacing"] else spacing]
     return "_".join(filter(None, parts))
+
+
+def run_settings(runner: Any, opt: Any, nfe: int, *names: str) -> dict[str, Any]:
+    """What restored images depend on: weights, bridge, sampling, and the options `names` besides."""
+    names = ("seed", "clip_denoise", "precision", *names)
+    run = {"checkpoint": runner.identity, **runner.config.to_dict(), **{name: getattr(opt, name) for name in names}}
+    # each kind of device draws other noise from the same seed
+    return {**run, "nfe": nfe, **sampling_of(opt), "device": runner.device.type}
 
 
 def sample_folder(name: str, nfe: int, opt: Any) -> Path:
@@ -161,10 +169,10 @@ class Recon:
     def __init__(self, paths: list[Path]):
         self.paths = paths
         found = [self._open(path) for path in paths]
-        self._arrs = [arr for arr, _, _ in found]
-        if len({arr.shape[1:] for arr in self._arrs}) > 1:
+        self._images = ConcatDataset([arr for arr, _, _ in found])
+        if len({arr.shape[1:] for arr, _, _ in found}) > 1:
             raise UserError(f"{paths[0].parent}: its parts hold images of different sizes")
-        self.image_shape = tuple(self._arrs[0].shape[1:])
+        self.image_shape = tuple(found[0][0].shape[1:])
         self.labels = torch.cat([labels for _, labels, _ in found])
         known = [checksums for *_, checksums in found]
         self.checksums = None if None in known else [crc for each in known for crc in each]
@@ -193,9 +201,7 @@ class Recon:
 
     def take(self, numbers: Sequence[int]) -> Tensor:
         """The images of these numbers [b,C,H,W] as stored."""
-        starts = list(itertools.accumulate(map(len, self._arrs[:-1]), initial=0))
-        parts = [bisect.bisect_right(starts, number) - 1 for number in numbers]
-        return torch.stack([self._arrs[part][number - starts[part]] for part, number in zip(parts, numbers)])
+        return torch.stack([self._images[number] for number in numbers])
 
 
 class ReconStore:

@@ -20,7 +20,7 @@ from i2sb.errors import UserError
 from i2sb.forecast import TimeLeft, before_sampling
 from i2sb.loader import check_same_images, ordered_loader
 from i2sb.operator_file import operator_errors
-from i2sb.recon import ReconStore, sampling_of
+from i2sb.recon import ReconStore, run_settings, sampling_of
 from i2sb.runtime.distributed import (
     barrier,
     broadcast_object,
@@ -47,14 +47,9 @@ def open_store(
     check_same_images(dataset)
     shape = (bridge.channels, *height_width(bridge.image_size))
     settings = {
-        "checkpoint": runner.identity,
+        **run_settings(runner, opt, num_evaluations(opt.nfe, bridge.interval), "partition", "exif_rotate"),
         "data": broadcast_object(dataset.fingerprint() if is_main() else None),
-        **bridge.to_dict(),
-        **{name: getattr(opt, name) for name in ("seed", "clip_denoise", "precision", "partition", "exif_rotate")},
-        "nfe": num_evaluations(opt.nfe, bridge.interval),
-        **sampling_of(opt),
         "holes": holes(corrupt, len(dataset), shape),
-        "device": runner.device.type,  # each kind draws other noise from the same seed
     }
     if own := getattr(corrupt, "file_sha256", None):
         settings["operator"] = own

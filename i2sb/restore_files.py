@@ -30,7 +30,7 @@ from i2sb.errors import SomeFailed, UserError, one_line, printable
 from i2sb.forecast import TimeLeft, before_sampling
 from i2sb.forms import mask_tensor
 from i2sb.photographs import Photograph, clipped, encode, output_name, read
-from i2sb.recon import differences, sampling_of
+from i2sb.recon import differences, run_settings, sampling_of
 from i2sb.runtime.distributed import barrier, broadcast_object, gather_objects, is_main, rank, world_size
 from i2sb.runtime.files import atomic_write, only_one
 from i2sb.runtime.picture_formats import readable_suffixes
@@ -60,14 +60,9 @@ def restore_files(bridge: Bridge, opt: argparse.Namespace, nfe: int, log: Any) -
     """
     _check(bridge, opt)
     settings = {
-        "checkpoint": bridge.runner.identity,
-        **bridge.config.to_dict(),
-        **{name: getattr(opt, name) for name in ("seed", "clip_denoise", "precision", "degrade")},
-        "nfe": nfe,
-        **sampling_of(opt),
+        **run_settings(bridge.runner, opt, nfe, "degrade"),
         "tile": opt.tile or bridge.tile,
         "mask": None if opt.mask is None else str(opt.mask),
-        "device": bridge.runner.device.type,  # each kind draws other noise from the same seed
         "operator": lookup(bridge.config.task).file_sha256 if opt.degrade else None,
     }
     jobs = broadcast_object(_list_jobs(opt) if is_main() else None)

@@ -48,10 +48,11 @@ def cover(length: int, multiple: int, tile: int | None = None) -> list[Window]:
         falling = _ramp(starts[i + 1], start + size, length) if i + 1 < len(starts) else 0.0
         weights[i] = rising * (1.0 - falling)
     weights /= weights.sum(axis=0)
+    pixels = np.pad(np.arange(length), (0, padded - length), mode="reflect")
     found = []
     for start, weight in zip(starts, weights):
         inside = slice(start, min(start + size, length))
-        found.append(Window(_reflected(np.arange(start, start + size), length), inside, weight[inside]))
+        found.append(Window(pixels[start : start + size], inside, weight[inside]))
     return found
 
 
@@ -59,14 +60,6 @@ def _ramp(begin: int, end: int, length: int) -> np.ndarray:
     """[length]: from 0 to 1 as a raised cosine over the middle half of begin .. end."""
     share = (np.arange(length) + 0.5 - begin) / (end - begin)
     return np.sin(np.pi / 2 * np.clip(2 * share - 0.5, 0, 1)) ** 2
-
-
-def _reflected(places: np.ndarray, length: int) -> np.ndarray:
-    """Places beyond the end, mirrored at the last pixel and at the first, as often as it takes."""
-    if length == 1:
-        return np.zeros_like(places)
-    places = places % (2 * length - 2)
-    return np.where(places < length, places, 2 * length - 2 - places)
 
 
 def in_windows(

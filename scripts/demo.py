@@ -69,14 +69,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 def on_offer(names: Sequence[str], results: Path) -> dict[str, Path]:
     """Name -> checkpoint: those named, else the demo models and all below `results`.  Raises UserError: none."""
-    from i2sb import export
     from i2sb.bridge import locate
-    from i2sb.ckpt_util import LATEST
+    from i2sb.ckpt_util import trained
 
-    if names:
-        return {name: locate(name) for name in names}
-    folders = {path.parent for file in (LATEST, export.WEIGHTS) for path in results.glob(f"*/{file}")}
-    found = export.demos() | {folder.name: folder for folder in sorted(folders)}
+    found = {name: locate(name) for name in names} or trained(results)
     if not found:
         raise UserError(
             f"--results {results}: no checkpoint there; scripts/download_checkpoint.sh fetches published ones, "

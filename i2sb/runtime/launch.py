@@ -30,11 +30,7 @@ from i2sb.runtime.script import SIGNALS, on_signals, print_anything, short_repor
 _GRACE = 5.0  # seconds in which the others may end by themselves once a rank has failed
 _POLL = 0.1
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_ONE_PER_NODE = (
-    "RANK",
-    "WORLD_SIZE",
-    "MASTER_ADDR",
-)  # for one launcher per node, as on Kubernetes; LOCAL_RANK is not set
+_ONE_PER_NODE = ("RANK", "WORLD_SIZE", "MASTER_ADDR")  # of one launcher per node, as on Kubernetes; no LOCAL_RANK
 # Each launcher's name and its variables: rank, size, local rank, local size; empty where it has none.
 _MPI = (
     ("mpirun (Open MPI)", *(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
