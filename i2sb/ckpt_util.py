@@ -29,7 +29,7 @@ from i2sb.errors import UserError, one_line, those_there
 from i2sb.fetch import download_ckpt
 from i2sb.initial_weights import FIRST, bare_names
 from i2sb.network import network_of
-from i2sb.options import fault_of_saved, training_defaults
+from i2sb.options import training_defaults
 from i2sb.options.shared import misfit
 from i2sb.precision import settle
 from i2sb.runtime.files import atomic_write, only_one, sync
@@ -128,8 +128,6 @@ def as_trained(ckpt_path: str | os.PathLike, log: Any = None) -> argparse.Namesp
     if log is not None:
         log.info(f"[Options] {folder}")
     saved = with_defaults(options)
-    if fault := fault_of_saved(vars(saved)):
-        raise UserError(f"{folder}: {fault}")
     saved.ckpt_path, saved.load, saved.given = folder, weights, ()
     for name in ("dataset_dir", "val_list", "source", "target"):
         if (value := getattr(saved, name)) is not None:

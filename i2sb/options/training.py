@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,18 +188,6 @@ def batch_fault(batch_size: int, microbatch: int, processes: int) -> str | None:
         f"--batch-size {batch_size}: must be a multiple of processes x --microbatch = {processes} x {microbatch} = "
         f"{per_pass}"
     )
-
-
-def fault_of_saved(options: Mapping[str, Any]) -> str | None:
-    """Which saved number train.py would not accept; None: it accepts all."""
-    for action in build_parser()._actions:
-        if type(action.default) in (int, float):
-            value = options.get(action.dest, action.default)
-            try:
-                action.type(size_text(value))
-            except (ValueError, argparse.ArgumentTypeError) as error:
-                return f"the option {action.dest} that was saved is {ascii(value)[:60]}: {error}"
-    return None
 
 
 def training_defaults() -> dict[str, Any]:
