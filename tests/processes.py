@@ -62,6 +62,17 @@ def as_child(function: Callable[[], object], *, no_root: bool = False, memory: i
 
 
 @contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes meanwhile: this stands for a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@contextmanager
 def readonly_folder() -> Iterator[Path]:
     """A folder that everyone may read and nobody but root may write to; it holds one file, "file"."""
     with tempfile.TemporaryDirectory() as name:

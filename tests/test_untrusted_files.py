@@ -89,8 +89,8 @@ def test_no_untrusted_file_is_executed(here, capsys, path, script):
     trap = here / "trap"
     trap.mkdir()
     good = (here / path).read_bytes()
-    some = list(bad_files.attacks(trap).values())[::20]  # all of them meet the readers in tests/i2sb
-    for data in (*some, b"", good[: len(good) // 2], b"<!DOCTYPE html><html>", bytes(100)):
+    attack = bad_files.attacks(trap)["os.system in a dict, protocol 4"]  # all of them meet the readers in tests/i2sb
+    for data in (attack, good[: len(good) // 2], b"<!DOCTYPE html><html>"):
         (here / path).write_bytes(data)
         code, last = run(script, here, capsys)
         assert code == 2

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import shutil
-import zlib
 from pathlib import Path
 
 import lmdb
@@ -14,7 +13,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dataset.imagenet import InpaintingVal10kSubset, build_lmdb_dataset, build_lmdb_dataset_val10k, readlines
-from dataset.images import WithChecksum
 from dataset.index import read_index, write_index
 from dataset.names import class_and_file
 from i2sb.errors import UserError
@@ -134,14 +132,6 @@ def test_a_folder_that_differs_from_its_lmdb_is_noticed(folder, caplog):
     assert "1 only in the folder, such as n01440764/new.png; 1 only in the LMDB, such as n01440764/img_003.png" in line
     assert "1 of all 24 have another size" in line
     assert f"python scripts/build_lmdb.py {folder}/val {folder}/val_faster_imagefolder.lmdb" in line
-
-
-def test_small_images_are_counted(caplog):
-    caplog.set_level(logging.INFO)
-    build_lmdb_dataset(options(image_size=64), LOG, train=False)
-    assert "smaller than" not in caplog.text
-    build_lmdb_dataset(options(image_size=73), LOG, train=False)
-    assert "24 of all 24 images are smaller than 73 px, and are enlarged" in caplog.text
 
 
 def test_exif_orientation_on_request(folder):
@@ -285,18 +275,6 @@ def test_inpainting_subset_of_the_originals_scripts(tmp_path):
 
 
 # --- identity
-
-
-def test_the_bytes_of_an_image_and_their_checksum():
-    dataset = build_lmdb_dataset(options(), LOG, train=False)
-    checked = WithChecksum(dataset)
-    assert (len(checked), checked.classes, checked.samples) == (24, dataset.classes, dataset.samples)
-    for index, (path, label) in enumerate(dataset.samples):
-        content = (INTEROP / "images" / "val" / class_and_file(path)).read_bytes()
-        assert dataset.read(index) == content
-        (image, found_label), checksum = checked[index]
-        assert (found_label, checksum) == (label, zlib.crc32(content))
-        assert torch.equal(image, dataset[index][0])
 
 
 def test_the_fingerprint_is_of_names_labels_and_sizes(folder):

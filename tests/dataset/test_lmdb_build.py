@@ -11,7 +11,7 @@ import lmdb
 import numpy as np
 import pytest
 from PIL import Image
-from processes import ROOT, as_child, python, readonly_folder
+from processes import ROOT, as_child, largest_file, python, readonly_folder
 
 from dataset.build import build_lmdb, is_complete, verify_lmdb
 from dataset.index import index_path, read_index, write_index
@@ -168,16 +168,10 @@ def test_a_disk_that_is_too_small_is_noticed_before(images, tmp_path, monkeypatc
 
 
 def test_a_disk_that_fills_up_gives_one_line(images, tmp_path):
-    """A limit on the size of files stands for the full disk; afterwards the build resumes."""
-    resource = pytest.importorskip("resource")
+    """Afterwards the build resumes."""
     target = tmp_path / "x.lmdb"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
-    try:
-        with pytest.raises(UserError, match=r"x\.lmdb: cannot be built: ") as caught:
-            build_lmdb(images, target)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with largest_file(30_000), pytest.raises(UserError, match=r"x\.lmdb: cannot be built: ") as caught:
+        build_lmdb(images, target)
     assert "\n" not in str(caught.value)
     assert not target.exists()
     build_lmdb(images, target)

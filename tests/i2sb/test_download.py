@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import rich.progress  # noqa: F401  (children that may not read the Python installation need it loaded)
-from processes import as_child, names, python, readonly_folder
+from processes import as_child, largest_file, names, python, readonly_folder
 from webserver import Site, closed_address, serving
 
 from i2sb import download
@@ -132,14 +132,8 @@ def test_where_nothing_can_be_written(site, path):
 
 
 def test_a_full_disk_keeps_what_came(site, path):
-    """A limit on the size of files stands for the full disk."""
-    import resource
-
-    def run():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-        return download(site.url, path)
-
-    assert f"(cannot write to {path.parent}: File too large); fetch it by hand" in as_child(run)
+    with largest_file(300_000):
+        assert f"(cannot write to {path.parent}: File too large); fetch it by hand" in failure(site.url, path)
     assert download(site.url, path).read_bytes() == DATA
     assert site.requests[-1][1] == "bytes=300000-"
 

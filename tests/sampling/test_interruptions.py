@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import ROOT, as_child, free_port
+from processes import ROOT, as_child, free_port, largest_file
 from small_runs import FOLDER, NAME, metrics_argv, refusal, restore, sample_argv
 
 import sample
@@ -84,14 +83,9 @@ def test_a_second_run_on_the_same_folder_is_refused(here, capsys):
 
 @pytest.mark.parametrize(("size", "where"), [(20_000, ".recon.parts/arr"), (295_000, "recon.pt")])
 def test_a_full_disk_is_one_line_and_the_run_resumes_later(here, capsys, size, where):
-    """A limit on the size of files stands for the full disk."""
     argv = sample_argv(here / "photos", NAME, "--batch-size", "4")  # batches of 49 KiB, recon.pt of 288 KiB
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    with largest_file(size):
         line = refusal(capsys, sample, argv)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert where in line
     assert "cannot be written" in line
     assert not (here / FOLDER / "recon.pt").exists()
