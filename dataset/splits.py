@@ -144,9 +144,9 @@ def _log_oddities(dataset: ImageDataset, images: Path | None, opt: Any, log: Any
 
 
 def log_clipped(dataset: ImageDataset, paths: list[str], log: Any) -> None:
-    """Warn where values of the files (up to 1000, evenly spread) lie outside the value range."""
+    """Warn where values of the files (up to 100, evenly spread) lie outside the value range."""
     value_range, outside, total = dataset.decoding.get("value_range"), 0, 0
-    for path in paths[:: -(-len(paths) // 1000)]:
+    for path in paths[:: -(-len(paths) // 100)]:
         if value_range is not None or path.lower().endswith(BANDS):  # others fill the range of their type
             with contextlib.suppress(Exception):  # whoever needs this image reports it
                 picture = parse(dataset.store.get(path), dataset.decoding["channels"], value_range)

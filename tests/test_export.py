@@ -25,7 +25,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train.main(train_argv(folder / "photos", "--name", "a", "--cond-x1")) == 0
-        assert export.main(["--ckpt", "a", "--out", "results/b"]) == 0
+        assert export.main(["--ckpt", "results/a/latest.pt", "--out", "results/b"]) == 0
     return folder
 
 
@@ -62,7 +62,10 @@ def test_the_folder_samples_as_the_checkpoint_does(here):
 
 def test_a_training_starts_from_it(here, capsys):
     assert train.main(train_argv(here / "photos", "--ckpt", "b", "--name", "c", "--num-itr", "2", "--cond-x1")) == 0
-    assert "weights alone: a new training starts from them, at iteration 0" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "weights alone: a new training starts from them, at iteration 0" in shown
+    assert "[Resume] --" not in shown  # of its training it says nothing
+    assert "resumed c" not in shown
     assert torch.load("results/c/latest.pt", weights_only=True)["resume"]["iteration"] == 2
 
 

@@ -136,20 +136,6 @@ def test_rgba_rectangles_are_resumed_and_not_mixed_up(tmp_path, monkeypatch, cap
     assert compute_metrices.main(judged) == 0
 
 
-def test_what_a_training_will_take_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    write_images(tmp_path / "data/train", 3, (16, 16), 6)
-    argv = train_argv(tmp_path / "data", "--image-size", "16", "--num-itr", "21", "--log-every", "100", "--name", "run")
-    assert train.main(argv) == 0
-    lines = Path(".log/run/log.txt").read_text().splitlines()
-    before, after = (next(i for i, line in enumerate(lines) if text in line) for text in ("per epoch", "to the end"))
-    assert "0.306 M parameters, 5.83 MiB with gradients" in lines[before]
-    assert "per micro-batch of 2, computed from shapes | 6 images per epoch, 1.5 iterations" in lines[before]
-    assert "cpu, fp32, channels last" in lines[before + 1]
-    assert re.search(r"about 0:00:\d\d \(h:mm:ss\) to the end", lines[after])
-    assert before < after
-
-
 def test_pairs_are_restored_and_evaluated_as_they_are(tmp_path, monkeypatch):
     """The degraded image is the pair's own; no operator is asked."""
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import noise
 
 from dataset.imagenet import build_lmdb_dataset
 from dataset.images import WithChecksum
@@ -23,13 +24,6 @@ LOG = logging.getLogger("dataset")
 
 def options(dataset_dir, image_size=32, corrupt="jpeg-5", **more):
     return argparse.Namespace(dataset_dir=Path(dataset_dir), image_size=image_size, corrupt=corrupt, **more)
-
-
-def noise(path, size=(40, 50), mode="RGB", seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).convert(mode).save(path)
-    return path
 
 
 @pytest.fixture

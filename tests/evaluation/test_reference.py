@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import noise
 
 from dataset.splits import open_folder
 from dataset.transforms import build_test_transform
@@ -26,23 +27,16 @@ def colours(images):
     return images.float().mean(dim=(2, 3))
 
 
-def save(path, size=(40, 30), mode="RGB", seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).convert(mode).save(path)
-    return path
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Images of several kinds, nested, beside other files."""
     root = tmp_path / "photos"
-    save(root / "b.jpg")
-    save(root / "a" / "2.PNG", (30, 50), "L", seed=1)
-    save(root / "a" / "10.png", (64, 64), "P", seed=2)
-    save(root / "a" / "deep" / "er" / "x.webp", (33, 80), seed=3)
-    save(root / "z" / "alpha.png", (50, 50), "RGBA", seed=5)
-    save(root / ".hidden" / "h.png")
+    noise(root / "b.jpg")
+    noise(root / "a" / "2.PNG", (30, 50), "L", seed=1)
+    noise(root / "a" / "10.png", (64, 64), "P", seed=2)
+    noise(root / "a" / "deep" / "er" / "x.webp", (33, 80), seed=3)
+    noise(root / "z" / "alpha.png", (50, 50), "RGBA", seed=5)
+    noise(root / ".hidden" / "h.png")
     (root / "z" / "._tiny.png").write_bytes(b"of a Mac")
     (root / "readme.txt").write_text("no image")
     return root

