@@ -96,18 +96,11 @@ def _lpips(classes: Sequence[str], device: str, border: int) -> Judge:
 
 
 def _perceptual(classes: Sequence[str], device: str, border: int) -> Judge:
-    import torch
-
     from i2sb.features import PerceptualDistance
     from i2sb.pixels import nearest_uint8, to_float
 
     network = _with_extra(PerceptualDistance).to(device)
-
-    @torch.no_grad()
-    def judge(images: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
-        return network(*(to_float(nearest_uint8(x.to(device))) for x in (images, clean)))
-
-    return judge
+    return lambda images, clean, labels: network(*(to_float(nearest_uint8(x.to(device))) for x in (images, clean)))
 
 
 def _dists(classes: Sequence[str], device: str, border: int) -> Judge:
@@ -125,9 +118,9 @@ def _arniqa(classes: Sequence[str], device: str, border: int) -> Judge:
 
 
 def _spatial(device: str) -> Callable[[Tensor], Tensor]:
-    from evaluation.spatial import SpatialFeatures
+    from evaluation.spatial import build_features
 
-    return _with_extra(SpatialFeatures, device)
+    return _with_extra(build_features, device)
 
 
 def _with_extra(build: Callable, *args: Any) -> Any:

@@ -7,6 +7,8 @@ as in clean images, not whether they are in the right place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -62,12 +64,7 @@ def score(restored: Moments, clean: Moments) -> tuple[float, tuple[float, float]
     return value, (float(low), float(high))
 
 
-class SpatialFeatures:
-    """Images [B,3,H,W], uint8 or float in about [-1,1], as 8-bit pixels -> [B,40,H/8,W/8]."""
-
-    def __init__(self, device: str) -> None:
-        self.network, self.device = Features((BLOCK,)).to(device), device
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.network(to_float(nearest_uint8(images.to(self.device))))[0]
+def build_features(device: str) -> Callable[[Tensor], Tensor]:
+    """A function of images [B,3,H,W], uint8 or float in about [-1,1], as 8-bit pixels -> [B,40,H/8,W/8]."""
+    network = Features((BLOCK,)).to(device)
+    return lambda images: network(to_float(nearest_uint8(images.to(device))))[0]
