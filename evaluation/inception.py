@@ -5,7 +5,6 @@ resizes image by image on the CPU), and `evaluation.weights` fetches the files, 
 and leaves half a file behind when it is interrupted.
 """
 
-import platform
 import warnings
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from evaluation import weights
 from i2sb import addresses
 from i2sb.options.metrics import MODES
 
-TORCHSCRIPT_FOLDER = Path() if platform.system() == "Windows" else Path("/tmp")  # clean-fid's choice
+TORCHSCRIPT_FOLDER = Path("/tmp")  # clean-fid's choice
 
 
 class InceptionFeatures(nn.Module):

@@ -168,7 +168,7 @@ def _end_workers(workers: Sequence[Any] | None = None) -> None:
     """
     if workers is None:
         workers = [child for child in multiprocessing.active_children() if child.daemon]
-    if workers and hasattr(signal, "SIGCHLD"):
+    if workers:
         # torch's handler would call these deaths an error, on top of the one that is reported
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

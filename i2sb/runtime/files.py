@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import glob
 import io
 import os
@@ -12,11 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from i2sb.errors import UserError, printable
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
 
 _NOT_KNOWN_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}  # some network file systems, and FUSE
 
@@ -190,8 +186,6 @@ def only_one(path: Path, busy: str) -> Iterator[None]:
 
 def _flock(handle: int, wait: bool = True) -> bool | None:
     """Lock an open file; False when another holds it and we do not wait, None where locks are not known."""
-    if fcntl is None:
-        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:

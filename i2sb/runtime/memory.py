@@ -1,5 +1,6 @@
 """The peak memory of a process."""
 
+import resource
 import sys
 
 import torch
@@ -9,9 +10,5 @@ def peak_memory(device: torch.device) -> float:
     """GiB: of the GPU's memory for tensors on it, else of the process's own memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # bytes there, KiB on Linux

@@ -104,9 +104,6 @@ def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
     """Signals wait until the block has ended: one in the middle of importing torch aborts the process."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
