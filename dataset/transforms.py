@@ -1,4 +1,7 @@
-"""From decoded images to tensors: resized or cut to one size, flipped, in [-1,1]."""
+"""From decoded images to tensors: resized or cut to one size, flipped, in [-1,1].
+
+To the bit torchvision's transforms, whose import takes as long as torch's: it brings a compiler and all networks.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional
+from torch.nn.functional import interpolate
 
 from corruption.geometry import Size, height_width
 
@@ -43,23 +46,47 @@ class Transform:
             pixels = self._window(pixels)
         else:
             pixels = [fit(image, self.size) for image in pixels]
-        tensors = [(x if isinstance(x, Tensor) else functional.to_tensor(x)) * 2 - 1 for x in pixels]
+        tensors = [_to_tensor(x) * 2 - 1 for x in pixels]
         if self.flip and torch.rand(1) < 0.5:
-            tensors = [functional.hflip(x) for x in tensors]
+            tensors = [x.flip(-1) for x in tensors]
         return tensors if len(tensors) > 1 else tensors[0]
 
     def _window(self, images: list[Pixels]) -> list[Pixels]:
-        _, height, width = functional.get_dimensions(images[0])
+        height, width = _size(images[0])
         if height < self.size[0] or width < self.size[1]:
             images = [cover(image, self.size) for image in images]
-            _, height, width = functional.get_dimensions(images[0])
+            height, width = _size(images[0])
         top, left = (int(torch.randint(has - needs + 1, ())) for has, needs in zip((height, width), self.size))
-        return [functional.crop(image, top, left, *self.size) for image in images]
+        return [_crop(image, top, left, *self.size) for image in images]
+
+
+def _to_tensor(image: Pixels) -> Tensor:
+    """[C,H,W] in [0,1]."""
+    if isinstance(image, Tensor):
+        return image
+    pixels = torch.from_numpy(np.array(image)).view(*_size(image), -1)
+    return pixels.permute(2, 0, 1).contiguous() / 255
+
+
+def _size(image: Pixels) -> tuple[int, int]:
+    """(H, W)."""
+    return tuple(image.shape[1:]) if isinstance(image, Tensor) else image.size[::-1]
+
+
+def _crop(image: Pixels, top: int, left: int, height: int, width: int) -> Pixels:
+    if isinstance(image, Tensor):
+        return image[:, top : top + height, left : left + width]
+    return image.crop((left, top, left + width, top + height))
+
+
+def _center(image: Pixels, height: int, width: int) -> Pixels:
+    top, left = (round((has - needs) / 2) for has, needs in zip(_size(image), (height, width)))
+    return _crop(image, top, left, height, width)
 
 
 def fit(image: Pixels, size: tuple[int, int]) -> Pixels:
     """H x W image: as `cover`, then the centre.  size: (H, W)."""
-    return functional.center_crop(cover(image, size), list(size))
+    return _center(cover(image, size), *size)
 
 
 def cover(image: Pixels, size: tuple[int, int]) -> Pixels:
@@ -67,16 +94,18 @@ def cover(image: Pixels, size: tuple[int, int]) -> Pixels:
 
     Of strips that are 8 times too long the middle is taken first: whole, one of 30000 x 1 would take gigabytes.
     """
-    (height, width), (_, old_height, old_width) = size, functional.get_dimensions(image)
+    (height, width), (old_height, old_width) = size, _size(image)
     longest = MAX_ASPECT * max(size) // min(size)
     if max(old_height, old_width) > longest * min(old_height, old_width):
         old_height, old_width = min(old_height, longest * old_width), min(old_width, longest * old_height)
-        image = functional.center_crop(image, [old_height, old_width])
+        image = _center(image, old_height, old_width)
     if old_width * height <= old_height * width:  # the width decides
         height = int(width * old_height / old_width)
     else:
         width = int(height * old_width / old_height)
-    return functional.resize(image, [height, width])
+    if isinstance(image, Tensor):
+        return interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def build_train_transform(image_size: Size, crop: str = "center") -> Transform:
