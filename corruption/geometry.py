@@ -1,6 +1,11 @@
-"""Sizes and borders.  numpy only."""
+"""Sizes and borders."""
 
-import numpy as np
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Size = int | tuple[int, int]
 """Of images: S for S x S pixels, or (H, W)."""
@@ -14,4 +19,6 @@ def height_width(size: Size) -> tuple[int, int]:
 
 def mirrored(length: int, before: int, after: int) -> np.ndarray:
     """Pixel numbers of a row of `length` pixels, continued by reflection: c b a | a b c | c b a, as often as needed."""
+    import numpy as np  # which `--help` does not need
+
     return np.pad(np.arange(length), (before, after), mode="symmetric")

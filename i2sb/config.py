@@ -13,6 +13,9 @@ from corruption.geometry import Size
 from guided_diffusion import presets
 from i2sb.errors import UserError
 
+SPACINGS = ("uniform", "quadratic", "logsnr")
+"""How the sampling steps may lie, see `schedule.sampling_steps`."""
+
 
 def as_image_size(value: int | Sequence[int]) -> Size:
     """The one form of a size: squares are their side; files hold rectangles as lists.  Raises ValueError for others."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SPACINGS = ("uniform", "quadratic", "logsnr")
+from i2sb.config import SPACINGS
+
 BETA_MIN = 1e-4  # r_0^2: the schedule starts at this beta whatever the interval
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from corruption.geometry import Size, height_width
 from guided_diffusion import presets
-from i2sb.config import size_text
-from i2sb.schedule import SPACINGS
+from i2sb.config import SPACINGS, size_text
 
 from .parser import Parser, device, experiment, image_size, non_negative_int, number, operator_file, path, positive_int
 
