@@ -32,8 +32,7 @@ from i2sb.runner import Runner
 from i2sb.runtime.distributed import StopSignal
 from i2sb.training import Training
 
-FOUND = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
-DEVICE = torch.device(os.environ.get("I2SB_TEST_DEVICE", FOUND or "cpu"))
+DEVICE = torch.device(os.environ.get("I2SB_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "mps"))
 IS_CUDA = DEVICE.type == "cuda"
 pytestmark = pytest.mark.gpu
 cuda_only = pytest.mark.skipif(not IS_CUDA, reason="needs CUDA")
@@ -41,12 +40,6 @@ cuda_only = pytest.mark.skipif(not IS_CUDA, reason="needs CUDA")
 GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = json.loads((GOLDEN / "unet_small_meta.json").read_text())
 LOG = logging.getLogger("test")
-
-
-@pytest.fixture(autouse=True)
-def _a_gpu():
-    if FOUND is None and "I2SB_TEST_DEVICE" not in os.environ:
-        pytest.skip("there is no GPU here")
 
 
 def begin(*flags: str, net: str = "tiny", size: int = 32, batch: int = 4) -> tuple[Training, torch.Tensor]:
