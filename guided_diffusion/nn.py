@@ -21,15 +21,17 @@ class GroupNorm32(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
-        shifted = x - self._near_mean(x, wide) if x.device.type == "cpu" and has_channels_last(x) else x.to(wide)
-        h = F.group_norm(shifted, self.num_groups, self.weight.to(wide), self.bias.to(wide), self.eps)
+        h = x.to(wide)
+        if x.device.type == "cpu" and has_channels_last(x):
+            h = h - self._near_mean(x, wide) if h is x else h.sub_(self._near_mean(x, wide))
+        h = F.group_norm(h, self.num_groups, self.weight.to(wide), self.bias.to(wide), self.eps)
         return h.to(x.dtype)
 
     @torch.no_grad()  # the result does not depend on the shift, and neither do gradients
     def _near_mean(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """The mean of each group over every eighth row and column.  [B,C,H,W] -> [B,C,1,1]."""
-        groups = x[:, :, ::8, ::8].mean((2, 3), dtype=dtype).unflatten(1, (self.num_groups, -1))
-        return groups.mean(2, keepdim=True).expand_as(groups).flatten(1)[:, :, None, None]
+        groups = x[:, :, ::8, ::8].unflatten(1, (self.num_groups, -1))
+        return groups.mean((2, 3, 4), keepdim=True, dtype=dtype).expand(*groups.shape[:3], 1, 1).flatten(1, 2)
 
 
 class Downsample(nn.Module):
