@@ -51,7 +51,7 @@ def begin(s: Setting, net: str, size: int, batch: int, *flags: str, folder: str 
 def training_step(s: Setting) -> Iterator[Row]:
     """Everything between two batches: pair, loss, gradients, AdamW, average; sr4x-pool."""
     ways = {"fp32": ("fp32", "--no-channels-last"), "fp32, channels last": ("fp32",), "bf16": ("bf16",)}
-    for net, batch, size in [("tiny", 2, 16)] if s.tiny else [("small", 8, 64), ("medium", 8, 64)]:
+    for net, batch, size in [("tiny", 2, 16)] if s.tiny else [("small", 8, 64), ("medium", 4, 64)]:
         for way, (precision, *flags) in ways.items():
             training, x0 = begin(s, net, size, batch, "--precision", precision, *flags)
             plain = textbook.TrainingStep(textbook.plain(training.runner.net), make_betas(1000, 0.3), batch)
@@ -72,7 +72,7 @@ def _with_gradients(net: Callable, x: Tensor, step: Tensor) -> Tensor:
     return torch.cat([part / part.norm().clamp(min=1e-6) for part in parts])
 
 
-def forward(s: Setting, name: str = "medium", batch: int = 8, size: int = 64, rounds: int = 5) -> Iterator[Row]:
+def forward(s: Setting, name: str = "medium", batch: int = 4, size: int = 64, rounds: int = 3) -> Iterator[Row]:
     if s.tiny:
         name, size = "tiny", 32
     net = create_model(**presets.resolve(name)).to(s.device, memory_format=torch.channels_last).eval()
