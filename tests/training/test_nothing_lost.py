@@ -150,14 +150,19 @@ def last_line() -> str:
     return said().strip().splitlines()[-1]
 
 
-def test_a_checkpoint_keeps_its_options_until_a_new_one_takes_its_place(dataset):
-    """A run that is killed before its first save has changed nothing, not even the options beside latest.pt."""
+def test_a_checkpoint_keeps_its_options_until_a_new_one_takes_its_place(dataset, capsys):
+    """A run that is killed before its first save has changed nothing, not even the options beside latest.pt.
+
+    While it trains, no other trains into its folder.
+    """
     assert train.main(train_argv(dataset, "--num-itr", "1")) == 0
     folder = Path("results/sr4x-pool")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = ["--overwrite", "--beta-max", "1.0", "--ot-ode"]
     process = start(*train_argv(dataset, "--num-itr", "100000", *other))
     until(lambda: "[Train] 3/" in said())
+    last = refusal(capsys, train, train_argv(dataset, "--num-itr", "2", *other))
+    assert "results/sr4x-pool: another process is training into it" in last
     process.kill()
     process.wait()
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".train.lock"} == before
@@ -196,15 +201,6 @@ def test_a_dead_loader_is_named_and_costs_nothing(dataset):
     assert last_line().startswith("train.py: error: --num-workers 1: a process that loads images has died")
     assert "Traceback" not in said()
     assert iteration() >= 3
-
-
-def test_two_trainings_in_one_folder(dataset, capsys):
-    process = start(*train_argv(dataset, "--num-itr", "100000"))
-    until(lambda: "[Train] 1/" in said())
-    last = refusal(capsys, train, train_argv(dataset, "--num-itr", "2"))
-    assert "results/sr4x-pool: another process is training into it" in last
-    process.terminate()
-    assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
