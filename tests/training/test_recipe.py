@@ -56,7 +56,7 @@ def test_the_whole_recipe_resumes_to_the_same_bits(dataset, monkeypatch, distill
     assert 0 < logged("parts", "loss_s2")[20] == logged("parts", "loss_s2")[16] != logged("parts", "loss_s2")[15]
 
 
-def test_two_ranks_measure_the_variance_of_all_images(dataset, tmp_path):
+def test_two_ranks_train_like_one_and_measure_the_variance_of_all_images(dataset, tmp_path):
     argv = train_argv(dataset, "--num-itr", "3", "--loss-weight", "balanced")
     assert train.main([*argv, "--microbatch", "2", "--name", "one"]) == 0
     done = script("train", [*argv, "--microbatch", "1", "--name", "two", "--n-gpu-per-node", "2"], tmp_path)

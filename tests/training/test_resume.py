@@ -190,26 +190,17 @@ def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path)
     own = [random["cpu"] for random in state("straight")["resume"]["random_states"]]
     assert not torch.equal(*own)
 
-    # and without it, one rank and two go through the same losses
-    one = train_argv(dataset, "--num-itr", "6", "--name", "one", "--microbatch", "2", corrupt="inpaint-freeform1020")
-    assert train.main(one) == 0
-    two_ranks(dataset, tmp_path, "--num-itr", "4", "--name", "fewer", "--microbatch", "1")
-    pairs = [(logged("one")[i], logged("fewer")[i]) for i in range(1, 5)]
+    # and without it: from one rank to two and back the images and the noise continue
+    alone = ["--microbatch", "2"]
+    for name, stop in (("one", 6), ("mixed", 2)):
+        argv = train_argv(dataset, *alone, "--name", name, "--num-itr", stop, corrupt="inpaint-freeform1020")
+        assert train.main(argv) == 0
+    two_ranks(dataset, tmp_path, "--num-itr", "4", "--ckpt", "mixed", "--microbatch", "1")
+    argv = train_argv(dataset, *alone, "--ckpt", "mixed", "--num-itr", "6", corrupt="inpaint-freeform1020")
+    assert train.main(argv) == 0
+    pairs = [(logged("one")[i], logged("mixed")[i]) for i in range(1, 7)]
     print("largest relative difference of losses, 1 rank and 2:", max(abs(a / b - 1) for a, b in pairs))
     assert all(a == pytest.approx(b, rel=1e-4) for a, b in pairs)
-
-    # from two ranks to one: the images and the noise continue
-    argv = train_argv(dataset, "--num-itr", "6", "--ckpt", "fewer", "--microbatch", "2", corrupt="inpaint-freeform1020")
-    assert train.main(argv) == 0
-    for step in (5, 6):
-        assert logged("fewer")[step] == pytest.approx(logged("one")[step], rel=1e-4)
-
-    # and from one to two
-    argv = train_argv(dataset, "--num-itr", "4", "--name", "more", "--microbatch", "2", corrupt="inpaint-freeform1020")
-    assert train.main(argv) == 0
-    two_ranks(dataset, tmp_path, "--num-itr", "6", "--ckpt", "more", "--microbatch", "1")
-    for step in (5, 6):
-        assert logged("more")[step] == pytest.approx(logged("one")[step], rel=1e-4)
 
 
 def test_the_network_is_the_checkpoint_s(dataset, capsys):
