@@ -144,14 +144,21 @@ def _log_oddities(dataset: ImageDataset, images: Path | None, opt: Any, log: Any
 
 
 def log_clipped(dataset: ImageDataset, paths: list[str], log: Any) -> None:
-    """Warn where values of the files (up to 100, evenly spread) lie outside the value range."""
-    value_range, outside, total = dataset.decoding.get("value_range"), 0, 0
-    for path in paths[:: -(-len(paths) // 100)]:
+    """Warn where values of the files (up to 100, evenly spread) lie outside the value range, or cannot fill it."""
+    value_range, outside, total, shallow = dataset.decoding.get("value_range"), 0, 0, 0
+    paths = paths[:: -(-len(paths) // 100)]
+    for path in paths:
         if value_range is not None or path.lower().endswith(BANDS):  # others fill the range of their type
             with contextlib.suppress(Exception):  # whoever needs this image reports it
                 picture = parse(dataset.store.get(path), dataset.decoding["channels"], value_range)
                 outside, total = outside + picture.outside(), total + picture.levels.size
                 shown = picture.value_range
+                shallow += value_range is not None and picture.levels.dtype == np.uint8 and shown[1] > 255
+    if shallow:
+        log.warning(
+            f"[Dataset] {shallow} of {len(paths)} files have 8 bits, whose white (255) is no white in --value-range "
+            f"{shown[0]:g} {shown[1]:g}"
+        )
     if outside:
         log.warning(f"[Dataset] {clipped(outside, total, shown)}")
 

@@ -82,6 +82,15 @@ def test_what_lies_outside_is_clipped_and_counted_and_nan_is_named(capsys):
     assert "b.tif (16 of its 384 values are NaN or inf)" in capsys.readouterr().err
 
 
+def test_files_of_8_bits_in_a_wider_range_are_counted(capsys):
+    Path("data/train").mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(RAMP[:32, :32].astype(np.uint8)).save(f"data/train/{number}.png")
+    ours = ["--value-range", "0", "4095", "--channels", "1", "--num-itr", "1"]
+    assert train.main(train_argv(Path("data"), *ours, corrupt="denoise-25")) == 0
+    assert "3 of 3 files have 8 bits, whose white (255) is no white in --value-range 0 4095" in capsys.readouterr().err
+
+
 def test_pairs_in_a_range_of_their_own_are_trained_restored_and_scored_with_all_their_bits(capsys):
     generator = np.random.default_rng(0)
     for split, count in (("train", 3), ("val", 2)):
