@@ -53,7 +53,7 @@ NOT_RUN = {  # command of README -> why no test runs it
     "bash scripts/train.sh TASK": "trains for days",
     "bash scripts/test.sh": "runs this",
     "python3 -m venv .venv": "scripts/setup_env.sh does it where there is no environment",
-    "pip install -e .": "scripts/setup_env.sh does",
+    'pip install -e ".[perceptual]"': "scripts/setup_env.sh does",
     "pip install .": "tests/test_packaging.py installs the wheel",
     "source .venv/bin/activate": "belongs to the user's shell",
     "conda env create --file requirements.yaml": "needs conda",
