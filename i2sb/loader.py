@@ -146,6 +146,10 @@ def _watched(batches: Iterator[Any]) -> Iterator[Any]:
                 batch = next(batches)
             except StopIteration:
                 return
+            except (EOFError, ConnectionError) as error:
+                if getattr(batches, "_workers", []) and "DataLoader worker" not in str(error):
+                    raise RuntimeError("DataLoader worker (pid unknown) died handing over a batch") from error
+                raise
             finally:
                 timer.cancel()
             yield batch

@@ -161,24 +161,26 @@ TOLERANCE = {
 
 
 @functools.cache
-def curve(dataset: Path, num_itr: int, flags: str = "") -> np.ndarray:
-    """Loss of each iteration of a run that went through all of them."""
+def curve(dataset: Path, num_itr: int, flags: str = "") -> tuple[np.ndarray, float]:
+    """Loss of each iteration of a run that went through all of them, and the sum of its weights' absolute values."""
     Path(".log/a/metrics.jsonl").unlink(missing_ok=True)
     more = ["--num-itr", num_itr, "--lr", "3e-4", "--name", "a", "--overwrite", *flags.split()]
     assert train.main(train_argv(dataset, *more)) == 0
     losses = logged("a")
     assert list(losses) == list(range(1, num_itr + 1))  # a signal ends a run early, and well
-    for tensor in load_checkpoint("results/a/latest.pt")["net"].values():
+    weights = load_checkpoint("results/a/latest.pt")["net"].values()
+    for tensor in weights:
         assert tensor.dtype == torch.float32  # the weights are float32 whatever the products are
-    return np.array(list(losses.values()))
+    return np.array(list(losses.values())), sum(tensor.double().abs().sum().item() for tensor in weights)
 
 
 def compare(dataset: Path, num_itr: int, flags: str, tolerance: float) -> None:
-    plain, other = (curve(dataset, num_itr, each)[num_itr // 2 :].mean() for each in ("", flags))
+    losses, weights = zip(*(curve(dataset, num_itr, each) for each in ("", flags)))
+    plain, other = (each[num_itr // 2 :].mean() for each in losses)
     print(f"{flags}, {num_itr} iterations: mean loss {plain:.5f} and {other:.5f}")
     assert abs(other / plain - 1) < tolerance
     if "16" in flags:
-        assert other != plain  # half precision was really at work
+        assert weights[0] != weights[1]  # half precision was really at work
 
 
 @pytest.mark.parametrize("flags", TOLERANCE)
