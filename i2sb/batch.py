@@ -128,10 +128,10 @@ def degrade(
     return shown if isinstance(shown, tuple) else (shown, None)
 
 
-def baseline(x1: Tensor, corrupt: Callable, mask: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+def baseline(x1: Tensor, corrupt: Callable | None, mask: Tensor | None = None, index: Tensor | None = None) -> Tensor:
     """The classical answer to degraded images [B,C,H,W], see `Corruption.baseline`; x1 itself where there is none."""
     if not isinstance(corrupt, Corruption):
         return x1
     kinds = {"index": index} if isinstance(corrupt, Mixture) else {}
-    with operator_errors():
+    with full_float32(), operator_errors():
         return corrupt.baseline(x1, mask, **kinds)

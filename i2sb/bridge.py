@@ -89,7 +89,7 @@ class Bridge:
             name_or_path: a name in results/ of the current folder, a folder with latest.pt or exported weights, one
                 of these files, the name of a demo model, see `i2sb.export.demos`, or ORG/NAME on the Hugging Face hub.
             device: "auto" (a GPU if there is one), "cpu", "mps", "cuda" or "cuda:1".
-            precision: fp32, tf32, bf16 or fp16.
+            precision: fp32, tf32, bf16, fp16 or auto.
             trainable: keep what `loss` needs; training then continues from the average.
             corruption_file: your own operator of the task, where the checkpoint's is not there, see docs/tasks.md.
 

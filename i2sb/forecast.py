@@ -45,7 +45,7 @@ def how_computed(opt: Any) -> str:
 
 def too_many_threads(device: str) -> str | None:
     """A line where torch's threads on the CPU would wait for each other, as others keep its cores busy."""
-    if device != "cpu" or not hasattr(os, "getloadavg"):  # Windows does not know its load
+    if device != "cpu":
         return None
     return threads_advice(torch.get_num_threads(), os.cpu_count() or 1, os.getloadavg()[0])
 

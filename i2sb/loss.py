@@ -91,7 +91,7 @@ def earlier_step(step: Tensor, halved: int) -> Tensor:
     """The step r < n that consistency training compares step n with: r = n - n / 2^halved; 0 where n is 0.
 
     Consistency bridge training (CBT, arXiv 2410.22637) with the distances of easy consistency tuning (ECT, arXiv
-    2406.14548): at first r = 0, where the answer is the clean image and the loss the ordinary one.
+    2406.14548).  At r = 0, where it begins, the answer is the clean image and the loss the ordinary one.
 
     Args:
         step: LongTensor [B].

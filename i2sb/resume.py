@@ -48,6 +48,9 @@ def training_options(opt: argparse.Namespace, log: Any) -> argparse.Namespace:
     if opt.ckpt is not None:
         saved = as_trained(find_weights(opt.ckpt), log)
         opt.load = saved.load
+        settle(opt)
+        if saved.channels_last is None:  # the original's
+            saved.channels_last = opt.channels_last
         _check_bridge(opt, saved)
         _take_over(opt, saved, of_all_ranks(log, opt.global_rank))
         opt.corruption_sha256 = saved.corruption_sha256 if opt.corrupt == saved.corrupt else None

@@ -114,7 +114,7 @@ class Runner:
         forward: Callable,
         balance: Balance | None = None,
         perceptual: Perceptual | None = None,
-        halved: int | None = None,
+        halved: int = 0,
     ) -> Tensor:
         """The loss of one micro-batch, a scalar.
 
@@ -123,7 +123,7 @@ class Runner:
             draws: source of all random numbers.
             forward: the network, or what wraps it.
             balance, perceptual: weight of the steps, and a further term; None: as published.
-            halved: train to be consistent with the network's own answer at `loss.earlier_step`; None: with x0.
+            halved: train towards the network's own answer at `loss.earlier_step`; 0: towards x0.
         """
         opt = self.opt
         batch = make_batch(
@@ -137,7 +137,7 @@ class Runner:
         x0 = batch.x0
         step = draws.integers(opt.interval, len(x0)).to(x0.device, non_blocking=True)
         randn, target = draws.randn_like, x0
-        if halved is not None:
+        if halved:
             z, earlier = randn(x0), earlier_step(step, halved)
             randn = lambda _: z  # noqa: E731  both steps lie on one path
             target = self._own_answer(earlier, batch, forward, randn)
@@ -155,7 +155,7 @@ class Runner:
             balance.measure(x0, batch.x1, batch.mask)
             weight = balance.weight(self.diffusion.get_std_fwd(step, xdim=x0.shape[1:]))
             loss = (weight * (pred.float() - label).square()).mean()
-        if halved is not None:
+        if halved:
             loss = loss * 2**halved  # as the compared steps come closer, so do the answers
         return loss + perceptual(x0_hat, x0, step) if perceptual else loss
 

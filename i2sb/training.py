@@ -216,7 +216,7 @@ class Training:
         None after a signal, also where data do not come: nothing of the iteration counts.
         """
         losses = []
-        halved = halvings(self.state.iteration, self.opt.num_itr) if self.opt.distill else None
+        halved = halvings(self.state.iteration, self.opt.num_itr) if self.opt.distill else 0
         for micro in range(self.num_micro):
             loaded, last = stop.next(batches), micro == self.num_micro - 1
             # Before the gradients travel, once, with the last micro-batch: until then a rank may wait for data.
@@ -291,8 +291,12 @@ class Training:
     def finish_saving(self) -> None:
         """Wait until latest.pt is on the disk.  Raises what went wrong there."""
         saving, self.saving = self.saving, None
-        if saving:
-            saving.result()
+        try:
+            if saving:
+                saving.result()
+        except BaseException:
+            self.state.saved = -1
+            raise
 
     def _content(self, random_states: list) -> dict[str, Any]:
         state = self.state

@@ -66,7 +66,8 @@ def evaluate(training: Any, stop: StopSignal) -> str | None:
                     if len(pictures) * opt.microbatch < SHOWN:
                         pictures.append(shown)
                     states = states or {"restored": xs, "predicted_clean": pred_x0s}
-                    classical = baseline(batch.x1, training.corrupt, batch.mask, torch.tensor(numbers))
+                    operator = None if opt.add_x1_noise else training.corrupt  # none knows of that noise
+                    classical = baseline(batch.x1, operator, batch.mask, torch.tensor(numbers))
                     judged = shown if classical is batch.x1 else {"baseline": classical.cpu(), **shown}
                     for key, values in _scores(training, judged, given, draws).items():
                         once = (value for place, value in zip(each, values) if place < count)

@@ -31,8 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--only",
         nargs="+",
+        choices=ITEMS,
         metavar="ITEM",
-        help="only these: training, forward, corruptions, ... (see benchmarks/rows.py)",
+        help=f"only these: {', '.join(ITEMS)}",
     )
     add(
         "--out",

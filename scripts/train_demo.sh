@@ -9,8 +9,14 @@ set -euo pipefail
 
 [ $# -ge 2 ] || { echo "usage: bash scripts/train_demo.sh TASK DIR [options of train.py]" >&2; exit 2; }
 TASK="$1" DATA="$2"; shift 2
-NAME="train-$TASK"
-[ ! -e "results/$NAME/latest.pt" ] || set -- --ckpt "$NAME" "$@"
+NAME="${NAME:-train-$TASK}"
+if [ -e "results/$NAME/latest.pt" ]; then  # --init-from was for the start
+    for option; do
+        shift
+        if [ "$option" = --init-from ]; then skip=1; elif [ "${skip:-}" ]; then skip=; else set -- "$@" "$option"; fi
+    done
+    set -- --ckpt "$NAME" "$@"
+fi
 
 export OMP_NUM_THREADS=1
 exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/../train.py" --name "$NAME" \

@@ -61,7 +61,7 @@ def parse_samples(parser: Parser, argv: Sequence[str] | None) -> argparse.Namesp
     opt = parser.parse(argv)
     opt.sample_dir = [name.removeprefix(f"{opt.ckpt}/") for name in opt.sample_dir or ()]
     for name in opt.sample_dir:
-        if Path("results", name).is_dir() and not Path("results", opt.ckpt, name).is_dir():
+        if opt.ckpt and Path("results", name).is_dir() and not Path("results", opt.ckpt, name).is_dir():
             parser.error(
                 f"--sample-dir results/{name}: lies not in results/{opt.ckpt}, the folder of --ckpt {opt.ckpt}"
             )

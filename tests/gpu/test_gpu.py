@@ -1,4 +1,4 @@
-"""What only a GPU can show, in five minutes: `bash scripts/test.sh -m gpu`.
+"""What only a GPU can show: `bash scripts/test.sh -m gpu`.
 
 On other machines `I2SB_TEST_DEVICE=cpu bash scripts/test.sh -m gpu` runs what does not need CUDA's own tools.
 """

@@ -14,8 +14,10 @@ import torch
 from processes import largest_file, until
 from small_runs import iteration, refusal, said, start, train_argv
 
+import i2sb.training
 import train
 from i2sb.ckpt_util import load_checkpoint
+from i2sb.errors import UserError
 
 
 def kill_at_random(dataset, rounds: int, seed: int = 0) -> int:
@@ -201,6 +203,22 @@ def test_a_dead_loader_is_named_and_costs_nothing(dataset):
     assert last_line().startswith("train.py: error: --num-workers 1: a process that loads images has died")
     assert "Traceback" not in said()
     assert iteration() >= 3
+
+
+def test_a_save_that_fails_once_is_tried_again(dataset, monkeypatch, capsys):
+    """The last one; it is written beside the loop, which has already ended."""
+    save, calls = i2sb.training.save_checkpoint, []
+
+    def fails_first(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise UserError("the disk is full for a moment")
+        save(*args)
+
+    monkeypatch.setattr(i2sb.training, "save_checkpoint", fails_first)
+    assert train.main(train_argv(dataset)) == 2
+    assert "the disk is full for a moment" in capsys.readouterr().err
+    assert iteration() == 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
