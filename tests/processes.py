@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import resource
 import signal
@@ -65,13 +64,11 @@ def as_child(function: Callable[[], object], *, no_root: bool = False, memory: i
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """No file may grow beyond so many bytes meanwhile: this stands for a full disk."""
-    limits, logger = resource.getrlimit(resource.RLIMIT_FSIZE), logging.getLogger("i2sb")
-    logger.handlers, handlers = [], logger.handlers  # files of earlier tests may be beyond it
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
         yield
     finally:
-        logger.handlers = handlers
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
