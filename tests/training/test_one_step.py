@@ -185,7 +185,7 @@ def compare(dataset: Path, num_itr: int, flags: str, tolerance: float) -> None:
 
 @pytest.mark.parametrize("flags", TOLERANCE)
 def test_twenty_steps(dataset, flags):
-    compare(dataset, 4 if "fp16" in flags else 20, flags, TOLERANCE[flags])  # CPUs are slow at fp16
+    compare(dataset, 2 if "fp16" in flags else 20, flags, TOLERANCE[flags])  # CPUs are slow at fp16
 
 
 @pytest.mark.slow
