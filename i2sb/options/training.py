@@ -99,7 +99,7 @@ def _add_optimization(parser: Parser) -> None:
     add("--loss-s2", type=non_negative_float, default=0.0, metavar="S2", help=s2)
     perceptual = "weight of how different predicted and clean images look to EfficientNet-Lite0 (0: does not count)"
     add("--perceptual", type=non_negative_float, default=0.0, metavar="W", help=perceptual)
-    distill = "cbt: train the weights of --init-from to answer alike at all steps of a path, for one or two calls"
+    distill = "cbt: train the weights of --init-from to answer alike at all steps of a path, for one call"
     add("--distill", choices=("cbt",), help=distill)
     add("--no-pretrained", action="store_true", help="start ADM-256 from random weights, fetch nothing")
     nonfinite = "stop after N consecutive steps with NaN or inf in loss or gradients (each is skipped)"
