@@ -23,7 +23,7 @@ from guided_diffusion import presets
 from guided_diffusion.script_util import create_model
 from i2sb import Bridge
 from i2sb.options import parse_train_options
-from i2sb.precision import LOW
+from i2sb.precision import LOW, autocast
 from i2sb.runner import Runner
 from i2sb.runtime.distributed import StopSignal
 from i2sb.schedule import make_betas
@@ -85,6 +85,32 @@ def forward(s: Setting, name: str = "medium", batch: int = 4, size: int = 64, ro
         net.convert_torso(torch.bfloat16)
         (bf16,) = seconds(s, works[0], rounds=rounds)
     item = f"forward, {name}, {batch} image{'s' * (batch > 1)} of {size} px"
+    yield Row(f"{item}, fp32", fp32, theirs, count / product_rate(s), note)
+    yield Row(f"{item}, bf16", bf16, theirs, count / product_rate(s, torch.bfloat16))
+
+
+def adm(s: Setting) -> Iterator[Row]:
+    """The published network, one image of 256 px.  Two trainings of it would not fit into 24 GB: gradients alone."""
+    yield from forward(s, "adm-256", 1, 256, 1)
+    name, size = ("tiny", 32) if s.tiny else ("adm-256", 256)
+    net = create_model(**presets.resolve(name)).to(s.device, memory_format=torch.channels_last)
+    torch.nn.init.normal_(net.out[-1].weight, std=0.02)
+    plain, t = textbook.plain(net), torch.full((1,), 7.0, device=s.device)
+    x = torch.randn(1, 3, size, size, device=s.device)
+
+    def gradient(net: Callable, precision: str = "fp32") -> Tensor:
+        with autocast(s.device, precision):
+            out = net(x, t)
+        out.float().square().mean().backward()
+        first = net.input_blocks[0][0].weight.grad
+        net.zero_grad()
+        return first
+
+    works = lambda: gradient(net), lambda: gradient(plain)
+    note, count = same(works[0](), works[1](), 1e-3), operations(works[0])
+    fp32, theirs = seconds(s, *works, rounds=1)
+    (bf16,) = seconds(s, lambda: gradient(net, "bf16"), rounds=1)
+    item = f"forward and backward, {name}, 1 image of {size} px"
     yield Row(f"{item}, fp32", fp32, theirs, count / product_rate(s), note)
     yield Row(f"{item}, bf16", bf16, theirs, count / product_rate(s, torch.bfloat16))
 

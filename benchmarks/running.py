@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,9 @@ from dataset.store import LmdbImages
 from dataset.transforms import build_test_transform
 from guided_diffusion import presets
 from guided_diffusion.memory import PARTS, saved_bytes, shapes_only
-from i2sb.runtime.distributed import StopSignal
+from i2sb.options import parse_train_options
+from i2sb.runtime.distributed import StopSignal, is_main
+from i2sb.runtime.launch import launch
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
@@ -62,6 +66,17 @@ def loading(s: Setting) -> Iterator[Row]:
     yield Row(f"LMDB to image of {size} px", ours / count, theirs / count, floor / count, note)
 
 
+def _with_peak(s: Setting, command: list[str | Path], cwd: Path) -> tuple[float, float]:
+    """(seconds, GiB of memory at its peak) of a command; not on Windows."""
+    since = s.clock()
+    with subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return s.clock() - since, used.ru_maxrss / 2**20
+
+
 def start_up(s: Setting) -> Iterator[Row]:
     """From the shell; the floors: Python itself, or with `import torch`."""
 
@@ -81,6 +96,10 @@ def start_up(s: Setting) -> Iterator[Row]:
         argv = ["--ckpt", "demo-jpeg-10", "--input", pictures / "000.jpg", "--output", "restored", "--nfe", "1"]
         took = shell(ROOT / "sample.py", *argv, *device, "--overwrite", cwd=folder)
         yield Row("restore one photograph, NFE 1", took, None, with_torch)
+        _photographs(folder / "large", 1, (64, 48) if s.tiny else (4000, 3000))
+        argv = ["--ckpt", "demo-jpeg-10", "--input", "large", "--output", "restored-large", "--nfe", "1", *device]
+        took, peak = _with_peak(s, [sys.executable, ROOT / "sample.py", *argv], folder)
+        yield Row("restore 12 megapixels, NFE 1", took, None, with_torch, f"{peak:.2f} GiB at its peak")
         argv = [*SMALL, "--net", net[0], "--image-size", net[1], "--batch-size", "8", "--num-itr", "1"]
         took = shell(ROOT / "train.py", *argv, *device, cwd=folder)
         yield Row(f"train.py, {net[0]}, {net[1]} px: first iteration and its checkpoint", took, None, with_torch)
@@ -100,6 +119,17 @@ def checkpoint(s: Setting) -> Iterator[Row]:
     yield Row("checkpoint: the loop stands still", min(stands), min(whole), None, "plain: until it is on the disk")
 
 
+def all_reduce(opt: argparse.Namespace) -> None:
+    """What a rank of `ranks` does: into the file `opt.took` the shortest of some all-reduces of `opt.count` numbers."""
+    numbers, took = torch.ones(opt.count), []
+    for _ in range(10):
+        since = time.perf_counter()
+        torch.distributed.all_reduce(numbers)
+        took.append(time.perf_counter() - since)
+    if is_main():
+        Path(opt.took).write_text(str(min(took)))
+
+
 def ranks(s: Setting) -> Iterator[Row]:
     """Two processes with gloo against one, and what all-reduces of ADM-256 would take elsewhere."""
     speeds = []
@@ -112,7 +142,14 @@ def ranks(s: Setting) -> Iterator[Row]:
             subprocess.run([sys.executable, ROOT / "train.py", *argv], cwd=name, check=True, capture_output=True)
             lines = map(json.loads, Path(name, ".log", count, "metrics.jsonl").read_text().splitlines())
             speeds.append(max(line.get("images_per_second", 0) for line in lines))
+        opt = parse_train_options([*SMALL, "--n-gpu-per-node", "2", "--device", "cpu"])
+        opt.count = sum(p.numel() for p in shapes_only(presets.resolve(net[1])).parameters())
+        opt.took = Path(name, "took")
+        launch(opt, all_reduce)
+        took = float(opt.took.read_text())
     yield Row("training, 2 gloo ranks against 1", 1 / speeds[1], 1 / speeds[0], None, "seconds per image")
+    note = f"measured: {4 * opt.count / 1e6:.1f} MB, {took * speeds[1] / 16:.1%} of the step"
+    yield Row(f"all-reduce of {net[1]} between 2 gloo ranks", took, None, None, note)
     size = 4 * sum(p.numel() for p in shapes_only(presets.resolve("adm-256")).parameters())
     for rate in (25, 100):
         note = f"computed: {size / 1e9:.2f} GB of gradients per step, 8 ranks in a ring"

@@ -13,14 +13,12 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 ITEMS = ("training", "forward", "adm-256", "corruptions", "frechet", "loading", "optimizer", "sampling")
 ITEMS += ("start-up", "checkpoint", "ranks", "memory")
-ADM = {"name": "adm-256", "batch": 1, "size": 256, "rounds": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from benchmarks.timing import Setting, cpu_time
+    from i2sb.runtime.memory import keep_freed_memory
 
+    if args.device == "cpu":
+        keep_freed_memory()  # as the scripts do
     clock = cpu_time if args.cpu_time else time.perf_counter
     setting, rows = Setting(torch.device(args.device), args.tiny, clock), []
     print("| item | ours | plain | ratio | floor | |\n| --- | --- | --- | --- | --- | --- |", flush=True)
@@ -81,7 +82,7 @@ def items() -> dict[str, Callable]:
     """Name -> function that yields its rows."""
     from benchmarks import computing, running
 
-    functions = computing.training_step, computing.forward, partial(computing.forward, **ADM), computing.corruptions
+    functions = computing.training_step, computing.forward, computing.adm, computing.corruptions
     functions += computing.frechet, running.loading, computing.optimizer, computing.sampling
     functions += running.start_up, running.checkpoint, running.ranks, running.memory
     return dict(zip(ITEMS, functions))

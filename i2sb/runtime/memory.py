@@ -1,9 +1,13 @@
-"""The peak memory of a process."""
+"""What a process's memory is at its peak, and that it stays with the process on a CPU."""
 
+import ctypes
+import os
 import resource
 import sys
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def peak_memory(device: torch.device) -> float:
@@ -12,3 +16,17 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # bytes there, KiB on Linux
+
+
+def keep_freed_memory() -> None:
+    """From now on this process keeps the memory that tensors on the CPU give back, for the next ones of their size.
+
+    glibc hands blocks above 32 MB back to the system at once, which clears each page of the next one again: a third
+    of the time of ADM-256 (benchmarks/notes.md).  Other C libraries, and a user's own MALLOC_.. variables, stand.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for parameter, value in ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0)):
+            libc.mallopt(parameter, value)
