@@ -46,7 +46,7 @@ class Transform:
             pixels = self._window(pixels)
         else:
             pixels = [fit(image, self.size) for image in pixels]
-        tensors = [_to_tensor(x) * 2 - 1 for x in pixels]
+        tensors = [_to_tensor(x).mul(2).sub_(1) for x in pixels]
         if self.flip and torch.rand(1) < 0.5:
             tensors = [x.flip(-1) for x in tensors]
         return tensors if len(tensors) > 1 else tensors[0]
@@ -65,7 +65,7 @@ def _to_tensor(image: Pixels) -> Tensor:
     if isinstance(image, Tensor):
         return image
     pixels = torch.from_numpy(np.array(image)).view(*_size(image), -1)
-    return pixels.permute(2, 0, 1).contiguous() / 255
+    return pixels.permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def _size(image: Pixels) -> tuple[int, int]:
