@@ -20,12 +20,17 @@ from i2sb.options.shared import add_launch
 from i2sb.runtime.launch import launch
 from i2sb.runtime.script import run_script
 
-if seconds := os.environ.get("COLLECTIVE_SECONDS"):
-    from datetime import timedelta
 
-    from i2sb.runtime import distributed
+def shorten() -> None:
+    if seconds := os.environ.get("COLLECTIVE_SECONDS"):
+        from datetime import timedelta
 
-    distributed._COLLECTIVE_TIMEOUT, distributed._BEAT = timedelta(seconds=float(seconds)), 0.2
+        from i2sb.runtime import distributed
+
+        distributed._COLLECTIVE_TIMEOUT, distributed._BEAT = timedelta(seconds=float(seconds)), 0.2
+
+
+shorten()  # in spawned children too, which import this file
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,7 +48,12 @@ def note(opt: argparse.Namespace, **values: object) -> None:
         file.write(line + "\n")
 
 
-def main(opt: argparse.Namespace) -> None:
+def main(argv: list[str] | None = None) -> int:
+    shorten()
+    return run_script("launch_worker.py", partial(launch, parse(argv), work))
+
+
+def work(opt: argparse.Namespace) -> None:
     globals()[f"do_{opt.do.replace('-', '_')}"](opt)
 
 
@@ -163,4 +173,4 @@ def stop_by_one_rank(rank: int, slower: int) -> tuple[int, str] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script("launch_worker.py", partial(launch, parse(), main)))
+    sys.exit(main())

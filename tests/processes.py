@@ -97,14 +97,20 @@ _FOREIGN = ("OMPI_", "PMIX_", "PMI_", "MPI_", "SLURM_", "PRTE_", "TORCHELASTIC_"
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+def notes(folder: Path) -> list[dict]:
+    """What the ranks wrote, in the order of the ranks."""
+    lines = [line for path in sorted(folder.glob("rank-*.jsonl")) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
 class Run:
     """One command that leads to `launch_worker.py`, in a session of its own; its ranks write into `folder`."""
 
-    def __init__(self, folder: Path, command: list[str], **variables: str):
+    def __init__(self, folder: Path, command: list[str]):
         self.folder = folder
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN) and k not in _TORCHRUN}
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        environ = {**kept, "OMP_NUM_THREADS": "1", "I2SB_RENDEZVOUS_SECONDS": "50", "PATH": path, **variables}
+        environ = {**kept, "OMP_NUM_THREADS": "1", "I2SB_RENDEZVOUS_SECONDS": "50", "PATH": path}
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(command, env=environ, text=True, start_new_session=True, **pipes)
 
@@ -114,9 +120,7 @@ class Run:
         return self.process.returncode, stderr
 
     def notes(self) -> list[dict]:
-        """What the ranks wrote, in the order of the ranks."""
-        lines = [line for path in sorted(self.folder.glob("rank-*.jsonl")) for line in path.read_text().splitlines()]
-        return [json.loads(line) for line in lines]
+        return notes(self.folder)
 
     def await_notes(self, number: int) -> list[dict]:
         until(lambda: len(self.notes()) >= number or self.process.poll() is not None)
@@ -140,9 +144,9 @@ def start_run_fixture(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     """start_run("--flag", "value", ...)"""
     runs = []
 
-    def start(*flags: object, prefix: tuple[str, ...] = (), **variables: str) -> Run:
-        command = [*prefix, sys.executable, str(WORKER), "--folder", str(tmp_path), *map(str, flags)]
-        runs.append(Run(tmp_path, command, **variables))
+    def start(*flags: object) -> Run:
+        command = [sys.executable, str(WORKER), "--folder", str(tmp_path), *map(str, flags)]
+        runs.append(Run(tmp_path, command))
         return runs[-1]
 
     yield start

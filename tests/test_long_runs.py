@@ -27,7 +27,6 @@ from small_runs import (  # noqa: F401
     start,
     train_argv,
 )
-from warm import warm_fixture  # noqa: F401
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,4 +1,4 @@
-"""Scripts in forks of one process that has all libraries: a start costs nothing, so that long tests can try many."""
+"""Scripts in forks of one process that has all libraries: a start costs nothing, so that tests can try many."""
 
 import json
 import os
@@ -10,24 +10,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import ROOT, is_alive, until
+from processes import ROOT, free_port, is_alive, until
 
 SERVER = """
-import ctypes, json, os, resource, signal, subprocess, sys, traceback
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/scripts"]
-import build_lmdb, compute_metrices, report, sample, sweep_nfe, train
-import dataset.imagenet, evaluation.judge, evaluation.report, evaluation.sweep, i2sb.restore, i2sb.runner
-import matplotlib.figure, scipy.stats, torchmetrics, torch.utils.data
+import ctypes, importlib, json, os, resource, signal, subprocess, sys, traceback
+sys.path[:0] = [sys.argv[1] + part for part in ("", "/scripts", "/tests", "/tests/training")]
+import sample, train
+import dataset.imagenet, i2sb.restore, i2sb.runner, torch.distributed, torch.utils.data
+JUDGING = "scipy.stats", "torchmetrics", "evaluation.judge", "evaluation.report"
+SWEEPING = *JUDGING, "matplotlib.figure", "evaluation.sweep"
+LIBRARIES = {"compute_metrices": JUDGING, "report": JUDGING, "sweep_nfe": SWEEPING}
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody else waits for the children
 def unshared(command):
     assert ctypes.CDLL(None, use_errno=True).unshare(0x20000) == 0, "unshare"
     subprocess.run(["bash", "-c", f"mount --make-rprivate / && {command}"], check=True)
     os.chdir(os.getcwd())
+def inside(pid):
+    setns = ctypes.CDLL(None, use_errno=True).setns
+    assert setns(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY), 0x40000000) == 0, "setns"
 def limited(mib):
     size = 4096 * int(open("/proc/self/statm").read().split()[0]) + (mib << 20)
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 for line in sys.stdin:
     script, argv, folder, said, before = json.loads(line)
+    for name in (script, *LIBRARIES.get(script, ())):
+        importlib.import_module(name)
     if (pid := os.fork()) == 0:
         code = 1
         try:
@@ -38,7 +45,7 @@ for line in sys.stdin:
                 os.dup2(os.open(path, how | os.O_APPEND), number)
             sys.argv[0] = script + ".py"
             exec(before)
-            code = globals()[script].main(argv)
+            code = sys.modules[script].main(argv)
         except BaseException:
             traceback.print_exc()
         sys.stderr.write(f"exit code {code}\\n")
@@ -76,13 +83,17 @@ class Child:
             return -1, lines[-1]
         return int(lines[-1].split()[-1]), (lines[-2] if len(lines) > 1 else "")
 
+    def end(self) -> None:
+        for pid in self.left():
+            os.kill(pid, signal.SIGKILL)
+
     def left(self) -> list[int]:
         """The processes of its session that run: ranks, loaders, itself."""
         found = subprocess.run(["pgrep", "--session", str(self.pid)], capture_output=True, text=True).stdout
         return [*filter(is_alive, map(int, found.split()))]
 
 
-@pytest.fixture(scope="module", name="warm")
+@pytest.fixture(scope="session", name="warm")
 def warm_fixture(tmp_path_factory) -> Iterator[Callable[..., Child]]:
     """warm("train", argv, before="code that the fork runs first") -> Child, in the current folder."""
     folder, children = tmp_path_factory.mktemp("said"), []
@@ -98,7 +109,18 @@ def warm_fixture(tmp_path_factory) -> Iterator[Callable[..., Child]]:
         return children[-1]
 
     yield start
-    for pid in children[-1].left():  # all others were awaited
-        os.kill(pid, signal.SIGKILL)
+    for child in children:
+        child.end()
     server.kill()
     server.communicate()
+
+
+def two_ranks(warm, script: str, argv: list, before: str = "") -> list[Child]:
+    """Both ranks of a run, as torchrun would start them; `before` runs first in each, with its RANK set."""
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    places = ({**place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1))
+    return [warm(script, argv, f"os.environ.update({place})\n{before}") for place in places]
+
+
+def both_end_well(*ranks: Child) -> None:
+    assert [rank.wait()[0] for rank in ranks] == [0, 0], "\n".join(rank.said()[-3000:] for rank in ranks)

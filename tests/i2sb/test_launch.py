@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch_worker import main, parse
-from processes import free_port, start_run_fixture, two_hosts_fixture, until  # noqa: F401
+from launch_worker import parse, work
+from processes import free_port, is_alive, notes, start_run_fixture, two_hosts_fixture, until  # noqa: F401
+from warm import Child
 
 from i2sb.errors import UserError
 from i2sb.runtime.distributed import StopSignal
@@ -72,7 +73,7 @@ def test_what_two_ranks_exchange(start_run) -> None:
 
 def refusal(*flags: object) -> str:
     with pytest.raises(UserError) as error:
-        launch(parse([*map(str, flags)]), main)
+        launch(parse([*map(str, flags)]), work)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -88,10 +89,7 @@ def test_port_in_use(flags: tuple) -> None:
 
 @pytest.mark.parametrize(
     ("node_rank", "address", "state"),
-    [
-        (0, "localhost", "1 of 2 ranks have come"),
-        (1, "no-such-host.invalid", "nobody answers there"),
-    ],
+    [(0, "localhost", "1 of 2 ranks have come"), (1, "no-such-host.invalid", "nobody answers there")],
 )
 def test_a_node_does_not_come(monkeypatch, node_rank: int, address: str, state: str) -> None:
     monkeypatch.setenv("I2SB_RENDEZVOUS_SECONDS", "0.5")
@@ -107,81 +105,101 @@ def test_ctrl_c_ends_the_waiting(monkeypatch) -> None:
     timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        launch(parse(["--num-proc-node", "2", "--node-rank", "1", "--master-port", str(free_port())]), main)
+        launch(parse(["--num-proc-node", "2", "--node-rank", "1", "--master-port", str(free_port())]), work)
     timer.join()
 
 
+def on_nodes(warm, folder: Path, *places: str, hosts: tuple = (), **variables: str) -> list[Child]:
+    """One run of launch_worker.py, as a node with one rank, for each text of flags."""
+    port, variables = free_port(), {"I2SB_RENDEZVOUS_SECONDS": "50", **variables}
+    runs = []
+    for number, place in enumerate(places):
+        before = f"os.environ.update({variables})\n" + (f"inside({hosts[number][2]})" if hosts else "")
+        argv = [*place.split(), "--master-port", port, "--folder", folder]
+        runs.append(warm("launch_worker", argv, before))
+    return runs
+
+
+def of_two(do: str) -> tuple[str, str]:
+    return f"--do {do} --num-proc-node 2 --node-rank 0", f"--do {do} --num-proc-node 2 --node-rank 1"
+
+
+def ended(run: Child) -> tuple[int, str]:
+    """The exit code, and all that was said."""
+    code, _ = run.wait()
+    return code, run.said().rpartition("exit code")[0]
+
+
 @pytest.mark.parametrize("nodes", [[(2, 0), (3, 1)], [(3, 0), (3, 1), (3, 1)]])
-def test_nodes_that_contradict_each_other(start_run, nodes: list) -> None:
-    port = free_port()
-    runs = [start_run("--num-proc-node", n, "--node-rank", rank, "--master-port", port) for n, rank in nodes]
-    for one in runs:
-        code, stderr = one.wait()
+def test_nodes_that_contradict_each_other(warm, tmp_path, nodes: list) -> None:
+    for run in on_nodes(warm, tmp_path, *(f"--num-proc-node {n} --node-rank {rank}" for n, rank in nodes)):
+        code, stderr = ended(run)
         assert code == 2
         assert stderr.startswith("launch_worker.py: error: rank ")
         assert stderr.endswith(": give every node the same flags and its own --node-rank\n")
         assert stderr.count("\n") == 1
 
 
-def test_ranks_that_were_started_with_different_options(start_run) -> None:
-    place = ("--num-proc-node", 2, "--master-port", free_port(), "--node-rank")
-    runs = [start_run("--do", do, *place, rank) for rank, do in enumerate(("talk", "sleep"))]
-    for one in runs:
-        code, stderr = one.wait()
+def test_ranks_that_were_started_with_different_options(warm, tmp_path) -> None:
+    for run in on_nodes(warm, tmp_path, of_two("talk")[0], of_two("sleep")[1]):
+        code, stderr = ended(run)
         assert code == 2
         assert re.fullmatch(r".*error: rank . has --do \w+, rank . has \w+: give every node the same flags\n", stderr)
 
 
-def test_waiting_for_a_rank_that_works_has_no_end(start_run) -> None:
-    one = start_run(*TWO, "--do", "slow-barrier", COLLECTIVE_SECONDS="1.5")
-    assert one.wait() == (0, "")
-    assert len(one.notes()) == 4
+def test_waiting_for_a_rank_that_works_has_no_end(warm, tmp_path) -> None:
+    runs = on_nodes(warm, tmp_path, *of_two("slow-barrier"), COLLECTIVE_SECONDS="1.5")
+    assert [ended(run) for run in runs] == [(0, "")] * 2
+    assert len(notes(tmp_path)) == 4
 
 
-def test_waiting_for_a_rank_that_is_not_heard_of_has_one(start_run) -> None:
-    place = ("--do", "slow-barrier", "--num-proc-node", 2, "--master-port", free_port(), "--node-rank")
-    mine, _ = (start_run(*place, rank, COLLECTIVE_SECONDS="1.5", STOP="1") for rank in (0, 1))
-    code, stderr = mine.wait()
-    assert (code, stderr) == (1, "launch_worker.py: error: rank 1 has not been heard of for 0:00:01.500000\n")
+def test_waiting_for_a_rank_that_is_not_heard_of_has_one(warm, tmp_path) -> None:
+    mine, other = on_nodes(warm, tmp_path, *of_two("slow-barrier"), COLLECTIVE_SECONDS="1.5", STOP="1")
+    assert ended(mine) == (1, "launch_worker.py: error: rank 1 has not been heard of for 0:00:01.500000\n")
+    other.end()
 
 
-def on_two_hosts(start_run, two_hosts, do, **variables) -> list:
-    place = ("--do", do, "--num-proc-node", 2, "--master-address", "10.7.0.1", "--node-rank")
-    return [start_run(*place, rank, prefix=two_hosts[rank], **variables) for rank in (0, 1)]
+def on_two_hosts(warm, folder, two_hosts, do, **variables) -> list[Child]:
+    places = (f"{place} --master-address 10.7.0.1" for place in of_two(do))
+    return on_nodes(warm, folder, *places, hosts=two_hosts, **variables)
 
 
-def test_hosts_that_tell_each_other_the_loopback(start_run, two_hosts) -> None:
-    runs = on_two_hosts(start_run, two_hosts, "talk", I2SB_RENDEZVOUS_SECONDS="8", GLOO_SOCKET_IFNAME="lo")
-    for one in runs:
-        code, stderr = one.wait()
+def test_hosts_that_tell_each_other_the_loopback(warm, tmp_path, two_hosts) -> None:
+    variables = {"I2SB_RENDEZVOUS_SECONDS": "8", "GLOO_SOCKET_IFNAME": "lo"}
+    for run in on_two_hosts(warm, tmp_path, two_hosts, "talk", **variables):
+        code, stderr = ended(run)
         assert code == 1
         assert "GLOO_SOCKET_IFNAME" in stderr.splitlines()[-1]
         assert "Traceback" not in stderr
 
 
-def test_ctrl_c_while_gloo_connects(start_run, two_hosts) -> None:
+def test_ctrl_c_while_gloo_connects(warm, tmp_path, two_hosts) -> None:
     """One of the two is refused by what it takes for the other, and ends; the other waits to be called."""
-    hosts = [(*host, "env", "--default-signal=INT") for host in two_hosts]  # what ends in "&" begins with it ignored
-    runs = on_two_hosts(start_run, hosts, "talk", I2SB_RENDEZVOUS_SECONDS="600", GLOO_SOCKET_IFNAME="lo")
-    until(lambda: any(one.process.poll() for one in runs))
-    (waiting,) = (one for one in runs if one.process.poll() is None)
-    waiting.process.send_signal(signal.SIGINT)
-    code, stderr = waiting.wait()
+    variables = {"I2SB_RENDEZVOUS_SECONDS": "600", "GLOO_SOCKET_IFNAME": "lo"}
+    runs = on_two_hosts(warm, tmp_path, two_hosts, "talk", **variables)
+    until(lambda: sum(is_alive(run.pid) for run in runs) < 2)
+    (waiting,) = (run for run in runs if is_alive(run.pid))
+    waiting.kill(signal.SIGINT)
+    code, stderr = ended(waiting)
     assert (code, stderr.splitlines()[-1]) == (130, "launch_worker.py: interrupted")
     assert "Traceback" not in stderr
 
 
-def test_a_link_that_is_lost(start_run, two_hosts) -> None:
+def test_a_link_that_is_lost(warm, tmp_path, two_hosts) -> None:
     variables = {"COLLECTIVE_SECONDS": "3", "GLOO_SOCKET_IFNAME": "here"}
-    runs = on_two_hosts(start_run, two_hosts, "reduce-for-ever", **variables)
-    runs[0].await_notes(2)
+    runs = on_two_hosts(warm, tmp_path, two_hosts, "reduce-for-ever", **variables)
+    until(lambda: len(notes(tmp_path)) == 2)
     time.sleep(1)
     subprocess.run([*two_hosts[0], "ip", "link", "set", "here", "down"], check=True)
-    for one in runs:
-        code, stderr = one.wait()
-        assert code == 1
-        assert stderr.startswith("launch_worker.py: error: another rank has ended, or the network to it")
-        assert stderr.count("\n") == 1
+    for run in runs:
+        assert_another_has_ended(run)
+
+
+def assert_another_has_ended(run: Child) -> None:
+    code, stderr = ended(run)
+    assert code == 1
+    assert stderr.startswith("launch_worker.py: error: another rank has ended, or the network to it")
+    assert stderr.count("\n") == 1
 
 
 # How runs end
@@ -210,15 +228,11 @@ def test_a_killed_rank_ends_the_run(start_run) -> None:
     until(lambda: not one.alive())
 
 
-def test_a_rank_killed_on_another_node(start_run) -> None:
-    place = ("--do", "collective", "--num-proc-node", 2, "--master-port", free_port(), "--node-rank")
-    mine, other = start_run(*place, 0), start_run(*place, 1)
-    mine.await_notes(2)
-    other.process.kill()
-    code, stderr = mine.wait()
-    assert code == 1
-    assert stderr.startswith("launch_worker.py: error: another rank has ended, or the network to it")
-    assert stderr.count("\n") == 1
+def test_a_rank_killed_on_another_node(warm, tmp_path) -> None:
+    mine, other = on_nodes(warm, tmp_path, *of_two("collective"))
+    until(lambda: len(notes(tmp_path)) == 2)
+    other.kill(signal.SIGKILL)
+    assert_another_has_ended(mine)
 
 
 def test_a_killed_parent_leaves_nobody(start_run) -> None:

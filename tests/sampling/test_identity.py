@@ -2,15 +2,13 @@
 
 import re
 import shutil
-import subprocess
-import sys
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from processes import ROOT, free_port
 from small_runs import FOLDER, NAME, images, interrupt, metrics_argv, refusal, restore, sample_argv, train_argv
+from warm import two_ranks
 
 import compute_metrices
 import sample
@@ -105,31 +103,25 @@ def test_samples_of_a_retrained_checkpoint_are_refused(restored, capsys):
     assert run_identity(here / FOLDER)["task"] == "jpeg-10"
 
 
-TWO_RANKS = """
-import os, sys
-sys.path.insert(0, sys.argv.pop(1))
-import importlib, i2sb.runner as runner
+REPLACED = """
+import i2sb.runner as runner
 load = runner.load_checkpoint
 if os.environ["RANK"] == "1":  # as if latest.pt were replaced between the two
     runner.load_checkpoint = lambda path, *more: load(str(path).replace("latest", "newer"), *more)
-sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
 """
 
 
 @pytest.mark.parametrize("script", ["sample", "train"])
-def test_ranks_with_different_weights_stop(here, script):
+def test_ranks_with_different_weights_stop(here, warm, script):
     path = here / "results" / NAME / "latest.pt"
     state = torch.load(path, weights_only=False)
     state["ema"]["shadow_params"][0][0] += 1
     torch.save(state, path.with_name("newer.pt"))
-    (here / "ranks.py").write_text(TWO_RANKS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--master-port", str(free_port())]  # rank 0 serves
     resume = train_argv(here / "photos", "--ckpt", NAME, "--name", "b", "--num-itr", "9")
-    flags = argv(here) if script == "sample" else resume
-    command = [*torchrun, "--nproc-per-node", "2", "ranks.py", str(ROOT), script, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0
-    assert re.search(f"{script}.py: error: .*sr4x-pool.* is not rank 0's \\(replaced meanwhile", done.stderr)
+    for rank in two_ranks(warm, script, argv(here) if script == "sample" else resume, REPLACED):
+        code, last = rank.wait()
+        assert code == 2
+        assert re.match(rf"{script}.py: error: .*sr4x-pool.* is not rank 0's \(replaced meanwhile", last)
     assert not (here / FOLDER / "recon.json").exists()
     assert not (here / "results/b/latest.pt").exists()
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import sys
 from pathlib import Path
 
 import torch
@@ -62,7 +61,7 @@ def note(opt: argparse.Namespace) -> None:
     Path(f"rank-{opt.global_rank}.json").write_text(json.dumps(notes))
 
 
-if __name__ == "__main__":
-    options = parse_train_options(sys.argv[1:])
+def main(argv: list[str]) -> int:
+    options = parse_train_options(argv)
     options.ckpt_path, options.load = Path("results/x"), None
-    sys.exit(launch(options, note))
+    return launch(options, note)

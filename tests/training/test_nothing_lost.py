@@ -20,7 +20,7 @@ from i2sb.ckpt_util import load_checkpoint
 from i2sb.errors import UserError
 
 
-def kill_at_random(dataset, rounds: int, seed: int = 0) -> int:
+def kill_at_random(dataset, warm, rounds: int, seed: int = 0) -> int:
     """kill -9 at a random moment of a save; the next run resumes from there.  Returns how many were not finished."""
     draw = random.Random(seed)
     latest = Path("results/sr4x-pool/latest.pt")
@@ -31,17 +31,15 @@ def kill_at_random(dataset, rounds: int, seed: int = 0) -> int:
         return list(latest.parent.glob(".*.tmp"))
 
     for _ in range(rounds):
-        argv = train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "100000", "--save-every", "1")
-        process = start(*argv)
         before = latest.stat().st_mtime_ns
+        run = warm("train", train_argv(dataset, "--ckpt", "sr4x-pool", "--num-itr", "100000", "--save-every", "1"))
         until(lambda before=before: latest.stat().st_mtime_ns != before)
-        logged = said().count("[Save]")
+        logged = run.said().count("[Save]")
         deadline = time.monotonic() + 60
         while not drafts() and time.monotonic() < deadline:
             pass
-        time.sleep(draw.uniform(0, 0.02))
-        process.kill()
-        process.wait()
+        run.kill(signal.SIGKILL, draw.uniform(0, 0.02))
+        run.wait()
         unfinished += bool(drafts())
         reached = iteration()  # a whole file, whatever the moment
         assert reached >= last + max(1, logged)  # what was logged as saved is saved: one iteration at most is lost
@@ -52,42 +50,31 @@ def kill_at_random(dataset, rounds: int, seed: int = 0) -> int:
     return unfinished
 
 
-def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(dataset):
-    kill_at_random(dataset, rounds=2)
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(dataset, warm):
+    kill_at_random(dataset, warm, rounds=2)
 
 
 @pytest.mark.slow
-def test_sixty_kills(dataset):
-    assert kill_at_random(dataset, rounds=60, seed=1) >= 10
+def test_sixty_kills(dataset, warm):
+    assert kill_at_random(dataset, warm, rounds=60, seed=1) >= 10
 
 
-@pytest.mark.parametrize(
-    ("name", "flags"),
-    [
-        ("SIGINT", ["--num-workers", "1"]),
-        ("SIGUSR1", ["--n-gpu-per-node", "2", "--microbatch", "1"]),
-    ],
-)
-def test_a_signal_saves_and_ends_well(dataset, name, flags):
-    process = start(*train_argv(dataset, "--num-itr", "100000", *flags), start_new_session=True)
-    until(lambda: "[Train] 3/" in said())
-    if name == "SIGUSR1":  # sent to every process of the step, as SLURM does
-        os.killpg(process.pid, signal.SIGUSR1)
-    else:
-        process.send_signal(getattr(signal, name))
-    assert process.wait(timeout=60) == 0, said()
-    stopped = iteration()
-    assert f"{name}: stopped after iteration {stopped} and saved; to resume: python train.py --ckpt sr4x-pool" in said()
-    assert "Traceback" not in said()
+def test_a_signal_saves_and_ends_well(dataset, warm):
+    argv = train_argv(dataset, "--num-itr", "100000", "--num-workers", "1")
+    run = warm("train", argv, "signal.signal(signal.SIGINT, signal.default_int_handler)")
+    run.until("[Train] 3/")
+    run.kill(signal.SIGINT)
+    assert run.wait()[0] == 0, run.said()
+    line = f"SIGINT: stopped after iteration {iteration()} and saved; to resume: python train.py --ckpt sr4x-pool"
+    assert line in run.said()
+    assert "Traceback" not in run.said()
 
 
-def test_a_signal_ends_an_evaluation_too(dataset):
-    argv = train_argv(dataset, "--num-itr", "100000", "--interval", "10000", "--eval-every", "1")
-    process = start(*argv)
-    until(lambda: "[Eval] iteration 0" in said())
-    time.sleep(0.5)
-    process.terminate()
-    assert process.wait(timeout=60) == 0, said()
+def test_a_signal_ends_an_evaluation_too(dataset, warm):
+    run = warm("train", train_argv(dataset, "--num-itr", "100000", "--interval", "10000", "--eval-every", "1"))
+    run.until("[Eval] iteration 0")
+    run.kill(signal.SIGTERM, 0.5)
+    assert run.wait()[0] == 0, run.said()
     assert iteration() == 0
 
 
@@ -148,11 +135,7 @@ def test_too_many_of_them_stop_the_run(dataset, monkeypatch, capsys):
     assert Path("results/sr4x-pool/latest.pt").read_bytes() == before
 
 
-def last_line() -> str:
-    return said().strip().splitlines()[-1]
-
-
-def test_a_checkpoint_keeps_its_options_until_a_new_one_takes_its_place(dataset, capsys):
+def test_a_checkpoint_keeps_its_options_until_a_new_one_takes_its_place(dataset, warm, capsys):
     """A run that is killed before its first save has changed nothing, not even the options beside latest.pt.
 
     While it trains, no other trains into its folder.
@@ -161,12 +144,12 @@ def test_a_checkpoint_keeps_its_options_until_a_new_one_takes_its_place(dataset,
     folder = Path("results/sr4x-pool")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = ["--overwrite", "--beta-max", "1.0", "--ot-ode"]
-    process = start(*train_argv(dataset, "--num-itr", "100000", *other))
-    until(lambda: "[Train] 3/" in said())
+    run = warm("train", train_argv(dataset, "--num-itr", "100000", *other))
+    run.until("[Train] 3/")
     last = refusal(capsys, train, train_argv(dataset, "--num-itr", "2", *other))
     assert "results/sr4x-pool: another process is training into it" in last
-    process.kill()
-    process.wait()
+    run.kill(signal.SIGKILL)
+    run.wait()
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".train.lock"} == before
     assert train.main(train_argv(dataset, "--num-itr", "2", *other)) == 0
     assert json.loads((folder / "options.json").read_text())["ot_ode"] is True
@@ -192,16 +175,17 @@ def test_an_error_beside_the_steps_costs_nothing(dataset, tmp_path, capsys):
     assert all(torch.equal(tensor, good["net"][key]) for key, tensor in on["net"].items())
 
 
-def test_a_dead_loader_is_named_and_costs_nothing(dataset):
-    process = start(*train_argv(dataset, "--num-itr", "100000", "--num-workers", "1"))
-    until(lambda: "[Train] 3/" in said())
-    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+def test_a_dead_loader_is_named_and_costs_nothing(dataset, warm):
+    run = warm("train", train_argv(dataset, "--num-itr", "100000", "--num-workers", "1"))
+    run.until("[Train] 3/")
+    workers = [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
     for pid in workers:
         if b"spawn_main" not in (command := Path(f"/proc/{pid}/cmdline").read_bytes()) and b"tracker" not in command:
             os.kill(pid, signal.SIGKILL)
-    assert process.wait(timeout=60) == 2, said()
-    assert last_line().startswith("train.py: error: --num-workers 1: a process that loads images has died")
-    assert "Traceback" not in said()
+    code, last = run.wait()
+    assert code == 2, run.said()
+    assert last.startswith("train.py: error: --num-workers 1: a process that loads images has died")
+    assert "Traceback" not in run.said()
     assert iteration() >= 3
 
 
@@ -222,9 +206,9 @@ def test_a_save_that_fails_once_is_tried_again(dataset, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-@pytest.mark.parametrize(("ranks", "seconds"), [(1, 0), (2, 0.2), (2, 2.2)])
+@pytest.mark.parametrize(("ranks", "seconds"), [(1, 0), (2, 2.2)])
 def test_a_signal_before_the_first_iteration(dataset, ranks, seconds):
-    """With two ranks: inside the import of torch, while the ranks find each other, and later."""
+    """With two ranks: about when they find each other."""
     process = start(*train_argv(dataset, "--num-itr", "100000", "--n-gpu-per-node", ranks, "--microbatch", "1"))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if ranks == 1:

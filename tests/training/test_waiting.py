@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from processes import ROOT, free_port, until
-from small_runs import iteration, said, start, train_argv
+from processes import ROOT, free_port, is_alive, until
+from small_runs import iteration, start, train_argv
 from torch.utils.data import Dataset
 
 import train
@@ -39,38 +39,37 @@ def loaders(pid: int) -> list[int]:
 
 
 @needs_proc
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_loader_that_hangs_does_not_keep_a_signal_from_saving(dataset, ranks):
-    """With two ranks, one of them has its data."""
+@pytest.mark.parametrize(("ranks", "name"), [(1, "SIGTERM"), (2, "SIGUSR1")])
+def test_a_loader_that_hangs_does_not_keep_a_signal_from_saving(dataset, warm, ranks, name):
+    """With two ranks, one of them has its data, and all processes get the signal, as from SLURM."""
     flags = ["--num-itr", "100000", "--num-workers", "1", "--n-gpu-per-node", ranks, "--microbatch", "1"]
-    process = start(*train_argv(dataset, *flags))
-    until(lambda: "[Train] 3/" in said())
-    stuck = loaders(process.pid)
+    run = warm("train", train_argv(dataset, *flags))
+    run.until("[Train] 3/")
+    stuck = loaders(run.pid)
     assert len(stuck) == ranks
     os.kill(stuck[-1], signal.SIGSTOP)
     lines = ""
-    while lines != (lines := said()):
+    while lines != (lines := run.said()):
         time.sleep(1)
-    process.terminate()
-    assert process.wait(timeout=30) == 0, said()
-    assert f"SIGTERM: stopped after iteration {iteration()} and saved" in said()
-    until(lambda: not Path(f"/proc/{stuck[-1]}").exists(), 10)
-    assert "Traceback" not in said()
+    (os.killpg if ranks == 2 else os.kill)(run.pid, getattr(signal, name))
+    assert run.wait()[0] == 0, run.said()
+    assert f"{name}: stopped after iteration {iteration()} and saved" in run.said()
+    until(lambda: not is_alive(stuck[-1]), 10)
+    assert "Traceback" not in run.said()
 
 
-def test_an_evaluation_whose_data_hang_does_not_keep_a_signal_from_saving(dataset, tmp_path):
+def test_an_evaluation_whose_data_hang_does_not_keep_a_signal_from_saving(dataset, warm, tmp_path):
     hung = tmp_path / "hung"
     shutil.copytree(dataset, hung)
-    process = start(*train_argv(hung, "--num-itr", "100000", "--eval-every", "20", "--eval-nfe", "1"))
-    until(lambda: "[Train] 1/" in said())
+    run = warm("train", train_argv(hung, "--num-itr", "100000", "--eval-every", "20", "--eval-nfe", "1"))
+    run.until("[Train] 1/")
     for path in hung.glob("val/*/*.png"):
         path.unlink()
         os.mkfifo(path)  # nobody writes into it: whoever opens it waits for ever
-    until(lambda: "[Eval] iteration 20" in said())
-    time.sleep(1)
-    process.terminate()
-    assert process.wait(timeout=30) == 0, said()
-    assert "SIGTERM: stopped after iteration 20 and saved" in said()
+    run.until("[Eval] iteration 20")
+    run.kill(signal.SIGTERM, 1)
+    assert run.wait()[0] == 0, run.said()
+    assert "SIGTERM: stopped after iteration 20 and saved" in run.said()
     assert iteration() == 20
 
 
@@ -155,26 +154,21 @@ def test_a_full_shared_memory(dataset, size, reason):
     assert "--shm-size" in last
 
 
-def test_ranks_with_other_pixels(dataset, tmp_path):
+def test_ranks_with_other_pixels(warm, tmp_path):
     """One file of the same name and size."""
     pixels, flags = np.zeros((40, 32, 32, 3), np.uint8), ["--num-proc-node", "2", "--master-port", free_port()]
-    processes = []
+    ranks = []
     for rank in (0, 1):
         folder = tmp_path / str(rank)
         for number, image in enumerate(pixels):
             (folder / "train/a").mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"train/a/{number}.bmp")
-        argv = train_argv(folder, *flags, "--node-rank", rank, "--name", "same")
-        processes.append(start(*argv, stderr=(tmp_path / f"{rank}.txt").open("w")))
+        ranks.append(warm("train", train_argv(folder, *flags, "--node-rank", rank, "--name", "same")))
         pixels[7, 0, 0, 0] = 1
-    for rank, process in enumerate(processes):
-        assert process.wait(timeout=90) == 2
-        last = (tmp_path / f"{rank}.txt").read_text().splitlines()[-1]
-        assert (
-            last == "train.py: error: rank 1: has other images than rank 0 in --dataset-dir; give every node the same"
-        )
+    last = "train.py: error: rank 1: has other images than rank 0 in --dataset-dir; give every node the same"
+    assert [rank.wait() for rank in ranks] == [(2, last)] * 2
 
 
 def test_an_evaluation_leaves_the_workers_of_the_training_alone(dataset):
-    argv = train_argv(dataset, "--num-itr", "3", "--num-workers", "2", "--eval-every", "1", "--eval-nfe", "1")
+    argv = train_argv(dataset, "--num-itr", "3", "--num-workers", "1", "--eval-every", "1", "--eval-nfe", "1")
     assert train.main(argv) == 0
