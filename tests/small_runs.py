@@ -146,9 +146,13 @@ def interrupt(here, *flags, lost):
 
 
 def refusal(capsys, script, argv):
-    """The one line with which a script refuses."""
+    """The one line with which a script, or its parser, refuses."""
     capsys.readouterr()
-    assert script.main(argv) == 2
+    try:
+        code = script.main(argv)
+    except SystemExit as exit:
+        code = exit.code
     last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2, last
     assert ".py: error: " in last, last
     return last

@@ -104,6 +104,13 @@ WRONG = [
     ("train", "--corrupt jpeg-5 --net huge", "--net: invalid choice: 'huge' .*adm-256"),
     ("train", "--corrupt jpeg-5 --net tiny --num-channels 33", "--net tiny: .*33"),
     ("train", "--corrupt jpeg-5 --t0 2", "--t0 2: must be below --T 1"),
+    ("train", "--corrupt jpeg-5 --num-itr 1.5e0", "'1.5e0' is invalid: expected a whole number of at least 1"),
+    ("train", "--corrupt jpeg-5 --num-itr 1e-3", "--num-itr: '1e-3' is invalid: expected a whole number"),
+    ("train", "--corrupt jpeg-5 --device gpu", "'gpu' is invalid: expected one of auto, cuda, mps, cpu, cuda:INDEX"),
+    ("train", "--corrupt jpeg-5 --batchsize 4", "unrecognized arguments: --batchsize 4; did you mean --batch-size?"),
+    ("train", "--corrupt jpeg-5 --distill cbt", "--distill cbt: starts from trained weights; give --init-from NAME"),
+    ("train", "--corrupt jpeg-5 --ema 0.9 --ema-halflife-images 9", "images 9 is given in its place; give one"),
+    ("compute_metrices", "--input a --report", "--report: does not go with --input"),
     ("train", "--corrupt jpeg-5 --eval-nfe 1000", "--eval-nfe 1000: must lie in 1..999"),
     ("train", "--corrupt jpeg-5 --keep-best psnr --eval-every 0", "--keep-best psnr: needs evaluations"),
     ("train", "--corrupt jpeg-5 --name ../x", "--name: '../x' is invalid"),
@@ -123,7 +130,7 @@ WRONG = [
 def test_a_wrong_value_is_one_line(script, argv, message, tmp_path, capsys):
     module = __import__(script)
     try:
-        code = module.main([*argv.split(), "--device", "cpu"])
+        code = module.main(["--device", "cpu", *argv.split()])
     except SystemExit as exit:
         code = exit.code
     error = capsys.readouterr().err.strip()

@@ -19,11 +19,7 @@ from scripts import restore_examples
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples/photographs"
-TASKS = {
-    "demo-sr4x-bicubic": "sr4x-bicubic",
-    "demo-jpeg-10": "jpeg-10",
-    "demo-deblur": "blur-gauss-2",
-}
+TASKS = {"demo-sr4x-bicubic": "sr4x-bicubic", "demo-jpeg-10": "jpeg-10", "demo-deblur": "blur-gauss-2"}
 
 
 def photograph(side=160):
@@ -50,8 +46,7 @@ def test_all_are_there_small_and_described():
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_restores_better_than_the_classical_answer(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_restores_better_than_the_classical_answer(name):
     bridge, clean = Bridge.from_pretrained(name), photograph()
     assert bridge.config.task == TASKS[name]
     given = bridge.degrade(clean)
@@ -71,9 +66,8 @@ def test_by_name_from_the_command_line(tmp_path):
         assert np.array_equal(image, restored)
 
 
-def test_results_of_the_same_name_come_first(tmp_path, monkeypatch):
+def test_results_of_the_same_name_come_first():
     """Whoever trains a demo model further gets their own weights."""
-    monkeypatch.chdir(tmp_path)
     Bridge.create({"task": "jpeg-5", "network": "tiny", "image_size": 32}).save_pretrained("results/demo-jpeg-10")
     assert Bridge.from_pretrained("demo-jpeg-10").config.task == "jpeg-5"
 

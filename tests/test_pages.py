@@ -98,7 +98,7 @@ def test_the_commands_run_in_their_order(place, monkeypatch):
         except SystemExit as refused:
             pytest.fail(f"{shlex.join(argv)}: {refused}")
     assert sorted(path.name for path in Path("photos").iterdir()) == [
-        *("bundled.json", "train", "train_faster_imagefolder.lmdb", "train_faster_imagefolder.lmdb.pt", "val"),
+        *("bundled.json", "train", "train_faster_imagefolder.lmdb", "train_faster_imagefolder.lmdb.pt", "val")
     ]
     assert (place / "results/pairs/samples_nfe2/report.html").is_file()
     scores = json.loads((place / "results/pairs/samples_nfe2/metrics.json").read_text())["scores"]

@@ -35,8 +35,7 @@ def degrade(operator: Corruption, x: torch.Tensor, **kwargs) -> tuple[torch.Tens
 
 
 @pytest.fixture(params=OPERATORS)
-def task(request, tmp_path, monkeypatch) -> str:
-    monkeypatch.chdir(tmp_path)
+def task(request, tmp_path) -> str:
     if "=" in request.param:
         mask_files(tmp_path / request.param.partition("=")[2])
     return request.param

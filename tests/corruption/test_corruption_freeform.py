@@ -182,11 +182,7 @@ def test_a_damaged_file_is_refused_by_name(damage):
         (PUBLISHED_FILE, {"10-20% freeform": np.zeros(8192, np.int64)}, r"is int64 \[8192\], not packed bits"),
         (PUBLISHED_FILE, {"10-20% freeform": np.packbits(published("freeform2030"))}, "holes cover 25"),
         ("imagenet_freeform1020_masks.npz", {"mask": np.zeros((2, 8, 256))}, r"got float64 \[2, 8, 256\]"),
-        (
-            "imagenet_freeform1020_masks.npz",
-            {"mask": published("freeform2030")},
-            r"25.0% .* on average, not 10% to",
-        ),
+        ("imagenet_freeform1020_masks.npz", {"mask": published("freeform2030")}, r"25.0% .* on average, not 10% to"),
         ("imagenet_freeform1020_masks.npz", {"mask": 1 - published("freeform1020")}, r"holes cover 85.2%"),
         ("imagenet_freeform1020_masks.npz", {"mask": 255 * published("freeform1020")}, "hole\\), got .* other values"),
         ("imagenet_freeform1020_masks.npz", {"mask": np.array([{}])}, "not a whole npz file"),

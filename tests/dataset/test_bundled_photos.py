@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 import logging
 
 import numpy as np
@@ -12,7 +11,6 @@ from PIL import Image
 from dataset.bundled import TRAIN, VAL, build_bundled_photos
 from dataset.imagenet import build_lmdb_dataset, build_lmdb_dataset_val10k
 from i2sb.errors import UserError
-from scripts import make_photo_dataset
 
 LOG = logging.getLogger("dataset")
 SMALL = {"size": 32, "num_train": 60, "num_val": 5}
@@ -76,11 +74,3 @@ def test_it_is_an_ordinary_data_set_and_reused(photos):
     before = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
     build_bundled_photos(photos, LOG, **SMALL)  # the LMDBs in it do not make it another folder
     assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
-
-
-def test_the_script(tmp_path, capsys):
-    argv = ["--out", "here/photos", "--size", "32", "--num-train", "30"]
-    assert make_photo_dataset.main(argv) == 0
-    assert json.loads((tmp_path / "here/photos/bundled.json").read_text())["num_train"] == 30
-    assert make_photo_dataset.main([*argv, "--size", "3"]) == 2
-    assert "size 3: crops of the bundled photographs can have 16 to 256 pixels" in capsys.readouterr().err

@@ -49,10 +49,7 @@ def test_nested_hidden_and_empty_folders(tmp_path, caplog):
 def test_without_classes(tmp_path):
     make(tmp_path, "2.png", "a/1.png", "a/.x.png", "b/c/3.gif")
     samples, classes = scan(tmp_path, classes=False)
-    assert (relative(tmp_path, samples), classes) == (
-        [("2.png", 0), ("a/1.png", 0), ("b/c/3.gif", 0)],
-        [tmp_path.name],
-    )
+    assert (relative(tmp_path, samples), classes) == ([("2.png", 0), ("a/1.png", 0), ("b/c/3.gif", 0)], [tmp_path.name])
 
 
 def test_suffixes_are_those_that_pillow_reads(tmp_path):

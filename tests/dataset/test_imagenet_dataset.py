@@ -218,10 +218,7 @@ def test_data_that_are_not_imagenet_are_judged_whole_and_nothing_is_fetched(fold
 @pytest.mark.parametrize(
     ("lines", "text"),
     [
-        (
-            "n01440764/img_003.png\nn01440764/gone.png\nx/y.png\n",
-            r"2 of the 3 .* not in .*: n01440764/gone\.png, x/y",
-        ),
+        ("n01440764/img_003.png\nn01440764/gone.png\nx/y.png\n", r"2 of the 3 .* not in .*: n01440764/gone\.png, x/y"),
         (
             "n01440764/img_003.png\nimg_009.png\n",
             r"1 of the 2 .* not in .*: /img_009\.png \(.* ends in CLASS/FILE .*, such as n01440764/ILSVRC_\d+\.JPEG\)",

@@ -176,8 +176,7 @@ def test_at_most_20_are_listed(tmp_path, caplog):
     assert len([line for line in caplog.messages if "has no partner" in line]) == 20
 
 
-def test_training_does_not_start(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_training_does_not_start(tmp_path, capsys):
     pair("A/0.png", "B/0.png")
     pair("A/1.png", "elsewhere/1.png")
     assert train.main(train_argv(tmp_path, corrupt="paired")) == 2

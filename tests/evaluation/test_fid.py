@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.fid import (
-    FeatureSums,
-    distance,
-    frechet_distance,
-    load_statistics,
-    save_statistics,
-)
+from evaluation.fid import FeatureSums, distance, frechet_distance, load_statistics, save_statistics
 from evaluation.kid import kid
 from evaluation.metrics import MetricUnavailable
 from i2sb.errors import UserError

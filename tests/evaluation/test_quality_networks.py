@@ -10,6 +10,7 @@ import torch
 from bad_files import attacks
 from golden.formulas import image
 from PIL import Image
+from small_runs import refusal
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, resnet50, vgg, vgg16
 from webserver import Site, serving
@@ -149,11 +150,8 @@ def test_pictures_without_clean_ones(serve, tmp_path, capsys):
     said = capsys.readouterr()
     assert "photos/broken.png: it is no picture" in said.err
     assert f"{mean:.4f} ±" in said.out
-    assert compute_metrices.main([*argv, "--metrics", "psnr"]) == 2
-    assert "--metrics psnr: does not judge pictures alone; what does: arniqa" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        compute_metrices.main([*argv, "--report"])
-    assert "--report: does not go with --input" in capsys.readouterr().err
+    line = refusal(capsys, compute_metrices, [*argv, "--metrics", "psnr"])
+    assert "--metrics psnr: does not judge pictures alone; what does: arniqa" in line
 
 
 def test_a_torchscript_archive_is_read_without_its_code(tmp_path):

@@ -10,14 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from evaluation.table import (
-    Score,
-    bootstrap_interval,
-    mean_scores,
-    print_scores,
-    read_metrics,
-    write_metrics,
-)
+from evaluation.table import Score, bootstrap_interval, mean_scores, print_scores, read_metrics, write_metrics
 from i2sb.errors import UserError
 
 REASON = "Inception weights: could not fetch https://a.b/c.pth; put it at /home/[x]/a/very/long/path/c.pth"

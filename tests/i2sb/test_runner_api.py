@@ -116,18 +116,6 @@ def test_evaluations_need_a_validation_set():
         runner.train(options(eval_every=3000), list(pictures()), None, lambda x0: x0)
 
 
-def test_images_of_one_channel():
-    """The number of channels is part of the bridge: training, checkpoint and sampling follow it."""
-    grey, opt = pictures()[:, :1], options(channels=1, cond_x1=True)
-    runner = Runner(opt, LOG)
-    assert runner.train(opt, list(grey), None, lambda x0: x0 * 0.5)
-    saved = build_ckpt_option(Namespace(device="cpu"), LOG, "results/a")
-    runner = Runner(saved, LOG, save_opt=False)
-    assert runner.config.channels == 1
-    xs, _ = runner.ddpm_sampling(saved, grey, cond=grey, nfe=2, verbose=False)
-    assert xs.shape == (4, 2, 1, 32, 32)
-
-
 def test_the_log_writer_of_the_options_is_used():
     runner = Runner(options(log_writer="tensorboard"), LOG, save_opt=False)
     runner.train(options(log_writer="tensorboard"), list(pictures()), None, lambda x0: x0)
@@ -144,28 +132,6 @@ def test_the_hole_is_filled_also_beside_a_cond():
     runner.ddpm_sampling(options(cond_x1=True), x1, mask=mask, cond=x1, nfe=1, verbose=False)
     assert torch.equal(inputs[0] * (1 - mask), x1 * (1 - mask))
     assert not torch.isclose(inputs[0], x1).all()
-
-
-def test_the_mean_gradient_is_what_is_logged():
-    """The same images in one micro-batch or in two: the norm in the log does not double."""
-
-    class Notes:
-        where, norms = "", None
-
-        def add_scalars(self, step, values):
-            self.norms = values["grad_norm"]
-
-    norms = []
-    for microbatch in (4, 2):
-        opt, notes = options(microbatch=microbatch, num_itr=1, interval=2, ot_ode=True), Notes()
-        runner = Runner(opt, LOG, save_opt=False)
-        for parameter in runner.net.parameters():
-            torch.nn.init.constant_(parameter, 0.01)
-        same = [torch.full((3, 32, 32), 0.3)] * 4
-        runner.compute_label = lambda step, x0, xt: torch.ones_like(x0)  # whatever steps are drawn
-        runner.train(opt, same, None, lambda x0: x0, writer=notes)
-        norms.append(notes.norms)
-    assert norms[0] == pytest.approx(norms[1], rel=0.2)
 
 
 def test_published_names():

@@ -3,16 +3,15 @@
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bridges import argv, photograph
 from PIL import Image
-from small_runs import ROOT
+from processes import until
+from small_runs import refusal
+from warm import both_end_well, two_ranks
 
 import sample
 
@@ -185,41 +184,27 @@ def test_another_picture_of_the_same_name_is_not_taken_for_the_one_that_is_there
         (["--input", "pictures", "--output", "y", "--tile", "3"], "--tile 3: this network needs at least 4 pixels"),
         (["--input", "pictures", "--output", "y", "--mask", "pictures"], "--mask: jpeg-10 has no holes"),
         (["--ckpt", "inpaint-center", "--input", "pictures", "--output", "y"], "inpaint-center: say by --mask FILE"),
-        (
-            ["--ckpt", "pairs", "--input", "pictures", "--output", "y", "--degrade"],
-            "--degrade: this bridge was",
-        ),
+        (["--ckpt", "pairs", "--input", "pictures", "--output", "y", "--degrade"], "--degrade: this bridge was"),
         (["--input", "", "--output", "y"], "--input: is empty"),
         (["--input", "nothing", "--output", "y"], "--input nothing: neither a picture, nor a folder"),
         (["--input", "no/*.png", "--output", "y"], "--input no/.*: neither a picture"),
     ],
 )
 def test_wrong_commands_are_one_line(here, capsys, flags, message):
-    try:
-        code = sample.main(argv("jpeg-10", *flags))
-    except SystemExit as exit:
-        code = exit.code
-    assert code == 2
-    assert re.search(message, last_line(capsys))
+    assert re.search(message, refusal(capsys, sample, argv("jpeg-10", *flags)))
     assert not (here / "y").exists()
 
 
-def command(*flags):
-    return [sys.executable, ROOT / "sample.py", *argv("jpeg-10", *flags)]
-
-
-def test_killed_it_resumes_and_two_ranks_share_the_list(here):
+def test_killed_it_resumes_and_two_ranks_share_the_list(here, warm):
     files = ["--input", "pictures", "--output"]
-    with subprocess.Popen(command(*files, "killed"), stderr=subprocess.DEVNULL) as process:
-        while not list((here / "killed").glob("*.*")) and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    run = warm("sample", argv("jpeg-10", *files, "killed"))
+    until(lambda: list((here / "killed").glob("*.*")))
+    assert run.kill(signal.SIGKILL)
+    run.wait()
     assert len(contents("killed")) < 7
     restored("jpeg-10", *files, "killed")
-    two = subprocess.run(
-        command(*files, "two", "--n-gpu-per-node", "2"), check=True, capture_output=True, text=True, timeout=240
-    )
-    assert "6 restored, 0 failed" in two.stderr
+    ranks = two_ranks(warm, "sample", argv("jpeg-10", *files, "two"))
+    both_end_well(*ranks)
+    assert "6 restored, 0 failed" in ranks[0].said()
     restored("jpeg-10", *files, "whole")
     assert contents("whole") == contents("killed") == contents("two")

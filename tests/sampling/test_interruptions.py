@@ -8,15 +8,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import ROOT, as_child, free_port, largest_file
+from processes import ROOT, as_child, largest_file, until
 from small_runs import FOLDER, NAME, metrics_argv, refusal, restore, sample_argv
+from warm import two_ranks
 
 import sample
 from i2sb.runtime.files import lock
@@ -26,29 +26,25 @@ SIZE = 64  # pixels: 448 images more are 21 MiB as float32
 GROWTH = 12  # MiB: most of a peak is torch itself, 5 % of it would let all the images hide there
 
 
-def kill_after_a_batch(here, *flags):
+def kill_after_a_batch(here, warm, *flags):
     """Start sample.py, and kill -9 it soon after one more batch is there."""
     parts = here / "results" / NAME / "samples_nfe9/.recon.parts"
 
     def done():
         return sum(path.stat().st_size for path in parts.glob("rows.*"))
 
-    before, deadline = done(), time.monotonic() + 60
-    command = [sys.executable, str(ROOT / "sample.py"), *sample_argv(here / "photos", NAME, *flags)]
-    process = subprocess.Popen(command, cwd=here, stderr=subprocess.DEVNULL)
-    while done() <= before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    before, run = done(), warm("sample", sample_argv(here / "photos", NAME, *flags))
+    until(lambda: done() > before)
+    assert run.kill(signal.SIGKILL, 0.05)
+    run.wait()
 
 
-def test_a_killed_run_resumes_to_the_same_bits(here):
+def test_a_killed_run_resumes_to_the_same_bits(here, warm):
     folder = restore(here, *FLAGS).with_name("samples_nfe9")
     expected = (folder / "recon.pt").read_bytes()
     shutil.rmtree(folder)
     pictures = ["--save-images", "png", "--save-trajectory", "3"]
-    kill_after_a_batch(here, *FLAGS, *pictures)
+    kill_after_a_batch(here, warm, *FLAGS, *pictures)
     restore(here, *FLAGS, *pictures)
     assert (folder / "recon.pt").read_bytes() == expected
     assert len(list((folder / "images").rglob("*.png"))) == 24
@@ -57,18 +53,12 @@ def test_a_killed_run_resumes_to_the_same_bits(here):
     assert not (folder / ".recon.parts").exists()
 
 
-def test_nodes_without_a_shared_folder_are_told_why(here, tmp_path):
+def test_nodes_without_a_shared_folder_are_told_why(here, warm, tmp_path):
     shutil.copytree(here, tmp_path / "other")
-    argv = sample_argv(here / "photos", NAME, "--num-proc-node", 2, "--master-port", free_port(), "--node-rank")
-    command = [sys.executable, str(ROOT / "sample.py"), *argv]
-    nodes = [
-        subprocess.Popen([*command, str(rank)], cwd=folder, stderr=subprocess.PIPE, text=True)
-        for rank, folder in enumerate((here, tmp_path / "other"))
-    ]
-    for node in nodes:
-        _, stderr = node.communicate(timeout=90)
-        assert node.returncode == 2
-        last = stderr.splitlines()[-1]
+    change = f"if os.environ['RANK'] == '1': os.chdir({str(tmp_path / 'other')!r})"
+    for rank in two_ranks(warm, "sample", sample_argv(here / "photos", NAME), change):
+        code, last = rank.wait()
+        assert code == 2
         assert last.startswith(f"sample.py: error: rank 1 does not see what rank 0 writes into {FOLDER}: start all")
 
 
@@ -125,7 +115,8 @@ PEAKS = """
 import ast, os, sys, threading, time
 sys.path.insert(0, sys.argv[1])
 import compute_metrices, sample
-import corruption, dataset.imagenet, evaluation.judge, i2sb.restore, i2sb.runner, torchmetrics
+import corruption, dataset.imagenet, evaluation.judge, i2sb.network, i2sb.restore, i2sb.runner, torchmetrics
+i2sb.network.BridgeNet.forward = lambda net, xt, step, cond=None: xt / 2  # the network's takes long
 def watch():  # pages of mapped files do not count
     while True:
         sizes.append(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")))

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from small_runs import NAME, metrics_argv, refusal, sample_argv
 
@@ -81,10 +80,7 @@ def test_wrong_flags_of_a_sweep_are_refused_before_it_begins(here, capsys):
         (["--partition", "0_2"], "sweep_nfe.py: error: --partition"),
         (["--metrics", "beauty"], "sweep_nfe.py: error: argument --metrics"),
     ):
-        with pytest.raises(SystemExit) as stop:
-            sweep_nfe.main(sweep_argv(here, *flags))
-        assert stop.value.code == 2
-        assert said in capsys.readouterr().err
+        assert said in refusal(capsys, sweep_nfe, sweep_argv(here, *flags))
     assert not list((here / "results" / NAME).glob("samples*"))
 
 

@@ -152,12 +152,7 @@ def test_a_checkpoint_holds_the_moment_of_saving(begin, monkeypatch):
 
 # How far the mean loss of the last iterations may be from fp32's, relatively.  What is the same mathematics in
 # another order of rounding stays close; half precision has 8 (bf16) or 11 (fp16) bits.
-TOLERANCE = {
-    "--precision tf32": 1e-3,
-    "--precision bf16": 5e-2,
-    "--precision fp16": 2e-2,
-    "--no-channels-last": 1e-2,
-}
+TOLERANCE = {"--precision tf32": 1e-3, "--precision bf16": 5e-2, "--precision fp16": 2e-2, "--no-channels-last": 1e-2}
 
 
 @functools.cache

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 import torch
-from small_runs import logged, pictures, script, train_argv
+from small_runs import logged, pictures, refusal, train_argv
 from test_resume import assert_same_bits, state
+from warm import both_end_well, two_ranks
 
 import train
 from i2sb.batch import Given
@@ -56,11 +57,10 @@ def test_the_whole_recipe_resumes_to_the_same_bits(dataset, monkeypatch, distill
     assert 0 < logged("parts", "loss_s2")[20] == logged("parts", "loss_s2")[16] != logged("parts", "loss_s2")[15]
 
 
-def test_two_ranks_train_like_one_and_measure_the_variance_of_all_images(dataset, tmp_path):
+def test_two_ranks_train_like_one_and_measure_the_variance_of_all_images(dataset, warm):
     argv = train_argv(dataset, "--num-itr", "3", "--loss-weight", "balanced")
     assert train.main([*argv, "--microbatch", "2", "--name", "one"]) == 0
-    done = script("train", [*argv, "--microbatch", "1", "--name", "two", "--n-gpu-per-node", "2"], tmp_path)
-    assert done.returncode == 0, done.stderr
+    both_end_well(*two_ranks(warm, "train", [*argv, "--microbatch", "1", "--name", "two"]))
     for key in ("loss", "loss_s2"):
         assert logged("two", key) == pytest.approx(logged("one", key), rel=1e-4)
 
@@ -135,12 +135,6 @@ def test_clipping_bounds_the_mean_gradient_whatever_the_number_of_micro_batches(
         assert gradient.tolist() == pytest.approx([0.3 * num_micro, 0.4 * num_micro], rel=1e-4)
 
 
-def test_one_decay_at_a_time(dataset, capsys):
-    with pytest.raises(SystemExit):
-        train.main(train_argv(dataset, "--ema", "0.9", "--ema-halflife-images", "100"))
-    assert "--ema-halflife-images 100 is given in its place; give one" in capsys.readouterr().err
-
-
 @pytest.fixture
 def photographs(dataset):
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `perceptual` brings it")
@@ -176,8 +170,7 @@ def test_the_perceptual_term_is_added_to_the_loss(dataset, photographs, corrupt)
 
 def test_without_the_extra_one_line_says_what_to_install(dataset, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    assert train.main(train_argv(dataset, "--perceptual", "0.1")) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    last = refusal(capsys, train, train_argv(dataset, "--perceptual", "0.1"))
     assert last.startswith("train.py: error: --perceptual 0.1: needs a pretrained network: pip install")
 
 
@@ -219,9 +212,3 @@ def test_what_the_distillation_compares(halved):
     value, n = loss(lambda n, z: x0 + z)
     ends = (earlier_step(n, halved) == 0) / table.std_fwd[n] ** 2  # there the answer is the clean image
     assert value == pytest.approx(2**halved * float(ends.mean()), rel=0.2, abs=1e-5)
-
-
-def test_a_distillation_starts_from_trained_weights(dataset, capsys):
-    with pytest.raises(SystemExit):
-        train.main(train_argv(dataset, "--distill", "cbt"))
-    assert "--distill cbt: starts from trained weights; give --init-from NAME" in capsys.readouterr().err

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import logged, refusal, sample_argv, script, train_argv
+from small_runs import logged, refusal, sample_argv, train_argv
 from torch.utils._pytree import tree_leaves
+from warm import both_end_well, two_ranks
 
 import sample
 import train
@@ -43,13 +44,16 @@ CASES = {
 
 
 def run_in_parts(dataset, stops, flags, corrupt):
-    """Run "straight" to the last of `stops`, and "parts" from each one to the next; all they save must agree."""
+    """Run "straight" to the last of `stops`, and "parts" from each one to the next; all they save must agree.
+
+    Only "parts" may have workers.
+    """
 
     def run(name, num_itr, *extra):
         argv = train_argv(dataset, "--deterministic", "--num-itr", num_itr, *flags, "--name", name, *extra)
         assert train.main([*argv, "--corrupt", corrupt]) == 0
 
-    run("straight", stops[-1])
+    run("straight", stops[-1], "--num-workers", "0")
     run("parts", stops[0])
     for stop in stops[1:]:
         run("parts", stop, "--ckpt", "parts")
@@ -169,19 +173,16 @@ def test_another_number_of_ranks_skips_no_image():
     assert sorted(index for _, index in seen) == list(range(10))
 
 
-def two_ranks(dataset, tmp_path, *flags, corrupt="inpaint-freeform1020"):
-    argv = train_argv(dataset, "--n-gpu-per-node", "2", "--deterministic", *flags, corrupt=corrupt)
-    done = script("train", argv, tmp_path)
-    assert done.returncode == 0, done.stderr
-    return done
+def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, warm):
+    def of_two(*flags):
+        argv = train_argv(dataset, "--deterministic", "--microbatch", "1", *flags, corrupt="inpaint-freeform1020")
+        both_end_well(*two_ranks(warm, "train", argv))
 
-
-def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path):
     # with dropout, for which every rank has its own random numbers
-    each = ["--microbatch", "1", "--dropout", "0.3", "--eval-every", "2", "--eval-nfe", "1", "--keep-best", "ssim"]
-    two_ranks(dataset, tmp_path, "--num-itr", "6", "--name", "straight", *each)
-    two_ranks(dataset, tmp_path, "--num-itr", "4", "--name", "parts", "--num-workers", "2", *each)
-    two_ranks(dataset, tmp_path, "--num-itr", "6", "--ckpt", "parts", *each)
+    each = ["--dropout", "0.3", "--eval-every", "2", "--eval-nfe", "1", "--keep-best", "ssim"]
+    of_two("--num-itr", "6", "--name", "straight", *each)
+    of_two("--num-itr", "4", "--name", "parts", "--num-workers", "1", *each)
+    of_two("--num-itr", "6", "--ckpt", "parts", *each)
     assert_same_bits(state("straight"), state("parts"))
     assert logged("straight") == logged("parts")
     best = [torch.load(f"results/{name}/best.pt", weights_only=True) for name in ("straight", "parts")]
@@ -191,13 +192,13 @@ def test_two_ranks_resume_to_the_same_bits_and_agree_with_one(dataset, tmp_path)
     assert not torch.equal(*own)
 
     # and without it: from one rank to two and back the images and the noise continue
-    alone = ["--microbatch", "2"]
-    for name, stop in (("one", 6), ("mixed", 2)):
-        argv = train_argv(dataset, *alone, "--name", name, "--num-itr", stop, corrupt="inpaint-freeform1020")
-        assert train.main(argv) == 0
-    two_ranks(dataset, tmp_path, "--num-itr", "4", "--ckpt", "mixed", "--microbatch", "1")
-    argv = train_argv(dataset, *alone, "--ckpt", "mixed", "--num-itr", "6", corrupt="inpaint-freeform1020")
-    assert train.main(argv) == 0
+    def of_one(*flags):
+        assert train.main(train_argv(dataset, *flags, corrupt="inpaint-freeform1020")) == 0
+
+    of_one("--name", "one", "--num-itr", "6")
+    of_one("--name", "mixed", "--num-itr", "2")
+    of_two("--ckpt", "mixed", "--num-itr", "4")
+    of_one("--ckpt", "mixed", "--num-itr", "6")
     pairs = [(logged("one")[i], logged("mixed")[i]) for i in range(1, 7)]
     print("largest relative difference of losses, 1 rank and 2:", max(abs(a / b - 1) for a, b in pairs))
     assert all(a == pytest.approx(b, rel=1e-4) for a, b in pairs)
