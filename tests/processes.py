@@ -1,10 +1,8 @@
-"""Other processes for tests: a fresh Python, a forked child, one that is not root, and runs of launch_worker.py."""
+"""Other processes for tests: a fresh Python, a forked child, one that is not root; hosts with networks of their own."""
 
 import contextlib
-import json
 import os
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +16,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOBODY = 65534
-WORKER = Path(__file__).with_name("launch_worker.py")
 BIN = Path(sys.executable).parent
 PATIENCE = 90  # seconds; a run takes 3 to 6 on an idle machine
 
@@ -87,71 +84,6 @@ def readonly_folder() -> Iterator[Path]:
 def names(folder: Path) -> list[str]:
     """The names in a folder, hidden ones too."""
     return sorted(path.name for path in folder.iterdir())
-
-
-# --- runs of launch_worker.py
-
-
-# What a launcher around the tests may have set must not reach the runs.
-_FOREIGN = ("OMPI_", "PMIX_", "PMI_", "MPI_", "SLURM_", "PRTE_", "TORCHELASTIC_")
-_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-def notes(folder: Path) -> list[dict]:
-    """What the ranks wrote, in the order of the ranks."""
-    lines = [line for path in sorted(folder.glob("rank-*.jsonl")) for line in path.read_text().splitlines()]
-    return [json.loads(line) for line in lines]
-
-
-class Run:
-    """One command that leads to `launch_worker.py`, in a session of its own; its ranks write into `folder`."""
-
-    def __init__(self, folder: Path, command: list[str]):
-        self.folder = folder
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN) and k not in _TORCHRUN}
-        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        environ = {**kept, "OMP_NUM_THREADS": "1", "I2SB_RENDEZVOUS_SECONDS": "50", "PATH": path}
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(command, env=environ, text=True, start_new_session=True, **pipes)
-
-    def wait(self) -> tuple[int, str]:
-        """(exit code, stderr)."""
-        _, stderr = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, stderr
-
-    def notes(self) -> list[dict]:
-        return notes(self.folder)
-
-    def await_notes(self, number: int) -> list[dict]:
-        until(lambda: len(self.notes()) >= number or self.process.poll() is not None)
-        assert len(self.notes()) >= number, self.process.communicate()
-        return self.notes()
-
-    def alive(self) -> set[int]:
-        """The processes that wrote notes and still run."""
-        return {note["pid"] for note in self.notes() if is_alive(note["pid"])}
-
-    def sweep(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        for pid in self.alive():  # before the pipes are read to their end: these hold them open
-            os.kill(pid, signal.SIGKILL)
-        self.process.communicate()
-
-
-@pytest.fixture(name="start_run")
-def start_run_fixture(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """start_run("--flag", "value", ...)"""
-    runs = []
-
-    def start(*flags: object) -> Run:
-        command = [sys.executable, str(WORKER), "--folder", str(tmp_path), *map(str, flags)]
-        runs.append(Run(tmp_path, command))
-        return runs[-1]
-
-    yield start
-    for one in runs:
-        one.sweep()
 
 
 @pytest.fixture(name="two_hosts")

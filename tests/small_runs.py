@@ -75,30 +75,6 @@ def metrics_argv(dataset: Path, name: str, folder: str, *more: str) -> list[str]
     return [*fixed, "--metrics", "psnr", "ssim", "--sample-dir", folder, *map(str, more)]
 
 
-STARTED: list[subprocess.Popen] = []
-
-
-@pytest.fixture(autouse=True)
-def end_what_was_started():
-    """For test files that import it: none leaves a training behind."""
-    yield
-    while STARTED:
-        STARTED[-1].kill()  # its ranks and loaders end with it
-        STARTED.pop().wait()
-
-
-def start(*argv: str, name: str = "train", **options) -> subprocess.Popen:
-    """train.py, or another script, in another process, its stderr in the file `said`."""
-    command = [sys.executable, str(ROOT / f"{name}.py"), *map(str, argv)]
-    with Path("said").open("w") as file:
-        STARTED.append(subprocess.Popen(command, **{"stdout": subprocess.DEVNULL, "stderr": file, **options}))
-    return STARTED[-1]
-
-
-def said() -> str:
-    return Path("said").read_text()
-
-
 def iteration(name: str = "sr4x-pool") -> int:
     return load_checkpoint(Path("results") / name / "latest.pt")["resume"]["iteration"]
 

@@ -54,6 +54,11 @@ for line in sys.stdin:
 """
 
 
+# What a launcher around the tests may have set must not reach the runs.
+FOREIGN = ("OMPI_", "PMIX_", "PMI_", "MPI_", "SLURM_", "PRTE_", "TORCHELASTIC_")
+FOREIGN += ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
 class Child:
     """A script that runs in a fork; `pid` leads a session of its own."""
 
@@ -98,7 +103,8 @@ def warm_fixture(tmp_path_factory) -> Iterator[Callable[..., Child]]:
     """warm("train", argv, before="code that the fork runs first") -> Child, in the current folder."""
     folder, children = tmp_path_factory.mktemp("said"), []
     command = [sys.executable, "-c", SERVER, str(ROOT)]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
 
     def start(script: str, argv: list, before: str = "") -> Child:
         said = folder / str(len(children))

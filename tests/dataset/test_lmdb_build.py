@@ -1,9 +1,9 @@
 """Building LMDBs: whole or not there, resumed after an interruption, one builder at a time."""
 
+import logging
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -55,12 +55,9 @@ def test_format(images, tmp_path):
 
 
 BUILD = """
-import logging, sys
+import sys
 from dataset.build import build_lmdb
-print("ready", flush=True)
-sys.stdin.readline()
-logging.basicConfig(level="INFO")
-print(len(build_lmdb(*sys.argv[1:], threads=1, log=logging.getLogger()).samples))
+build_lmdb(*sys.argv[1:], threads=1)
 """
 
 
@@ -71,8 +68,6 @@ def test_a_killed_build_is_never_taken_for_whole_and_resumes(tmp_path):
     for number in range(1200):
         (images / "c" / f"{number:04d}.pgm").write_bytes(b"P5 100 100 255 " + bytes([number % 256]) * 10_000)
     process = python(BUILD, images, target)
-    process.stdin.write("\n")
-    process.stdin.flush()
     draft = tmp_path / "x.lmdb.partial"
     while process.poll() is None and not (draft.exists() and len(draft_keys(draft)) > 0):
         time.sleep(0.002)
@@ -120,16 +115,22 @@ def test_an_lmdb_without_its_index_is_left_alone(images, tmp_path):
     assert content(target) == expected(images)
 
 
-def test_of_three_processes_one_builds(images, tmp_path):
-    processes = [python(BUILD, images, tmp_path / "x.lmdb") for _ in range(3)]
+def test_of_three_processes_one_builds(images, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    fork = multiprocessing.get_context("fork")
+    ready, results = fork.Barrier(3), fork.SimpleQueue()
+
+    def build():
+        ready.wait()
+        index = build_lmdb(images, tmp_path / "x.lmdb", threads=1, log=logging.getLogger("build"))
+        results.put((len(index.samples), "Building" in caplog.text))
+
+    processes = [fork.Process(target=build) for _ in range(3)]
     for process in processes:
-        assert process.stdout.readline() == "ready\n"
+        process.start()
     for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    outputs = [process.communicate() for process in processes]
-    assert [out for out, _ in outputs] == ["40\n"] * 3
-    assert sum("Building" in err for _, err in outputs) == 1
+        process.join()
+    assert sorted(results.get() for _ in processes) == [(40, False), (40, False), (40, True)]
 
 
 def test_damaged_images_are_listed_or_left_out(images, tmp_path, caplog):
@@ -258,12 +259,10 @@ def test_wrong_use(run, args, text):
     assert text in err.splitlines()[-1]
 
 
-def test_a_path_that_is_not_utf8_and_an_output_in_ascii(tmp_path):
-    odd = os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xbc"
-    shutil.copytree(INTEROP / "images" / "val", os.fsdecode(odd) + "/val")
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    for arguments in ([odd + b"/val", odd + b"/x.lmdb"], [b"--verify", odd + b"/x.lmdb"]):
-        command = [sys.executable, str(ROOT / "scripts/build_lmdb.py"), *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert b"24 images" in done.stdout
+def test_a_path_that_is_not_utf8_and_an_output_in_ascii(tmp_path, warm):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xbc")
+    shutil.copytree(INTEROP / "images" / "val", f"{odd}/val")
+    for arguments in ([f"{odd}/val", f"{odd}/x.lmdb"], ["--verify", f"{odd}/x.lmdb"]):
+        run = warm("build_lmdb", arguments, "sys.stdout.reconfigure(encoding='ascii')")
+        assert run.wait()[0] == 0, run.said()
+        assert "24 images" in run.said()

@@ -1,6 +1,7 @@
 """`launch` with real processes: in place, own children; what ranks exchange; and how runs end."""
 
 import argparse
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from launch_worker import parse, work
-from processes import free_port, is_alive, notes, start_run_fixture, two_hosts_fixture, until  # noqa: F401
+from processes import free_port, is_alive, two_hosts_fixture, until  # noqa: F401
 from warm import Child
 
 from i2sb.errors import UserError
@@ -23,7 +24,6 @@ from i2sb.runtime.distributed import StopSignal
 from i2sb.runtime.launch import Placement, find_placement, launch, pick_device
 
 ROOT = Path(__file__).resolve().parents[2]
-TWO = ("--n-gpu-per-node", 2)
 
 
 def test_importing_launch_does_not_import_torch() -> None:
@@ -53,21 +53,6 @@ def test_stop_signal_alone(name: str) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_what_two_ranks_exchange(start_run) -> None:
-    one = start_run(*TWO)
-    assert one.wait() == (0, "")
-    main, other = one.notes()
-    assert (main["local_rank"], other["local_rank"]) == (0, 1)
-    for note in (main, other):
-        assert (note["node_rank"], note["device"], note["distributed"], note["global_size"]) == (0, "cpu", True, 2)
-        assert note["mean"] == [1.5, 3.0]  # of [1, 2] and [2, 4]
-        assert note["gathered"] == [[0, [0, 0]], [1, [1, 1]]]
-        assert note["broadcast"] == ["from", 0]
-        assert note["stops"] == [[5, "SIGUSR1"]] * 2  # rank 1 alone got a signal before its poll 5
-    assert other["first"][0] >= main["first"][1]  # rank 1 enters after rank 0 has left
-    assert main["barrier"][1] >= other["barrier"][0]  # rank 0 waited for rank 1
-
-
 # Ranks that do not come together; as a user's launch would raise it, in this process
 
 
@@ -78,7 +63,7 @@ def refusal(*flags: object) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("flags", [TWO, ("--num-proc-node", 2)])
+@pytest.mark.parametrize("flags", [("--n-gpu-per-node", 2), ("--num-proc-node", 2)])
 def test_port_in_use(flags: tuple) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -109,15 +94,40 @@ def test_ctrl_c_ends_the_waiting(monkeypatch) -> None:
     timer.join()
 
 
+# Runs of launch_worker.py in forks; each rank writes what it sees as lines of JSON
+
+
 def on_nodes(warm, folder: Path, *places: str, hosts: tuple = (), **variables: str) -> list[Child]:
-    """One run of launch_worker.py, as a node with one rank, for each text of flags."""
-    port, variables = free_port(), {"I2SB_RENDEZVOUS_SECONDS": "50", **variables}
-    runs = []
+    """One run, as a node, for each text of flags."""
+    variables = {"I2SB_RENDEZVOUS_SECONDS": "50", **variables}
+    before = f"os.environ.update({variables}); signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    port, runs = free_port(), []
     for number, place in enumerate(places):
-        before = f"os.environ.update({variables})\n" + (f"inside({hosts[number][2]})" if hosts else "")
         argv = [*place.split(), "--master-port", port, "--folder", folder]
-        runs.append(warm("launch_worker", argv, before))
+        runs.append(warm("launch_worker", argv, before + (f"inside({hosts[number][2]})" if hosts else "")))
     return runs
+
+
+@pytest.fixture
+def one(warm, tmp_path):
+    """one("DO") -> a process whose children are two ranks."""
+    return lambda do="talk": on_nodes(warm, tmp_path, f"--do {do} --n-gpu-per-node 2")[0]
+
+
+def notes(folder: Path) -> list[dict]:
+    """What the ranks wrote, in the order of the ranks."""
+    lines = [line for path in sorted(folder.glob("rank-*.jsonl")) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def await_notes(folder: Path, number: int) -> list[dict]:
+    until(lambda: len(notes(folder)) >= number)
+    return notes(folder)
+
+
+def alive(folder: Path) -> list[int]:
+    """The processes that wrote notes and still run."""
+    return [note["pid"] for note in notes(folder) if is_alive(note["pid"])]
 
 
 def of_two(do: str) -> tuple[str, str]:
@@ -128,6 +138,20 @@ def ended(run: Child) -> tuple[int, str]:
     """The exit code, and all that was said."""
     code, _ = run.wait()
     return code, run.said().rpartition("exit code")[0]
+
+
+def test_what_two_ranks_exchange(one, tmp_path) -> None:
+    assert ended(one()) == (0, "")
+    main, other = notes(tmp_path)
+    assert (main["local_rank"], other["local_rank"]) == (0, 1)
+    for note in (main, other):
+        assert (note["node_rank"], note["device"], note["distributed"], note["global_size"]) == (0, "cpu", True, 2)
+        assert note["mean"] == [1.5, 3.0]  # of [1, 2] and [2, 4]
+        assert note["gathered"] == [[0, [0, 0]], [1, [1, 1]]]
+        assert note["broadcast"] == ["from", 0]
+        assert note["stops"] == [[5, "SIGUSR1"]] * 2  # rank 1 alone got a signal before its poll 5
+    assert other["first"][0] >= main["first"][1]  # rank 1 enters after rank 0 has left
+    assert main["barrier"][1] >= other["barrier"][0]  # rank 0 waited for rank 1
 
 
 @pytest.mark.parametrize("nodes", [[(2, 0), (3, 1)], [(3, 0), (3, 1), (3, 1)]])
@@ -188,7 +212,7 @@ def test_ctrl_c_while_gloo_connects(warm, tmp_path, two_hosts) -> None:
 def test_a_link_that_is_lost(warm, tmp_path, two_hosts) -> None:
     variables = {"COLLECTIVE_SECONDS": "3", "GLOO_SOCKET_IFNAME": "here"}
     runs = on_two_hosts(warm, tmp_path, two_hosts, "reduce-for-ever", **variables)
-    until(lambda: len(notes(tmp_path)) == 2)
+    await_notes(tmp_path, 2)
     time.sleep(1)
     subprocess.run([*two_hosts[0], "ip", "link", "set", "here", "down"], check=True)
     for run in runs:
@@ -205,68 +229,66 @@ def assert_another_has_ended(run: Child) -> None:
 # How runs end
 
 
-def test_an_error_of_all_ranks_is_printed_once(start_run) -> None:
-    assert start_run(*TWO, "--do", "user-error").wait() == (2, "launch_worker.py: error: --lr -1: must be above 0\n")
+def test_an_error_of_all_ranks_is_printed_once(one) -> None:
+    assert ended(one("user-error")) == (2, "launch_worker.py: error: --lr -1: must be above 0\n")
 
 
 @pytest.mark.parametrize(("do", "culprit"), [("raise", 1), ("first-fails", 0)])
-def test_a_rank_that_raises_ends_the_run(start_run, do: str, culprit: int) -> None:
-    one = start_run(*TWO, "--do", do)
-    code, stderr = one.wait()
+def test_a_rank_that_raises_ends_the_run(one, tmp_path, do: str, culprit: int) -> None:
+    code, stderr = ended(one(do))
     assert code == 1
     assert stderr.startswith(f"rank {culprit} failed:\nTraceback")
     assert stderr.endswith(f"ZeroDivisionError: rank {culprit}\n")
     assert stderr.count("Traceback") == 1
-    assert not one.alive()
+    assert not alive(tmp_path)
 
 
-def test_a_killed_rank_ends_the_run(start_run) -> None:
-    one = start_run(*TWO, "--do", "collective")
-    victim = one.await_notes(3)[1]["pid"]
+def test_a_killed_rank_ends_the_run(one, tmp_path) -> None:
+    run = one("collective")
+    victim = await_notes(tmp_path, 3)[1]["pid"]
     os.kill(victim, signal.SIGKILL)
-    assert one.wait() == (137, f"rank 1 (process {victim}) was ended by SIGKILL: out of memory?\n")
-    until(lambda: not one.alive())
+    assert ended(run) == (137, f"rank 1 (process {victim}) was ended by SIGKILL: out of memory?\n")
+    until(lambda: not alive(tmp_path))
 
 
 def test_a_rank_killed_on_another_node(warm, tmp_path) -> None:
     mine, other = on_nodes(warm, tmp_path, *of_two("collective"))
-    until(lambda: len(notes(tmp_path)) == 2)
+    await_notes(tmp_path, 2)
     other.kill(signal.SIGKILL)
     assert_another_has_ended(mine)
 
 
-def test_a_killed_parent_leaves_nobody(start_run) -> None:
-    one = start_run(*TWO, "--do", "collective")
-    one.await_notes(3)
-    one.process.kill()
-    until(lambda: not one.alive(), 20)
+def test_a_killed_parent_leaves_nobody(one, tmp_path) -> None:
+    run = one("collective")
+    await_notes(tmp_path, 3)
+    run.kill(signal.SIGKILL)
+    until(lambda: not alive(tmp_path), 20)
 
 
-def test_signals_reach_all_ranks_once_and_the_second_interrupt_kills(start_run) -> None:
+def test_signals_reach_all_ranks_once_and_the_second_interrupt_kills(one, tmp_path) -> None:
     """SIGINT goes to the whole process group, as from a terminal."""
-    one = start_run(*TWO, "--do", "count-signals")
-    one.await_notes(2)
-    os.killpg(one.process.pid, signal.SIGINT)
-    one.await_notes(4)
-    one.process.send_signal(signal.SIGUSR1)
-    one.await_notes(6)
-    last = {note["rank"]: note["names"] for note in one.notes() if "names" in note}
+    run = one("count-signals")
+    await_notes(tmp_path, 2)
+    os.killpg(run.pid, signal.SIGINT)
+    await_notes(tmp_path, 4)
+    run.kill(signal.SIGUSR1)
+    last = {note["rank"]: note["names"] for note in await_notes(tmp_path, 6) if "names" in note}
     assert last == {rank: ["SIGINT", "SIGUSR1"] for rank in (0, 1)}
-    one.process.send_signal(signal.SIGINT)
-    assert one.wait() == (130, "interrupted twice: all processes are killed\n")
-    assert not one.alive()
+    run.kill(signal.SIGINT)
+    assert ended(run) == (130, "interrupted twice: all processes are killed\n")
+    assert not alive(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "code", "line"), [("SIGINT", 130, "launch_worker.py: interrupted"), ("SIGTERM", 143, "ended by SIGTERM")]
 )
-def test_a_signal_while_the_ranks_start(start_run, name: str, code: int, line: str) -> None:
-    one = start_run(*TWO, "--do", "sleep")
-    children = Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children")
+def test_a_signal_while_the_ranks_start(one, name: str, code: int, line: str) -> None:
+    run = one("sleep")
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     until(lambda: len(children.read_text().split()) > 2)  # two ranks and multiprocessing's resource tracker
-    os.killpg(one.process.pid, getattr(signal, name))
-    ended, stderr = one.wait()
-    assert (ended, stderr.count("\n")) == (code, 1)
+    os.killpg(run.pid, getattr(signal, name))
+    found, stderr = ended(run)
+    assert (found, stderr.count("\n")) == (code, 1)
     assert line in stderr
 
 

@@ -1,7 +1,7 @@
-"""One data set of photographs for all tests of training; no test leaves a training behind."""
+"""One data set of photographs for all tests of training."""
 
 import pytest
-from small_runs import end_what_was_started, photos  # noqa: F401
+from small_runs import photos
 
 
 @pytest.fixture(scope="session")

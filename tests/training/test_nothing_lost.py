@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import largest_file, until
-from small_runs import iteration, refusal, said, start, train_argv
+from small_runs import iteration, refusal, train_argv
 
 import i2sb.training
 import train
@@ -207,19 +207,19 @@ def test_a_save_that_fails_once_is_tried_again(dataset, monkeypatch, capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize(("ranks", "seconds"), [(1, 0), (2, 2.2)])
-def test_a_signal_before_the_first_iteration(dataset, ranks, seconds):
+def test_a_signal_before_the_first_iteration(dataset, warm, ranks, seconds):
     """With two ranks: about when they find each other."""
-    process = start(*train_argv(dataset, "--num-itr", "100000", "--n-gpu-per-node", ranks, "--microbatch", "1"))
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    argv = train_argv(dataset, "--num-itr", "100000", "--n-gpu-per-node", ranks, "--microbatch", "1")
+    run = warm("train", argv)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     if ranks == 1:
-        until(lambda: "started" in said())
+        run.until("started")
     else:
         until(lambda: len(children.read_text().split()) >= 3)  # the tracker of resources and two ranks
-    time.sleep(seconds)
-    process.send_signal(signal.SIGUSR1)
-    code = process.wait(timeout=60)
-    assert code in (0, 128 + signal.SIGUSR1 if ranks == 2 else -signal.SIGUSR1), said()
-    assert "Traceback" not in said()
+    run.kill(signal.SIGUSR1, seconds)
+    code, _ = run.wait()
+    assert code in (0, 128 + signal.SIGUSR1 if ranks == 2 else -1), run.said()
+    assert "Traceback" not in run.said()
     if ranks == 1:
         assert Path("results/sr4x-pool/latest.pt").exists() == (code == 0)
         assert train.main(train_argv(dataset, "--num-itr", "2", "--overwrite")) == 0

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from processes import ROOT, free_port, is_alive, until
-from small_runs import iteration, start, train_argv
+from small_runs import iteration, train_argv
 from torch.utils.data import Dataset
 
 import train
@@ -78,7 +78,8 @@ def test_a_terminal_that_is_lost(dataset):
     os.set_blocking(ours, False)
     terminal = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)}
     flags = ["--num-itr", "100000", "--save-every", "100000"]
-    process = start(*train_argv(dataset, *flags), stdin=theirs, stdout=theirs, stderr=theirs, **terminal)
+    command = [sys.executable, ROOT / "train.py", *train_argv(dataset, *flags)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, **terminal)
     os.close(theirs)
     log = Path(".log/sr4x-pool/log.txt")
 
@@ -87,8 +88,10 @@ def test_a_terminal_that_is_lost(dataset):
             os.read(ours, 2**16)  # nobody can write to a terminal that is full
         return log.is_file() and "[Train] 3/" in log.read_text()
 
-    until(third_iteration)
-    os.close(ours)
+    try:
+        until(third_iteration)
+    finally:
+        os.close(ours)
     assert process.wait(timeout=60) == 0
     assert f"SIGHUP: stopped after iteration {iteration()} and saved" in log.read_text()
 
