@@ -19,7 +19,6 @@ from i2sb.photographs import read
 from i2sb.pictures import to_pixels
 from i2sb.pixels import nearest_uint8, to_float
 from i2sb.runtime.files import atomic_write
-from i2sb.runtime.memory import keep_freed_memory
 from i2sb.runtime.picture_formats import readable_suffixes
 
 FEW_STEPS = "dbim2"
@@ -36,7 +35,6 @@ def restore_examples(opt: argparse.Namespace) -> None:
     files = [file for file in sorted(opt.input.rglob("*")) if file.suffix.lower() in readable_suffixes()]
     if not files:
         raise UserError(f"--input {opt.input}: there are no photographs")
-    keep_freed_memory()
     bridges = {name: Bridge.from_pretrained(name) for name in names}
     rows = []
     for number, file in enumerate(files):

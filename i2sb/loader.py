@@ -28,7 +28,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from i2sb.errors import UserError
 from i2sb.runtime.distributed import check_agreement, world_size
-from i2sb.runtime.memory import keep_freed_memory
+from i2sb.runtime.memory import begin_forked
 from i2sb.runtime.script import SIGNALS
 
 SILENCE = 60.0  # seconds without images before this is said
@@ -188,7 +188,7 @@ def _begin_worker(_: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    keep_freed_memory(False)  # many processes would keep the largest image that each has met
+    begin_forked()
 
 
 def _ignore_a_lost_parent(kind: type[BaseException], error: BaseException, trace: Any) -> None:

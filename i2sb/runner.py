@@ -29,6 +29,7 @@ from i2sb.network import build_network
 from i2sb.noise import ImageNoise, Noise, TrainingDraws
 from i2sb.precision import LOW, autocast, set_float32_products, settle
 from i2sb.resume import iterations_done
+from i2sb.runtime.memory import kept_memory
 from i2sb.samplers import OnStep, fill_hole
 from i2sb.schedule import make_betas, ramp, sampling_steps
 from i2sb.tiles import in_windows
@@ -261,7 +262,8 @@ class Runner:
             return in_windows(predict, [xt] if cond is None else [xt, cond], multiple, tile)
 
         self.net.eval()
-        with contextlib.nullcontext() if self.ema is None else self.ema.average_parameters(), torch.no_grad():
+        average = contextlib.nullcontext() if self.ema is None else self.ema.average_parameters()
+        with average, torch.no_grad(), kept_memory(self.device):
             if mask is not None and redraw_hole:
                 x1 = fill_hole(x1, mask, randn(x1))
             return self.diffusion.ddpm_sampling(

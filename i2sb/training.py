@@ -32,7 +32,7 @@ from i2sb.precision import use_deterministic_kernels
 from i2sb.resume import best_before, capture_random_state, restore_random_state, starting_point
 from i2sb.runtime.distributed import StopSignal, check_agreement, gather_objects
 from i2sb.runtime.logger import of_all_ranks
-from i2sb.runtime.memory import peak_memory
+from i2sb.runtime.memory import give_back, kept_memory, peak_memory
 from i2sb.runtime.progress import Progress
 from i2sb.runtime.reading import check_tensors
 from i2sb.runtime.writers import Writer
@@ -160,7 +160,8 @@ class Training:
                 self.log.warning(f"[Train] {line}")
         with StopSignal() as stop, Progress("training", opt.num_itr, state.iteration, shown=self.rank == 0) as bar:
             try:
-                stopped_by = self._iterate(stop, bar)
+                with kept_memory(self.runner.device):
+                    stopped_by = self._iterate(stop, bar)
             except Exception:
                 self._rescue()
                 raise
@@ -252,6 +253,7 @@ class Training:
         }
         if self.balance:
             values["loss_s2"] = float(self.balance.s2)
+        give_back()
         self.writer.add_scalars(iteration, values)
         speed = f"{values['images_per_second']:.3g} images/s"
         text = f"loss {values['loss']:.5f} | lr {values['lr']:.3g} | {speed}"

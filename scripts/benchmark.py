@@ -53,19 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from benchmarks.timing import Setting, cpu_time
-    from i2sb.runtime.memory import keep_freed_memory
+    from i2sb.runtime.memory import kept_memory
 
-    if args.device == "cpu":
-        keep_freed_memory()  # as the scripts do
     clock = cpu_time if args.cpu_time else time.perf_counter
     setting, rows = Setting(torch.device(args.device), args.tiny, clock), []
     print("| item | ours | plain | ratio | floor | |\n| --- | --- | --- | --- | --- | --- |", flush=True)
     for name, measure in items().items():
         if name not in (args.only or ITEMS) or (args.quick and name == "adm-256"):
             continue
-        for row in measure(setting):
-            rows.append(row._asdict())
-            print(line(rows[-1]), flush=True)
+        with kept_memory(setting.device):  # as in training and sampling
+            for row in measure(setting):
+                rows.append(row._asdict())
+                print(line(rows[-1]), flush=True)
     gpu = torch.cuda.get_device_name() if setting.device.type == "cuda" else None
     about = {"device": args.device, "gpu": gpu, "torch": torch.__version__, "threads": torch.get_num_threads()}
     about |= {

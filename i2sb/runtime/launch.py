@@ -100,7 +100,6 @@ def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: s
         import torch
 
         from i2sb.runtime.distributed import process_group
-        from i2sb.runtime.memory import keep_freed_memory
 
     opt = copy.copy(opt)
     opt.distributed, opt.global_size = placement.distributed, placement.size
@@ -108,8 +107,6 @@ def _work(main: Main, opt: argparse.Namespace, placement: Placement, listener: s
     opt.device = pick_device(opt.device, placement, opt.gpu)
     if opt.device.startswith("cuda"):
         torch.cuda.set_device(opt.device)
-    elif opt.device == "cpu":
-        keep_freed_memory()
     if not placement.distributed:
         main(opt)
         return

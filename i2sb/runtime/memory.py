@@ -1,13 +1,18 @@
-"""What a process's memory is at its peak, and that it stays with the process on a CPU."""
+"""What a process's memory is at its peak; and how tensors on a CPU take the pages of former ones."""
 
+import contextlib
 import ctypes
 import os
 import resource
 import sys
+import threading
+from collections.abc import Iterator
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h, for mallopt
+_lock = threading.Lock()
+_blocks = 0  # that `kept_memory` runs in this process
 
 
 def peak_memory(device: torch.device) -> float:
@@ -18,17 +23,50 @@ def peak_memory(device: torch.device) -> float:
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # bytes there, KiB on Linux
 
 
-def keep_freed_memory(keep: bool = True) -> None:
-    """From now on this process keeps the memory that tensors on the CPU give back, for the next ones of their size.
+@contextlib.contextmanager
+def kept_memory(device: torch.device) -> Iterator[None]:
+    """Within the block this process keeps the memory that tensors on the CPU give back, for the next ones.
 
     glibc hands blocks above 32 MB back to the system at once, which clears each page of the next one again: a third
-    of the time of ADM-256 (benchmarks/notes.md).  Other C libraries, and a user's own MALLOC_.. variables, stand.
-
-    keep: False: as glibc begins, for a process whose parent keeps it.
+    of the time of ADM-256 (benchmarks/notes.md).  Kept memory frays where sizes change, so `give_back` it now and
+    then.  Other C libraries, and a user's own MALLOC_.. variables, stand.
     """
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+    global _blocks
+    if device.type != "cpu":
+        yield
         return
+    with _lock:
+        _blocks += 1
+        _keep(True)
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if not _blocks:
+                _keep(False)
+                give_back()
+
+
+def give_back() -> None:
+    """Hand the pages that nothing uses to the system."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def begin_forked() -> None:
+    """Keep nothing in a process that was forked within a block: many would keep the largest image each has met."""
+    _keep(False)
+
+
+def _keep(kept: bool) -> None:
+    if libc := _glibc():
+        libc.mallopt(M_MMAP_MAX, 0 if kept else 2**16)
+        libc.mallopt(M_TRIM_THRESHOLD, -1 if kept else 2**17)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return None
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0 if keep else 65536)
-        libc.mallopt(M_TRIM_THRESHOLD, -1 if keep else 2**17)
+    return libc if hasattr(libc, "mallopt") else None
