@@ -12,7 +12,7 @@ if "I2SB_TEST_STATE" not in os.environ:  # not the user's own; child processes s
 
 import pytest
 import torch
-from warm import warm_fixture  # noqa: F401
+from warm import server_fixture, warm_fixture  # noqa: F401
 
 torch.set_num_threads(1)
 

@@ -134,7 +134,10 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that is dead and only not yet collected does not."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        if Path("/proc/self/stat").exists():
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        os.kill(pid, 0)
+        return True
     return False
 
 

@@ -40,17 +40,27 @@ METRICS = {
 }  # fmt: skip
 
 
+HABITS = "--corrupt jpeg-5 --weight-decay 0.1 --nnodes 2 --nproc-per-node 4"
+EMPTY = "--corrupt jpeg-5 --node-rank --master-address h"  # `--node-rank $NODE_RANK`, unset: the launcher knows
+NUMBERS = "--corrupt jpeg-5 --num-itr 1e3 --interval 1E2 --device cuda:0"
+
+
 @pytest.mark.parametrize(
     ("parse", "argv", "expected"),
     [
-        (parse_train_options, ["--corrupt", "jpeg-5"], TRAIN),
-        (parse_sample_options, ["--ckpt", "x"], SAMPLE),
-        (parse_metrics_options, ["--ckpt", "x", "--sample-dir", "y"], METRICS),
+        (parse_train_options, "--corrupt jpeg-5", TRAIN),
+        (parse_sample_options, "--ckpt x", SAMPLE),
+        (parse_metrics_options, "--ckpt x --sample-dir y", METRICS),
+        (parse_train_options, HABITS, {"l2_norm": 0.1, "num_proc_node": 2, "n_gpu_per_node": 4}),
+        (parse_sample_options, "--ckpt x --num-inference-steps 7", {"nfe": 7}),
+        (parse_train_options, EMPTY, {"node_rank": None, "master_address": "h"}),
+        (parse_train_options, NUMBERS, {"num_itr": 1000, "interval": 100, "device": "cuda:0"}),
     ],
 )
-def test_published_names_and_defaults(parse, argv, expected):
-    options = vars(parse(argv))
+def test_names_defaults_and_values(parse, argv, expected):
+    options = vars(parse(argv.split()))
     assert {key: options[key] for key in expected} == expected
+    assert {key: type(options[key]) for key in expected} == {key: type(value) for key, value in expected.items()}
 
 
 def test_every_published_train_flag_is_taken():
@@ -66,10 +76,7 @@ def test_every_published_train_flag_is_taken():
     assert "device" not in opt.given
 
 
-def test_names_that_habit_expects():
-    opt = parse_train_options(shlex.split("--corrupt jpeg-5 --weight-decay 0.1 --nnodes 2 --nproc-per-node 4"))
-    assert (opt.l2_norm, opt.num_proc_node, opt.n_gpu_per_node) == (0.1, 2, 4)
-    assert parse_sample_options(["--ckpt", "x", "--num-inference-steps", "7"]).nfe == 7
+def test_the_other_name_of_compute_metrices():
     assert compute_metrics.main is compute_metrices.main
 
 
@@ -139,12 +146,6 @@ def test_a_wrong_value_is_one_line(script, argv, message, tmp_path, capsys):
     assert re.search(message, error), error
     assert error.startswith(f"{script}.py: error: ")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_node_rank_may_be_left_empty():
-    """`--node-rank $NODE_RANK` where nobody has set the variable: the launcher knows."""
-    opt = parse_train_options(["--corrupt", "jpeg-5", "--node-rank", "--master-address", "10.0.0.1"])
-    assert (opt.node_rank, opt.master_address) == (None, "10.0.0.1")
 
 
 # --- how scripts end

@@ -27,14 +27,14 @@ FOREVER = ("--num-itr", "100000", "--save-every", "1", "--ckpt", NAME)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, warm):
+def place(tmp_path_factory, server):
     """A folder with a data set, the checkpoint results/sr4x-pool of four iterations, and judged samples_nfe2."""
     folder = tmp_path_factory.mktemp("place")
     photos(folder / "photos", train=20, val=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for script, argv in (("train", train_argv("photos")), ("sample", sampling()), ("compute_metrices", judging())):
-            assert warm(script, argv).wait()[0] == 0
+            assert server(script, argv).wait()[0] == 0
     return folder
 
 

@@ -54,12 +54,6 @@ def test_samples_of_another_checkpoint(capsys):
     assert "--sample-dir results/y/samples_nfe5: lies not in results/x" in line
 
 
-def test_numbers_and_devices():
-    opt = parse_train_options(["--corrupt", "jpeg-5", "--num-itr", "1e3", "--interval", "1E2", "--device", "cuda:0"])
-    assert (opt.num_itr, opt.interval, opt.device) == (1000, 100, "cuda:0")
-    assert type(opt.num_itr) is int
-
-
 def test_a_batch_that_cannot_be_shared_is_seen_first(capsys, monkeypatch):
     argv = ["--corrupt", "jpeg-5", "--batch-size", "6", "--n-gpu-per-node", "3"]
     parse_train_options(argv)

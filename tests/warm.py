@@ -1,5 +1,7 @@
 """Scripts in forks of one process that has all libraries: a start costs nothing, so that tests can try many."""
 
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -88,37 +90,49 @@ class Child:
             return -1, lines[-1]
         return int(lines[-1].split()[-1]), (lines[-2] if len(lines) > 1 else "")
 
-    def end(self) -> None:
-        for pid in self.left():
-            os.kill(pid, signal.SIGKILL)
-
     def left(self) -> list[int]:
         """The processes of its session that run: ranks, loaders, itself."""
-        found = subprocess.run(["pgrep", "--session", str(self.pid)], capture_output=True, text=True).stdout
-        return [*filter(is_alive, map(int, found.split()))]
+        found = {self.pid}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                if path.read_text().rpartition(")")[2].split()[3] == str(self.pid):
+                    found.add(int(path.parent.name))
+        return [*filter(is_alive, found)]
 
 
-@pytest.fixture(scope="session", name="warm")
-def warm_fixture(tmp_path_factory) -> Iterator[Callable[..., Child]]:
-    """warm("train", argv, before="code that the fork runs first") -> Child, in the current folder."""
-    folder, children = tmp_path_factory.mktemp("said"), []
+@pytest.fixture(scope="session", name="server")
+def server_fixture(tmp_path_factory) -> Iterator[Callable[..., Child]]:
+    """server("train", argv, before="code that the fork runs first") -> Child, in the current folder."""
+    folder, numbers = tmp_path_factory.mktemp("said"), itertools.count()
     command = [sys.executable, "-c", SERVER, str(ROOT)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
 
     def start(script: str, argv: list, before: str = "") -> Child:
-        said = folder / str(len(children))
+        said = folder / str(next(numbers))
         said.touch()
-        server.stdin.write(json.dumps([script, [*map(str, argv)], str(Path.cwd()), str(said), before]) + "\n")
-        server.stdin.flush()
-        children.append(Child(int(server.stdout.readline()), said))
+        process.stdin.write(json.dumps([script, [*map(str, argv)], str(Path.cwd()), str(said), before]) + "\n")
+        process.stdin.flush()
+        return Child(int(process.stdout.readline()), said)
+
+    yield start
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(name="warm")
+def warm_fixture(server) -> Iterator[Callable[..., Child]]:
+    """As `server`; no test leaves behind what it has started."""
+    children = []
+
+    def start(*args: object) -> Child:
+        children.append(server(*args))
         return children[-1]
 
     yield start
     for child in children:
-        child.end()
-    server.kill()
-    server.communicate()
+        for pid in child.left():
+            os.kill(pid, signal.SIGKILL)
 
 
 def two_ranks(warm, script: str, argv: list, before: str = "") -> list[Child]:

@@ -270,17 +270,13 @@ def test_fid_of_one_image_loses_no_other_score(restored, features):
     assert all((scores[m]["value"], scores[m]["note"]) == (None, "needs at least two images") for m in ("fid", "kid"))
 
 
-@pytest.mark.parametrize("stdout", ["full", "broken"])
-def test_a_standard_output_that_cannot_be_written_costs_the_table_alone(restored, stdout):
+def test_a_standard_output_that_nobody_reads_costs_the_table_alone(restored):
     command = [sys.executable, ROOT / "compute_metrices.py", *metrics_argv(restored / "photos", NAME, "samples_nfe2")]
-    redirected = {"full": "> /dev/full", "broken": "| true"}[stdout]
-    line = f"{shlex.join(map(str, [*command, '--report']))} {redirected}; exit ${{PIPESTATUS[0]}}"
+    line = f"{shlex.join(map(str, [*command, '--report']))} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, text=True, timeout=120)
     folder = restored / FOLDER
     assert (folder / "metrics.json").exists()
     assert (folder / "report.html").exists()
-    assert done.returncode == {"full": 2, "broken": 1}[stdout]
+    assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
-    if stdout == "full":
-        assert done.stderr.splitlines()[-1].startswith("compute_metrices.py: error: standard output: No space left")

@@ -119,10 +119,11 @@ def test_a_report_from_flag_and_from_script(here):
 
 
 def test_a_full_standard_output_costs_the_files_nothing(restored, capsys, monkeypatch):
-    judge(restored, "samples_nfe2")
     folder = restored / "results" / NAME
+    samples = folder / "samples_nfe2"
     for script, argv, made in (
-        (report, of(restored, "samples_nfe2"), folder / "samples_nfe2/report.html"),
+        (compute_metrices, metrics_argv(restored / "photos", NAME, samples.name), samples / "metrics.json"),
+        (report, of(restored, samples.name), samples / "report.html"),
         (sweep_nfe, [*sweep_argv(restored), "--nfe", "2"], folder / "sweep.png"),
     ):
         with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
