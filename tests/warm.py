@@ -15,7 +15,7 @@ import pytest
 from processes import ROOT, free_port, is_alive, until
 
 SERVER = """
-import ctypes, importlib, json, os, resource, signal, subprocess, sys, traceback
+import contextlib, ctypes, importlib, json, os, resource, signal, subprocess, sys, traceback
 sys.path[:0] = [sys.argv[1] + part for part in ("", "/scripts", "/tests", "/tests/training")]
 import sample, train
 import dataset.imagenet, i2sb.restore, i2sb.runner, torch.distributed, torch.utils.data
@@ -50,6 +50,8 @@ for line in sys.stdin:
             code = sys.modules[script].main(argv)
         except BaseException:
             traceback.print_exc()
+        with contextlib.suppress(AttributeError, OSError):
+            sys.stdout.flush()
         sys.stderr.write(f"exit code {code}\\n")
         os._exit(code)
     print(pid, flush=True)
