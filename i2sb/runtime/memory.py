@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h, for mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h, for mallopt
+LARGE = 2**25  # bytes from which glibc, by itself, asks the system for each block
 _lock = threading.Lock()
 _blocks = 0  # that `kept_memory` runs in this process
 
@@ -28,7 +29,7 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     """Within the block this process keeps the memory that tensors on the CPU give back, for the next ones.
 
     glibc hands blocks above 32 MB back to the system at once, which clears each page of the next one again: a third
-    of the time of ADM-256 (benchmarks/notes.md).  Kept memory frays where sizes change, so `give_back` it now and
+    of the time of ADM-256 (benchmarks/notes.md).  Kept memory fragments where sizes change, so `give_back` it now and
     then.  Other C libraries, and a user's own MALLOC_.. variables, stand.
     """
     global _blocks
@@ -62,7 +63,8 @@ def begin_forked() -> None:
 def _keep(kept: bool) -> None:
     if libc := _glibc():
         libc.mallopt(M_MMAP_MAX, 0 if kept else 2**16)
-        libc.mallopt(M_TRIM_THRESHOLD, -1 if kept else 2**17)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+        libc.mallopt(M_TRIM_THRESHOLD, -1 if kept else 2 * LARGE)
 
 
 def _glibc() -> ctypes.CDLL | None:
