@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h, for mallopt
+MANY = 2**29  # bytes that may stay unused
 LARGE = 2**25  # bytes from which glibc, by itself, asks the system for each block
 _lock = threading.Lock()
 _blocks = 0  # that `kept_memory` runs in this process
@@ -50,9 +51,17 @@ def kept_memory(device: torch.device) -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Hand the pages that nothing uses to the system."""
+    """Hand the pages that nothing uses to the system, where they are many: it takes a moment for each."""
     if libc := _glibc():
-        libc.malloc_trim(0)
+        libc.mallinfo2.restype = _Mallinfo2
+        if libc.mallinfo2().free > MANY:
+            libc.malloc_trim(0)
+
+
+class _Mallinfo2(ctypes.Structure):
+    """Ten numbers that glibc gives of its heap; `free` is its fordblks [bytes]."""
+
+    _fields_ = [("others", ctypes.c_size_t * 8), ("free", ctypes.c_size_t), ("keepcost", ctypes.c_size_t)]
 
 
 def begin_forked() -> None:
@@ -71,4 +80,4 @@ def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return None
     libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "mallopt") else None
+    return libc if hasattr(libc, "mallinfo2") else None  # glibc from 2.33 on
