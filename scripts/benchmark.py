@@ -89,11 +89,16 @@ def items() -> dict[str, Callable]:
 
 def line(row: dict) -> str:
     """A row of the table in Markdown; ratio: plain over ours."""
-    factor, unit = (1e3, "ms") if row["unit"] == "s" else (1, row["unit"])
-    ours, plain, floor = (row[key] and row[key] * factor for key in ("ours", "baseline", "floor"))
-    cells = [f"{value:.3g} {unit}" if value else "" for value in (ours, plain, floor)]
+    ours, plain, floor = row["ours"], row["baseline"], row["floor"]
     ratio = f"{plain / ours:.2f}" if plain else ""
-    return "| " + " | ".join([row["item"], cells[0], cells[1], ratio, cells[2], row["note"]]) + " |"
+    ours, plain, floor = (_quantity(value, row["unit"]) for value in (ours, plain, floor))
+    return "| " + " | ".join([row["item"], ours, plain, ratio, floor, row["note"]]) + " |"
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    return f"{value * 1e3:.3g} ms" if unit == "s" and value < 1 else f"{value:.3g} {unit}"
 
 
 def compare(old: list[dict], new: list[dict]) -> None:
