@@ -29,6 +29,8 @@ with kept_memory(cpu):
     with kept_memory(cpu):
         pass
     within = page_faults()
+    several = [torch.ones(2**24) for _ in range(16)]
+    del several  # 1 GiB, more than may stay
 print(within, resident() - before)
 """
 
