@@ -132,10 +132,11 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead and only not yet collected does not."""
+    """Whether a process runs, or a thread of it, which holds its files; one that is only not yet collected does not."""
     with contextlib.suppress(OSError):
         if Path("/proc/self/stat").exists():
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            return state != "Z" or int(others[16]) > 1
         os.kill(pid, 0)
         return True
     return False
