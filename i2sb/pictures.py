@@ -16,7 +16,8 @@ from torch import Tensor
 from i2sb.errors import UserError, one_line
 from i2sb.photographs import Photograph, encode
 from i2sb.pixels import nearest_uint8, shown_channels, to_float
-from i2sb.recon import Recon, ReconStore
+from i2sb.recon import Recon
+from i2sb.recon_store import ReconStore
 from i2sb.runtime.files import atomic_write
 
 FRAME_MILLISECONDS = 120

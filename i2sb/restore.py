@@ -20,7 +20,8 @@ from i2sb.errors import UserError
 from i2sb.forecast import TimeLeft, before_sampling
 from i2sb.loader import check_same_images, ordered_loader
 from i2sb.operator_file import operator_errors
-from i2sb.recon import ReconStore, run_settings, sampling_of
+from i2sb.recon import run_settings, sampling_of
+from i2sb.recon_store import ReconStore
 from i2sb.runtime.distributed import (
     barrier,
     broadcast_object,

@@ -15,7 +15,7 @@ import sample
 from i2sb.ckpt_util import load_checkpoint
 from i2sb.errors import UserError
 from i2sb.pixels import to_float
-from i2sb.recon import _ROW, ReconStore
+from i2sb.recon_store import ROW, ReconStore
 from i2sb.runtime.reading import load_torch
 
 NET = ["--net", "tiny", "--channel-mult", "1,1"]
@@ -117,7 +117,7 @@ def interrupt(here, *flags, lost):
         patch.setattr(ReconStore, "finish", fail)
         assert sample.main(sample_argv(here / "photos", NAME, *flags)) == 2
     for path in (here / FOLDER / ".recon.parts").glob("rows.*"):
-        rows = np.fromfile(path, _ROW)
+        rows = np.fromfile(path, ROW)
         rows[~np.isin(rows["number"] // int(flags[1]), lost)].tofile(path)
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from small_runs import ROOT, images, restore
 
 from i2sb.pictures import picture_names
-from i2sb.recon import SECONDS, Recon, ReconStore, made_with, partition_range
+from i2sb.recon import SECONDS, Recon, made_with
+from i2sb.recon_store import ReconStore, partition_range
 
 LOG = logging.getLogger("test")
 
