@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import itertools
 import logging
@@ -23,7 +24,9 @@ from guided_diffusion import presets
 from guided_diffusion.script_util import create_model
 from i2sb import Bridge
 from i2sb.options import parse_train_options
-from i2sb.precision import LOW, autocast
+from i2sb.photographs import encode, from_pil
+from i2sb.precision import LOW, autocast, settle, slower_than_fp32
+from i2sb.restore_files import restore_photograph
 from i2sb.runner import Runner
 from i2sb.runtime.distributed import StopSignal
 from i2sb.schedule import make_betas
@@ -49,7 +52,8 @@ def begin(s: Setting, net: str, size: int, batch: int, *flags: str, folder: str 
 
 def training_step(s: Setting) -> Iterator[Row]:
     """Everything between two batches: pair, loss, gradients, AdamW, average; sr4x-pool."""
-    ways = {"fp32": ("fp32", "--no-channels-last"), "fp32, channels last": ("fp32",), "bf16": ("bf16",)}
+    ways = {"fp32": ("fp32", "--no-channels-last"), "fp32, channels last": ("fp32", "--channels-last")}
+    ways |= {precision: (precision,) for precision in _low(s)}
     for net, batch, size in [("tiny", 2, 16)] if s.tiny else [("small", 8, 64), ("medium", 4, 64)]:
         for way, (precision, *flags) in ways.items():
             training, x0 = begin(s, net, size, batch, "--precision", precision, *flags)
@@ -60,6 +64,11 @@ def training_step(s: Setting) -> Iterator[Row]:
             floor = operations(ours) / product_rate(s, LOW.get(precision, torch.float32))
             times = seconds(s, ours, functools.partial(plain, x0), rounds=2)
             yield Row(f"training step, {net}, {batch} images of {size} px, {way}", *times, floor, note)
+
+
+def _low(s: Setting) -> list[str]:
+    """bf16, where the device has it."""
+    return [] if slower_than_fp32(s.device, "bf16") else ["bf16"]
 
 
 def _with_gradients(net: Callable, x: Tensor, step: Tensor) -> Tensor:
@@ -82,23 +91,26 @@ def forward(s: Setting, name: str = "medium", batch: int = 4, size: int = 64, ro
     with torch.inference_mode():
         note, count = same(works[0](), works[1](), 1e-3), operations(works[0])
         fp32, theirs = seconds(s, *works, rounds=rounds)
-        net.convert_torso(torch.bfloat16)
-        (bf16,) = seconds(s, works[0], rounds=rounds)
-    item = f"forward, {name}, {batch} image{'s' * (batch > 1)} of {size} px"
-    yield Row(f"{item}, fp32", fp32, theirs, count / product_rate(s), note)
-    yield Row(f"{item}, bf16", bf16, theirs, count / product_rate(s, torch.bfloat16))
+        item = f"forward, {name}, {batch} image{'s' * (batch > 1)} of {size} px"
+        yield Row(f"{item}, fp32", fp32, theirs, count / product_rate(s), note)
+        for precision in _low(s):
+            net.convert_torso(LOW[precision])
+            (took,) = seconds(s, works[0], rounds=rounds)
+            yield Row(f"{item}, {precision}", took, theirs, count / product_rate(s, LOW[precision]))
 
 
 def adm(s: Setting) -> Iterator[Row]:
     """The published network, one image of 256 px.  Two trainings of it would not fit into 24 GB: gradients alone."""
     yield from forward(s, "adm-256", 1, 256, 1)
     name, size = ("tiny", 32) if s.tiny else ("adm-256", 256)
-    net = create_model(**presets.resolve(name)).to(s.device, memory_format=torch.channels_last)
+    net = create_model(**presets.resolve(name)).to(s.device)
     torch.nn.init.normal_(net.out[-1].weight, std=0.02)
     plain, t = textbook.plain(net), torch.full((1,), 7.0, device=s.device)
     x = torch.randn(1, 3, size, size, device=s.device)
 
     def gradient(net: Callable, precision: str = "fp32") -> Tensor:
+        if net is not plain:
+            net.to(memory_format=_layout(s, precision))
         with autocast(s.device, precision):
             out = net(x, t)
         out.float().square().mean().backward()
@@ -109,10 +121,18 @@ def adm(s: Setting) -> Iterator[Row]:
     works = lambda: gradient(net), lambda: gradient(plain)
     note, count = same(works[0](), works[1](), 1e-3), operations(works[0])
     fp32, theirs = seconds(s, *works, rounds=1)
-    (bf16,) = seconds(s, lambda: gradient(net, "bf16"), rounds=1)
     item = f"forward and backward, {name}, 1 image of {size} px"
     yield Row(f"{item}, fp32", fp32, theirs, count / product_rate(s), note)
-    yield Row(f"{item}, bf16", bf16, theirs, count / product_rate(s, torch.bfloat16))
+    for precision in _low(s):
+        (took,) = seconds(s, lambda precision=precision: gradient(net, precision), rounds=1)
+        yield Row(f"{item}, {precision}", took, theirs, count / product_rate(s, LOW[precision]))
+
+
+def _layout(s: Setting, precision: str) -> torch.memory_format:
+    """What a training takes."""
+    opt = argparse.Namespace(device=str(s.device), precision=precision, channels_last=None)
+    settle(opt)
+    return torch.channels_last if opt.channels_last else torch.contiguous_format
 
 
 def corruptions(s: Setting) -> Iterator[Row]:
@@ -168,7 +188,7 @@ def optimizer(s: Setting) -> Iterator[Row]:
 
 
 def sampling(s: Setting) -> Iterator[Row]:
-    """The floor is what the network takes of it."""
+    """As sample.py --input --degrade; the floor is what the network takes of it."""
     bridge, inside, size = Bridge.from_pretrained("demo-jpeg-10", str(s.device)), [], 32 if s.tiny else 256
     network = bridge.runner.forward
 
@@ -186,8 +206,9 @@ def sampling(s: Setting) -> Iterator[Row]:
         for _ in range(4):
             since = s.clock()
             with Image.open(PHOTOGRAPHS / "dog.jpg") as image:
-                degraded = bridge.degrade(image.convert("RGB").resize((size, size)))
-            bridge.restore(degraded, nfe=5).save(Path(folder, "restored.png"))
+                photograph = from_pil(image.convert("RGB").resize((size, size)), 3)
+            *_, restored = restore_photograph(bridge, photograph, None, 0, degrade_as=0, nfe=5)
+            Path(folder, "restored.png").write_bytes(encode(restored))
             whole.append((s.clock() - since, sum(inside[-5:])))
     ours, floor = min(whole)
     note = f"{1 - floor / ours:.1%} outside the network"

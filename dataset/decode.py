@@ -50,7 +50,8 @@ def decode(
         with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
             if exif_rotate:
                 ImageOps.exif_transpose(image, in_place=True)
-            return image.convert(_MODES[channels])
+            image.load()
+            return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])  # which copies
     except UnidentifiedImageError:
         raise ValueError(f"its {len(content)} bytes are not an image that Pillow reads") from None
     except Exception as error:  # Pillow's plug-ins raise errors of many types

@@ -46,7 +46,7 @@ class Transform:
             pixels = self._window(pixels)
         else:
             pixels = [fit(image, self.size) for image in pixels]
-        tensors = [_to_tensor(x).mul(2).sub_(1) for x in pixels]
+        tensors = [_to_tensor(x) for x in pixels]
         if self.flip and torch.rand(1) < 0.5:
             tensors = [x.flip(-1) for x in tensors]
         return tensors if len(tensors) > 1 else tensors[0]
@@ -61,11 +61,11 @@ class Transform:
 
 
 def _to_tensor(image: Pixels) -> Tensor:
-    """[C,H,W] in [0,1]."""
+    """[C,H,W] in [-1,1]."""
     if isinstance(image, Tensor):
-        return image
-    pixels = torch.from_numpy(np.array(image)).view(*_size(image), -1)
-    return pixels.permute(2, 0, 1).contiguous().float().div_(255)
+        return image.mul(2).sub_(1)
+    pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(*_size(image), -1)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32, order="C")).div_(255).mul_(2).sub_(1)
 
 
 def _size(image: Pixels) -> tuple[int, int]:

@@ -35,6 +35,7 @@ from i2sb.noise import ImageNoise, TrainingDraws
 from i2sb.operator_file import load_operators
 from i2sb.options.parser import DEVICES
 from i2sb.options.shared import PRECISIONS
+from i2sb.precision import settle
 from i2sb.runner import Runner
 from i2sb.runtime.launch import pick_single_device
 from i2sb.samplers import OnStep, fill_hole
@@ -100,6 +101,7 @@ class Bridge:
         asked = argparse.Namespace(device=_device(device, precision), precision=precision)
         asked.network = asked.channels_last = asked.nfe = asked.eta = None
         asked.sampler = "ddpm"
+        settle(asked, trains=trainable)
         opt, _ = sampling_options(asked, locate(name_or_path))
         load_operators(opt, corruption_file, _quiet())
         runner = Runner(opt, _quiet(), save_opt=False)

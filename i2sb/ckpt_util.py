@@ -168,7 +168,7 @@ def sampling_options(opt: Any, ckpt_path: str | os.PathLike) -> tuple[argparse.N
 
     opt: options of sample.py, which are settled (see `precision.settle`); `network` may replace the checkpoint's.
     """
-    settle(opt)
+    settle(opt, trains=False)
     saved = build_ckpt_option(opt, None, ckpt_path)
     saved.network = opt.network or saved.network
     try:

@@ -26,7 +26,7 @@ from i2sb.runtime.picture_formats import readable_formats
 
 # What is written, and how; JPEG keeps colour at full resolution.
 _WRITTEN = {
-    "PNG": {},
+    "PNG": {"compress_level": 3},  # half the time of 6, for files 3 % larger
     "JPEG": {"quality": 95, "subsampling": 0},
     "TIFF": {"compression": "tiff_lzw"},
     "WEBP": {"lossless": True, "exact": True},  # exact: colours under full transparency, too

@@ -27,7 +27,7 @@ from i2sb.initial_weights import load_fitting, load_initial, load_weights
 from i2sb.loss import Balance, Perceptual, earlier_step
 from i2sb.network import build_network
 from i2sb.noise import ImageNoise, Noise, TrainingDraws
-from i2sb.precision import LOW, autocast, set_float32_products, settle
+from i2sb.precision import LOW, autocast, set_float32_products, settle, slower_than_fp32
 from i2sb.resume import iterations_done
 from i2sb.runtime.memory import kept_memory
 from i2sb.samplers import OnStep, fill_hole
@@ -66,6 +66,8 @@ class Runner:
         self.log = log
         self.device = torch.device(opt.device)
         set_float32_products(opt.precision)
+        if slower_than_fp32(self.device, opt.precision):
+            log.warning(f"[Net] {opt.precision}: slow, as this processor has no instructions for it; fp32 is faster")
         self.config: BridgeConfig = bridge_of(opt)
         self.diffusion = Diffusion(make_betas(opt.interval, opt.beta_max), opt.device)
         self.net = build_network(opt, log)
@@ -261,7 +263,8 @@ class Runner:
             multiple = self.net.diffusion_model.downsampling
             return in_windows(predict, [xt] if cond is None else [xt, cond], multiple, tile)
 
-        self.net.eval()
+        if self.net.training:
+            self.net.eval()
         average = contextlib.nullcontext() if self.ema is None else self.ema.average_parameters()
         with average, torch.no_grad(), kept_memory(self.device):
             if mask is not None and redraw_hole:

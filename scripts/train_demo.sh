@@ -24,4 +24,4 @@ exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/../train.py" --name "$N
     --net small --cond-x1 --beta-max 0.3 \
     --batch-size 16 --microbatch 16 --num-itr 8000 \
     --lr 1e-3 --warmup 200 --lr-schedule cosine --grad-clip 1 --loss-weight balanced --ema-halflife-images 11000 \
-    --precision bf16 --num-workers 1 --eval-every 0 --save-every 500 --log-every 50 "$@"
+    --precision auto --num-workers 1 --eval-every 0 --save-every 500 --log-every 50 "$@"

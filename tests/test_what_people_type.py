@@ -122,7 +122,7 @@ def test_a_resumed_batch_is_seen_before_the_data(here, capsys):
 
 def test_the_start_says_what_counts(here, capsys):
     flags = ["--name", "new", "--num-itr", "21", "--log-every", "100", "--eval-every", "100", "--eval-nfe", "3"]
-    assert train.main(train_argv(here / "photos", *flags)) == 0
+    assert train.main(train_argv(here / "photos", "--channels-last", *flags)) == 0
     shown, kept = capsys.readouterr().err, Path(".log/new/log.txt").read_text()
     assert "[Train] tiny (channel_mult 1,1), 0.306 M parameters, 5.83 MiB with gradients" in shown
     assert "per micro-batch of 2, computed from shapes | 40 images per epoch, 10 iterations" in shown

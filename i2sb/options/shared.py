@@ -157,7 +157,8 @@ def add_speed(parser: Parser) -> Any:
     precision += "auto: bf16 where the processor or GPU has it, else fp32"
     add("--precision", choices=PRECISIONS, default="fp32", help=precision)
     add("--compile", action="store_true", help="torch.compile the network (slow first step)")
-    layout = "keep channels last in memory: faster on CPUs and new GPUs; default: on CPUs and for half precision"
+    layout = "keep channels last in memory: faster on most CPUs and new GPUs; default: in half precision, and on CPUs "
+    layout += "(to train: those with AVX-512)"
     add("--channels-last", action=argparse.BooleanOptionalAction, help=layout)
     return group
 

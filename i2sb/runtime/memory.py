@@ -39,14 +39,14 @@ def kept_memory(device: torch.device) -> Iterator[None]:
         return
     with _lock:
         _blocks += 1
-        _keep(True)
+        _keep(None)
     try:
         yield
     finally:
         with _lock:
             _blocks -= 1
             if not _blocks:
-                _keep(False)
+                _keep(MANY)
                 give_back()
 
 
@@ -66,14 +66,15 @@ class _Mallinfo2(ctypes.Structure):
 
 def begin_forked() -> None:
     """Keep nothing in a process that was forked within a block: many would keep the largest image each has met."""
-    _keep(False)
+    _keep(2 * LARGE)
 
 
-def _keep(kept: bool) -> None:
+def _keep(spare: int | None) -> None:
+    """Let this process keep that many unused bytes at the end of its heap; None: all, and large blocks, too."""
     if libc := _glibc():
-        libc.mallopt(M_MMAP_MAX, 0 if kept else 2**16)
+        libc.mallopt(M_MMAP_MAX, 0 if spare is None else 2**16)
         libc.mallopt(M_MMAP_THRESHOLD, LARGE)
-        libc.mallopt(M_TRIM_THRESHOLD, -1 if kept else 2 * LARGE)
+        libc.mallopt(M_TRIM_THRESHOLD, -1 if spare is None else spare)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -9,24 +9,33 @@ from i2sb.forecast import threads_advice
 
 
 @pytest.mark.parametrize(
-    ("device", "asked", "bf16_here", "channels_last", "settled"),
+    ("device", "asked", "instructions", "channels_last", "settled"),
     [
-        ("cpu", "fp32", True, None, ("fp32", True)),
-        ("cpu", "auto", True, None, ("bf16", True)),
-        ("cpu", "auto", False, None, ("fp32", True)),
-        ("cpu", "auto", True, False, ("bf16", False)),
-        ("cuda:0", "fp32", True, None, ("fp32", False)),
-        ("cuda:0", "tf32", True, None, ("tf32", False)),
-        ("cuda:0", "auto", True, None, ("bf16", True)),
-        ("cuda:0", "fp16", False, None, ("fp16", True)),
-        ("mps", "fp32", False, True, ("fp32", True)),
+        ("cpu", "fp32", "avx512 bf16", None, ("fp32", True)),
+        ("cpu", "auto", "avx512 bf16", None, ("bf16", True)),
+        ("cpu", "auto", "avx512", None, ("fp32", True)),
+        ("cpu", "auto", "avx2", None, ("fp32", False)),
+        ("cpu", "auto", "avx512 bf16", False, ("bf16", False)),
+        ("cuda:0", "fp32", "bf16", None, ("fp32", False)),
+        ("cuda:0", "tf32", "bf16", None, ("tf32", False)),
+        ("cuda:0", "auto", "bf16", None, ("bf16", True)),
+        ("cuda:0", "fp16", "", None, ("fp16", True)),
+        ("mps", "fp32", "", True, ("fp32", True)),
     ],
 )
-def test_what_is_left_open_depends_on_the_machine(monkeypatch, device, asked, bf16_here, channels_last, settled):
-    monkeypatch.setattr(precision, "has_bf16", lambda device: bf16_here)
+def test_what_is_left_open_depends_on_the_machine(monkeypatch, device, asked, instructions, channels_last, settled):
+    monkeypatch.setattr(precision, "has_bf16", lambda device: "bf16" in instructions)
+    monkeypatch.setattr(precision, "has_avx512", lambda: "avx512" in instructions)
     opt = Namespace(device=device, precision=asked, channels_last=channels_last)
     precision.settle(opt)
     assert (opt.precision, opt.channels_last) == settled
+
+
+def test_sampling_on_a_cpu_keeps_channels_last(monkeypatch):
+    monkeypatch.setattr(precision, "has_avx512", lambda: False)
+    opt = Namespace(device="cpu", precision="fp32", channels_last=None)
+    precision.settle(opt, trains=False)
+    assert opt.channels_last
 
 
 def test_more_threads_than_free_cores_are_noticed():

@@ -31,9 +31,9 @@ def test_numbered_checkpoints_need_not_fall_on_saves(dataset):
     assert saved == {"iteration_0000003.pt": 3, "iteration_0000006.pt": 6, "latest.pt": 7}
 
 
-@pytest.mark.parametrize(("flags", "layout"), [([], True), (["--no-channels-last"], False)])
-def test_a_resumed_training_keeps_its_layout(dataset, flags, layout):
-    assert train.main(train_argv(dataset, "--num-itr", "1", "--name", "a", *flags)) == 0
+@pytest.mark.parametrize(("flag", "layout"), [("--channels-last", True), ("--no-channels-last", False)])
+def test_a_resumed_training_keeps_its_layout(dataset, flag, layout):
+    assert train.main(train_argv(dataset, "--num-itr", "1", "--name", "a", flag)) == 0
     assert train.main(train_argv(dataset, "--num-itr", "2", "--ckpt", "a")) == 0
     assert load_checkpoint("results/a/latest.pt")["options"]["channels_last"] is layout
 

@@ -170,7 +170,8 @@ def curve(dataset: Path, num_itr: int, flags: str = "") -> tuple[np.ndarray, flo
 
 
 def compare(dataset: Path, num_itr: int, flags: str, tolerance: float) -> None:
-    losses, weights = zip(*(curve(dataset, num_itr, each) for each in ("", flags)))
+    usual = "--channels-last" if flags == "--no-channels-last" else ""
+    losses, weights = zip(*(curve(dataset, num_itr, each) for each in (usual, flags)))
     plain, other = (each[num_itr // 2 :].mean() for each in losses)
     print(f"{flags}, {num_itr} iterations: mean loss {plain:.5f} and {other:.5f}")
     assert abs(other / plain - 1) < tolerance
