@@ -88,11 +88,12 @@ def items() -> dict[str, Callable]:
 
 
 def line(row: dict) -> str:
-    """A row of the table in Markdown; ratio: plain over ours."""
+    """A row of the table in Markdown; ratio: plain over ours; behind the floor its share of ours, MFU for a network."""
     ours, plain, floor = row["ours"], row["baseline"], row["floor"]
     ratio = f"{plain / ours:.2f}" if plain else ""
+    share = f", {floor / ours:.0%}" if floor else ""
     ours, plain, floor = (_quantity(value, row["unit"]) for value in (ours, plain, floor))
-    return "| " + " | ".join([row["item"], ours, plain, ratio, floor, row["note"]]) + " |"
+    return "| " + " | ".join([row["item"], ours, plain, ratio, floor + share, row["note"]]) + " |"
 
 
 def _quantity(value: float | None, unit: str) -> str:
