@@ -101,7 +101,7 @@ def forward(s: Setting, name: str = "medium", batch: int = 4, size: int = 64, ro
 
 def adm(s: Setting) -> Iterator[Row]:
     """The published network, one image of 256 px.  Two trainings of it would not fit into 24 GB: gradients alone."""
-    yield from forward(s, "adm-256", 1, 256, 1)
+    yield from forward(s, "adm-256", 1, 256, 2)
     name, size = ("tiny", 32) if s.tiny else ("adm-256", 256)
     net = create_model(**presets.resolve(name)).to(s.device)
     torch.nn.init.normal_(net.out[-1].weight, std=0.02)
