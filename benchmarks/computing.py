@@ -67,7 +67,7 @@ def training_step(s: Setting) -> Iterator[Row]:
 
 
 def _low(s: Setting) -> list[str]:
-    """bf16, where the device has it."""
+    """bf16, but not on a CPU without instructions for it."""
     return [] if slower_than_fp32(s.device, "bf16") else ["bf16"]
 
 
@@ -92,11 +92,12 @@ def forward(s: Setting, name: str = "medium", batch: int = 4, size: int = 64, ro
         note, count = same(works[0](), works[1](), 1e-3), operations(works[0])
         fp32, theirs = seconds(s, *works, rounds=rounds)
         item = f"forward, {name}, {batch} image{'s' * (batch > 1)} of {size} px"
-        yield Row(f"{item}, fp32", fp32, theirs, count / product_rate(s), note)
+        rows = [Row(f"{item}, fp32", fp32, theirs, count / product_rate(s), note)]
         for precision in _low(s):
             net.convert_torso(LOW[precision])
             (took,) = seconds(s, works[0], rounds=rounds)
-            yield Row(f"{item}, {precision}", took, theirs, count / product_rate(s, LOW[precision]))
+            rows.append(Row(f"{item}, {precision}", took, theirs, count / product_rate(s, LOW[precision])))
+    yield from rows
 
 
 def adm(s: Setting) -> Iterator[Row]:

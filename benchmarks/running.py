@@ -46,6 +46,8 @@ def _photographs(folder: Path, count: int, size: tuple[int, int]) -> Path:
 def loading(s: Setting) -> Iterator[Row]:
     """Files of ImageNet's usual size out of an LMDB, in one process; the floor: Pillow's own decoding and resizing."""
     count, size, about = (2, 32, (50, 40)) if s.tiny else (64, 256, (500, 400))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a loader's worker
     with tempfile.TemporaryDirectory() as folder:
         source, lmdb = _photographs(Path(folder, "images"), count, about), Path(folder, "lmdb")
         dataset = ImageDataset(LmdbImages(lmdb), build_lmdb(source.parent, lmdb, log=QUIET), build_test_transform(size))
@@ -61,6 +63,7 @@ def loading(s: Setting) -> Iterator[Row]:
                 for content in contents
             ],
         )
+    torch.set_num_threads(threads)
     note = f"{same(*found, 1e-6)}; {count / ours:.0f} images/s per worker"
     yield Row(f"LMDB to image of {size} px", ours / count, theirs / count, floor / count, note)
 

@@ -10,6 +10,11 @@ from typing import Any
 import torch
 
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Names in torch.cpu.get_capabilities(), of x86 and ARM.
+_INSTRUCTIONS = {
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
 
 
 def set_float32_products(precision: str) -> None:
@@ -25,8 +30,8 @@ def settle(opt: Any, *, trains: bool = True) -> None:
     if opt.precision == "auto":
         opt.precision = "bf16" if has_bf16(device) else "fp32"
     if opt.channels_last is None:
-        # without AVX-512 the gradient of the weights takes 1.2 to 5 times as long in this layout
-        on_cpu = device.type == "cpu" and (not trains or has_avx512())
+        # with AVX2 alone the gradient of the weights takes 1.2 to 5 times as long in this layout
+        on_cpu = device.type == "cpu" and not (trains and has_avx2_alone())
         opt.channels_last = on_cpu or opt.precision in LOW
 
 
@@ -34,17 +39,22 @@ def has_bf16(device: torch.device) -> bool:
     """Whether this device has instructions for bfloat16; without them, it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}  # torch 2.10 has them
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return device.type == "cpu" and any(_capabilities().get(name) for name in _INSTRUCTIONS["bf16"])
 
 
-def has_avx512() -> bool:
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+def has_avx2_alone() -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def slower_than_fp32(device: torch.device, precision: str) -> bool:
-    """Whether it computes in half precision without instructions for it."""
-    return device.type == "cpu" and precision in LOW and not has_bf16(device)
+    """Whether this is half precision on a processor that is known to have no instructions for it."""
+    known = _capabilities() if device.type == "cpu" and precision in LOW else {}
+    return bool(known) and not any(known.get(name) for name in _INSTRUCTIONS[precision])
+
+
+def _capabilities() -> dict[str, Any]:
+    """Of the processor; torch 2.10 and later say them."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 @contextlib.contextmanager

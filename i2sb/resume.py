@@ -46,8 +46,8 @@ def training_options(opt: argparse.Namespace, log: Any) -> argparse.Namespace:
             "--name, or give --overwrite"
         )
     if opt.ckpt != opt.name and (former := [*opt.ckpt_path.glob(BEST), *sorted(opt.ckpt_path.glob("iteration_*.pt"))]):
-        names = " ".join(path.name for path in former)
-        of_all_ranks(log, opt.global_rank).warning(f"[Train] {opt.ckpt_path}: of the training before remain {names}")
+        names = " ".join(path.name for path in former[:3]) + " .." * (len(former) > 3)
+        of_all_ranks(log, opt.global_rank).warning(f"[Train] {opt.ckpt_path}: has files of another training: {names}")
     if opt.ckpt is not None:
         saved = as_trained(find_weights(opt.ckpt), log)
         opt.load = saved.load

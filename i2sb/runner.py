@@ -29,6 +29,7 @@ from i2sb.network import build_network
 from i2sb.noise import ImageNoise, Noise, TrainingDraws
 from i2sb.precision import LOW, autocast, set_float32_products, settle, slower_than_fp32
 from i2sb.resume import iterations_done
+from i2sb.runtime.logger import of_all_ranks
 from i2sb.runtime.memory import kept_memory
 from i2sb.samplers import OnStep, fill_hole
 from i2sb.schedule import make_betas, ramp, sampling_steps
@@ -67,7 +68,8 @@ class Runner:
         self.device = torch.device(opt.device)
         set_float32_products(opt.precision)
         if slower_than_fp32(self.device, opt.precision):
-            log.warning(f"[Net] {opt.precision}: slow, as this processor has no instructions for it; fp32 is faster")
+            slow = f"[Net] {opt.precision}: slow, this processor has no instructions for it; fp32 is faster"
+            of_all_ranks(log, opt.global_rank).warning(slow)
         self.config: BridgeConfig = bridge_of(opt)
         self.diffusion = Diffusion(make_betas(opt.interval, opt.beta_max), opt.device)
         self.net = build_network(opt, log)
@@ -263,7 +265,7 @@ class Runner:
             multiple = self.net.diffusion_model.downsampling
             return in_windows(predict, [xt] if cond is None else [xt, cond], multiple, tile)
 
-        if self.net.training:
+        if self.ema is not None:  # one that only restores is in evaluation mode already
             self.net.eval()
         average = contextlib.nullcontext() if self.ema is None else self.ema.average_parameters()
         with average, torch.no_grad(), kept_memory(self.device):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h, for mallopt
-MANY = 2**29  # bytes that may stay unused
+MANY = 2**29  # bytes that may stay unused, also after a block
 LARGE = 2**25  # bytes from which glibc, by itself, asks the system for each block
 _lock = threading.Lock()
 _blocks = 0  # that `kept_memory` runs in this process
@@ -65,7 +65,7 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def begin_forked() -> None:
-    """Keep nothing in a process that was forked within a block: many would keep the largest image each has met."""
+    """Keep little in a forked process, which has its parent's settings: many would keep their largest image."""
     _keep(2 * LARGE)
 
 

@@ -25,14 +25,14 @@ from i2sb.forecast import threads_advice
 )
 def test_what_is_left_open_depends_on_the_machine(monkeypatch, device, asked, instructions, channels_last, settled):
     monkeypatch.setattr(precision, "has_bf16", lambda device: "bf16" in instructions)
-    monkeypatch.setattr(precision, "has_avx512", lambda: "avx512" in instructions)
+    monkeypatch.setattr(precision, "has_avx2_alone", lambda: instructions == "avx2")
     opt = Namespace(device=device, precision=asked, channels_last=channels_last)
     precision.settle(opt)
     assert (opt.precision, opt.channels_last) == settled
 
 
 def test_sampling_on_a_cpu_keeps_channels_last(monkeypatch):
-    monkeypatch.setattr(precision, "has_avx512", lambda: False)
+    monkeypatch.setattr(precision, "has_avx2_alone", lambda: True)
     opt = Namespace(device="cpu", precision="fp32", channels_last=None)
     precision.settle(opt, trains=False)
     assert opt.channels_last

@@ -12,7 +12,7 @@ from test_resume import state
 from warm import two_ranks
 
 import train
-from i2sb import ckpt_util, precision
+from i2sb import ckpt_util
 from i2sb.ckpt_util import load_checkpoint
 from i2sb.meter import Meter
 from i2sb.noise import TrainingDraws
@@ -42,14 +42,24 @@ def test_what_the_former_training_leaves_is_named(dataset, capsys):
     argv = train_argv(dataset, "--num-itr", "1", "--name", "a")
     assert train.main([*argv, "--keep-every", "1"]) == 0
     assert train.main([*argv, "--overwrite"]) == 0
-    assert "results/a: of the training before remain iteration_0000001.pt" in capsys.readouterr().err
+    assert "results/a: has files of another training: iteration_0000001.pt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("has_bf16", [True, False])
-def test_half_precision_without_instructions_for_it_is_called_slow(dataset, capsys, monkeypatch, has_bf16):
-    monkeypatch.setattr(precision, "has_bf16", lambda device: has_bf16)
-    assert train.main(train_argv(dataset, "--num-itr", "1", "--precision", "bf16")) == 0
-    assert ("no instructions for it; fp32 is faster" in capsys.readouterr().err) is not has_bf16
+@pytest.mark.parametrize(
+    ("asked", "capabilities", "slow"),
+    [
+        ("bf16", {"avx512_bf16": True}, False),
+        ("bf16", {"avx512_bf16": False, "avx512_fp16": True}, True),
+        ("bf16", {}, False),  # older torch says nothing
+        ("fp32", {"avx512_bf16": False}, False),
+    ],
+)
+def test_half_precision_without_instructions_for_it_is_called_slow(
+    dataset, capsys, monkeypatch, asked, capabilities, slow
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert train.main(train_argv(dataset, "--num-itr", "1", "--precision", asked)) == 0
+    assert ("no instructions for it; fp32 is faster" in capsys.readouterr().err) is slow
 
 
 def test_a_numbered_checkpoint_is_there_whenever_the_run_was_killed(dataset, monkeypatch):
