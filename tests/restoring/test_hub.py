@@ -18,8 +18,9 @@ pytest.importorskip("huggingface_hub")
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub with the repository org/name; the bridge in it."""
-    bridge = make_bridge(tmp_path / "elsewhere", "jpeg-10")
-    content = (tmp_path / "elsewhere/results/jpeg-10/ema.safetensors").read_bytes()
+    make_bridge(tmp_path / "elsewhere", "jpeg-10")
+    file = tmp_path / "elsewhere/results/jpeg-10/ema.safetensors"
+    content, bridge = file.read_bytes(), Bridge.from_pretrained(file, device="cpu")
 
     def answer(handler):
         found = handler.path == "/org/name/resolve/main/ema.safetensors"
