@@ -101,7 +101,8 @@ class Bridge:
         asked = argparse.Namespace(device=_device(device, precision), precision=precision)
         asked.network = asked.channels_last = asked.nfe = asked.eta = None
         asked.sampler = "ddpm"
-        settle(asked, trains=trainable)
+        if trainable:
+            settle(asked)
         opt, _ = sampling_options(asked, locate(name_or_path))
         load_operators(opt, corruption_file, _quiet())
         runner = Runner(opt, _quiet(), save_opt=False)

@@ -4,7 +4,8 @@
 #   python scripts/make_demo_photographs.py --out photographs
 #   bash scripts/train_demo.sh sr4x-bicubic photographs [further options of train.py, such as --num-itr 20000]
 #
-# One CPU thread (with bf16 for the demo models): run one task beside another, one per core.  Interrupted, the same command resumes.
+# One CPU thread (with bf16 for the demo models): run one task beside another, one per core.  Interrupted, the same
+# command resumes.
 set -euo pipefail
 
 [ $# -ge 2 ] || { echo "usage: bash scripts/train_demo.sh TASK DIR [options of train.py]" >&2; exit 2; }

@@ -158,7 +158,7 @@ def add_speed(parser: Parser) -> Any:
     add("--precision", choices=PRECISIONS, default="fp32", help=precision)
     add("--compile", action="store_true", help="torch.compile the network (slow first step)")
     layout = "keep channels last in memory: faster on most CPUs and new GPUs; default: in half precision, and on CPUs "
-    layout += "(to train not on those with AVX2 alone)"
+    layout += "(for training only with more than AVX2)"
     add("--channels-last", action=argparse.BooleanOptionalAction, help=layout)
     return group
 
